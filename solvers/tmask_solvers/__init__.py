@@ -1,0 +1,1 @@
+"""The built-in solvers of tmask, one backend per file; `tmask.registry` names them."""

@@ -1,0 +1,46 @@
+"""Transposable N:M sparsity masks, proven optimal.
+
+`solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one. Solvers are
+interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
+"""
+
+from tmask.api import certify, check_mask, solve
+from tmask.errors import (
+    FileFormatError,
+    InvalidMaskError,
+    InvalidProblemError,
+    OutputError,
+    SolverFailedError,
+    SolverUnavailableError,
+    TmaskError,
+    UnknownSolverError,
+)
+from tmask.pattern import Pattern
+from tmask.registry import available_solvers, get_solver, register_solver
+from tmask.solution import Certificate, Solution, Status
+from tmask.solver import Answer, Solver
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Certificate",
+    "FileFormatError",
+    "InvalidMaskError",
+    "InvalidProblemError",
+    "OutputError",
+    "Pattern",
+    "Solution",
+    "Solver",
+    "SolverFailedError",
+    "SolverUnavailableError",
+    "Status",
+    "TmaskError",
+    "UnknownSolverError",
+    "available_solvers",
+    "certify",
+    "check_mask",
+    "get_solver",
+    "register_solver",
+    "solve",
+]

@@ -1,0 +1,177 @@
+"""The three calls that most users need: solve, certify, check_mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tmask.arrays import Scores, like, to_mask, to_scores
+from tmask.blocks import Mask, Tiling
+from tmask.certificate import Judgement, judge, tally
+from tmask.errors import InvalidMaskError, InvalidProblemError
+from tmask.pattern import Pattern
+from tmask.registry import auto_solver, get_solver, reference_solver
+from tmask.solution import ROUNDING, Certificate, Solution, Status
+from tmask.solver import Prices, Solver
+
+
+def solve(
+    weight: Any,
+    pattern: Pattern | str,
+    solver: Solver | str = "auto",
+    *,
+    score: Any = None,
+    groups: int = 1,
+    certify: bool = True,
+    progress: Callable[[int], object] | None = None,
+    **settings: Any,
+) -> Solution:
+    """The transposable N:M mask that a solver finds for a weight, judged.
+
+    In every m-by-m block, n entries per row and n per column are kept so that the kept score is largest. Blocks cut
+    short at the edges keep at most n per line.
+
+    Args:
+        weight: numpy array or torch tensor (any device), float16, bfloat16, float32 or float64; (rows, cols), or
+            (Cout, Cin, *kernel), which is tiled m outputs by m inputs at each kernel position.
+        pattern: n kept of every m, as `Pattern` or "2:4".
+        solver: a name (see `available_solvers`), "auto" for the fastest exact one here, or a Solver.
+        score: importance to maximise in place of |weight|; same shape, >= 0, finite.
+        groups: of a grouped convolution; no block crosses a group.
+        certify: compute `dual_bound` and `optimality_gap`.
+        progress: called with the number of blocks done since the last call.
+        settings: of the solver, by name.
+    Returns:
+        A Solution; its mask is of the weight's kind, shape and device.
+    Raises:
+        InvalidProblemError, UnknownSolverError, SolverUnavailableError, SolverFailedError.
+    Cost: the solver's, plus O(size) for checks and, with certify=True, at most that of the exact optimum.
+    Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
+    """
+    pattern = Pattern.parse(pattern)
+    scores = to_scores(weight, score)
+    tiling = Tiling(scores.shape, pattern, groups)
+    fixed = _solver(solver, settings)
+    masks, judgements = [], []
+    seconds, limit_reached, names = 0.0, False, []
+    underfilled = False
+    for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
+        used = fixed or auto_solver(blocks.shape[1])
+        answer = used.solve(blocks, pattern.n, progress)
+        seconds += answer.seconds
+        limit_reached |= answer.limit_reached
+        names.append(used.name)
+        masks.append(answer.masks)
+        judgement = (
+            _judge(blocks, answer.masks, pattern.n, answer.prices)
+            if certify
+            else tally(blocks, answer.masks, pattern.n)
+        )
+        underfilled |= region.full and not judgement.regular.all()
+        judgements.append(judgement)
+    objective = float(sum(j.objective.sum() for j in judgements))
+    dual_bound = float(sum(j.bound.sum() for j in judgements)) if certify else None
+    return Solution(
+        mask=like(tiling.join(masks), weight),
+        objective=objective,
+        dual_bound=dual_bound,
+        total=float(scores.sum(dtype=np.float64)),
+        status=_status(objective, dual_bound, underfilled, limit_reached),
+        seconds=seconds,
+        solver="+".join(dict.fromkeys(names)),
+        pattern=pattern,
+    )
+
+
+def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None, groups: int = 1) -> Certificate:
+    """Whether a mask from anywhere is feasible, and how far from the optimum it can be at most.
+
+    Args:
+        weight, pattern, score, groups: as in `solve`.
+        mask: bool, the weight's shape, True = kept.
+    Raises:
+        InvalidProblemError: unusable weight or score, a mask that is not bool or of another shape.
+    """
+    pattern = Pattern.parse(pattern)
+    scores, kept = to_scores(weight, score), to_mask(mask)
+    if kept.shape != scores.shape:
+        raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
+    tiling = Tiling(scores.shape, pattern, groups)
+    violation = _violation(kept, tiling)
+    judgements = [
+        _judge(blocks, part, pattern.n) for blocks, part in zip(tiling.split(scores), tiling.split(kept), strict=True)
+    ]
+    return Certificate(
+        feasible=not violation,
+        violation=violation,
+        objective=float(sum(j.objective.sum() for j in judgements)),
+        dual_bound=float(sum(j.bound.sum() for j in judgements)),
+        total=float(scores.sum(dtype=np.float64)),
+        proven_blocks=int(sum(j.proven.sum() for j in judgements)),
+        num_blocks=sum(len(j.proven) for j in judgements),
+        pattern=pattern,
+    )
+
+
+def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1) -> None:
+    """Return if the mask is transposable N:M, else say where it is not.
+
+    Every row and column of a full block must keep exactly n, of one cut short at an edge at most n.
+
+    Raises:
+        InvalidMaskError: names the first offending block, and its row or column.
+        InvalidProblemError: not a bool array of two or more axes.
+    """
+    kept = to_mask(mask)
+    if violation := _violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups)):
+        raise InvalidMaskError(violation)
+
+
+def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:
+    """The solver to use for every block, or None for "auto"."""
+    if isinstance(solver, Solver):
+        if settings:
+            raise InvalidProblemError(
+                f"settings {sorted(settings)} would be ignored: the solver is given as an object, with its own"
+            )
+        return solver
+    if solver != "auto":
+        return get_solver(solver, **settings)
+    if settings:
+        raise InvalidProblemError(f"settings {sorted(settings)} belong to a solver; name it instead of 'auto'")
+    return None
+
+
+def _judge(scores: Scores, masks: Mask, n: int, prices: Prices | None = None) -> Judgement:
+    """Judge blocks, with the fastest prices at hand."""
+    reference = reference_solver(scores.shape[1])
+    return judge(scores, masks, n, prices=prices, reference=None if reference is None else reference.solve)
+
+
+def _status(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
+    if underfilled:
+        return Status.UNDERFILLED
+    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
+        return Status.OPTIMAL
+    return Status.LIMIT if limit_reached else Status.FEASIBLE
+
+
+def _violation(kept: Mask, tiling: Tiling) -> str:
+    """The first break of the pattern in words, or ""."""
+    n = tiling.pattern.n
+    for region, blocks in zip(tiling.regions(), tiling.split(kept), strict=True):
+        tiles = blocks[:, : region.height, : region.width]
+        for axis, line in ((2, "row"), (1, "column")):
+            counts = tiles.sum(axis, dtype=np.int64)  # (B, lines)
+            bad = counts != n if region.full else counts > n
+            if bad.any():
+                block, index = (int(i) for i in np.argwhere(bad)[0])
+                rule = "exactly" if region.full else "at most"
+                return (
+                    f"not a transposable {tiling.pattern} mask: the block at {tiling.locate(region, block)} keeps "
+                    f"{counts[block, index]} in its {line} {index}, {rule} {n} allowed "
+                    f"({int(bad.any(1).sum())} of {len(bad)} such blocks break it)"
+                )
+    return ""

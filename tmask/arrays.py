@@ -1,0 +1,123 @@
+"""The public edge for arrays: numpy or torch in, checked numpy scores inside, the caller's kind out.
+
+torch is never imported here: a tensor can only come from a process that has imported it already.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask.errors import InvalidProblemError
+
+Scores = npt.NDArray[np.floating[Any]]  # float32 or float64, >= 0 and finite
+
+_NARROW = ("float16", "bfloat16", "float32")
+
+
+def is_tensor(array: object) -> bool:
+    """Whether it is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores:
+    """What is maximised: |weight|, or the given score, checked; float64 for float64 input, else float32.
+
+    Args:
+        weight: numpy array or torch tensor, float16, bfloat16, float32 or float64, any device.
+        score: same shape, >= 0 and finite, or None for |weight|.
+        name: what the texts of errors call the weight.
+    Raises:
+        InvalidProblemError: wrong dtype, shape or values; the text says where and how many.
+    """
+    values = to_numpy(weight, name)
+    _check_finite(values, name)
+    if score is None:
+        scores = np.abs(values)
+    else:
+        scores = to_numpy(score, "score")
+        if scores.shape != values.shape:
+            raise InvalidProblemError(f"score has shape {scores.shape}, but {name} has shape {values.shape}")
+        _check_finite(scores, "score")
+        if (scores < 0).any():
+            _raise_at(scores < 0, "score", "negative values", "a score is an importance, at least 0")
+    with np.errstate(over="ignore"):
+        total = scores.sum(dtype=np.float64)
+    if not np.isfinite(total):
+        raise InvalidProblemError(f"{name}: the sum of its scores overflows float64; scale it down first")
+    return scores
+
+
+def to_numpy(array: Any, name: str) -> Scores:
+    """The array as numpy float32 or float64, detached and on the CPU; (at least) the dtype is checked.
+
+    Raises:
+        InvalidProblemError: not an array, not a dense one, or not of a floating dtype.
+    """
+    if is_tensor(array):
+        return _from_tensor(array, name)
+    if not isinstance(array, np.ndarray):
+        raise InvalidProblemError(
+            f"{name} is a {type(array).__name__}; give a numpy array or a torch tensor of a floating dtype"
+        )
+    dtype = array.dtype.name
+    if dtype in _NARROW:
+        return np.asarray(array, np.float32)
+    if dtype == "float64":
+        return np.asarray(array, np.float64)
+    raise _dtype_error(name, dtype)
+
+
+def _from_tensor(tensor: Any, name: str) -> Scores:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if "strided" not in str(tensor.layout) or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.layout)
+        raise InvalidProblemError(f"{name} is a {kind} tensor; give a dense one, with data")
+    if dtype in _NARROW:
+        return np.asarray(tensor.detach().cpu().float().numpy())
+    if dtype == "float64":
+        return np.asarray(tensor.detach().cpu().numpy())
+    raise _dtype_error(name, dtype)
+
+
+def like(mask: npt.NDArray[Any], array: Any) -> Any:
+    """The numpy array as the other array's kind: itself, or a torch tensor on the same device."""
+    if is_tensor(array):
+        return sys.modules["torch"].from_numpy(np.ascontiguousarray(mask)).to(array.device)
+    return mask
+
+
+def to_mask(mask: Any) -> npt.NDArray[np.bool_]:
+    """A mask from the user as numpy bool.
+
+    Raises:
+        InvalidProblemError: not an array, or not of dtype bool.
+    """
+    values = mask.detach().cpu().numpy() if is_tensor(mask) else mask
+    if not isinstance(values, np.ndarray):
+        raise InvalidProblemError(f"mask is a {type(mask).__name__}; give a numpy array or a torch tensor")
+    if values.dtype != np.bool_:
+        raise InvalidProblemError(f"mask has dtype {values.dtype}; it must be bool, True = kept (try mask != 0)")
+    return values
+
+
+def _dtype_error(name: str, dtype: str) -> InvalidProblemError:
+    return InvalidProblemError(
+        f"{name} has dtype {dtype}; float16, bfloat16, float32 and float64 are supported (convert it first)"
+    )
+
+
+def _check_finite(values: Scores, name: str) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        nans = int(np.isnan(values).sum())
+        _raise_at(bad, name, f"NaN or infinite values ({nans} NaN)", "masks need finite numbers")
+
+
+def _raise_at(bad: npt.NDArray[np.bool_], name: str, what: str, advice: str) -> None:
+    first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+    raise InvalidProblemError(f"{name}: {int(bad.sum())} {what}, first at index {first}; {advice}")

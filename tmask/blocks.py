@@ -1,0 +1,181 @@
+"""Cut a weight of any shape into square blocks, and put masks back together.
+
+Shapes: a weight is (rows, cols) or, for a convolution, (Cout, Cin, *kernel). It becomes a stack of matrices
+(L, rows, cols), one per kernel position and group, and each matrix is cut into m-by-m tiles.
+
+Where m does not divide a side, the last tile is smaller, and a mask keeps *at most* n per row and column of it.
+Such a tile is solved as a zero-padded block with exactly n per line. Padding to m-by-m is not always enough: a
+tile of h rows and w columns gets at least n * (h + w - m) kept entries forced on it, which can cost a heavy one
+(docs/decisions/0002-ragged-edges.md). Padding to 2m-by-2m forces nothing, so the two problems are then the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask.errors import InvalidProblemError
+from tmask.pattern import Pattern
+
+Item = TypeVar("Item", bound=np.generic)
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of every matrix in the stack that is cut into tiles of one shape.
+
+    Args:
+        rows: first row and one past the last.
+        cols: first column and one past the last.
+        height, width: of a tile, at most m.
+        side: of the zero-padded block that stands for a tile, m or 2m.
+    """
+
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    height: int
+    width: int
+    side: int
+
+    @property
+    def full(self) -> bool:
+        """Whether its tiles are m-by-m, which must keep exactly n per line."""
+        return self.height == self.width == self.side
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles down and across, in each matrix."""
+        return (self.rows[1] - self.rows[0]) // self.height, (self.cols[1] - self.cols[0]) // self.width
+
+    def split(self, matrices: npt.NDArray[Item]) -> npt.NDArray[Item]:
+        """The blocks (B, side, side) of this region of (L, rows, cols), zero-padded."""
+        down, across = self.grid
+        part = matrices[:, slice(*self.rows), slice(*self.cols)]
+        tiles = part.reshape(len(matrices), down, self.height, across, self.width).transpose(0, 1, 3, 2, 4)
+        tiles = tiles.reshape(-1, self.height, self.width)  # (B, height, width)
+        if self.full:
+            return tiles
+        blocks = np.zeros((len(tiles), self.side, self.side), tiles.dtype)
+        blocks[:, : self.height, : self.width] = tiles
+        return blocks
+
+    def join(self, blocks: npt.NDArray[Item], matrices: npt.NDArray[Item]) -> None:
+        """Write blocks (B, side, side) back to this region of (L, rows, cols), without their padding."""
+        down, across = self.grid
+        tiles = blocks[:, : self.height, : self.width]
+        tiles = tiles.reshape(len(matrices), down, across, self.height, self.width).transpose(0, 1, 3, 2, 4)
+        target = matrices[:, slice(*self.rows), slice(*self.cols)]
+        target[...] = tiles.reshape(target.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a weight of one shape is cut into blocks under one pattern.
+
+    Args:
+        shape: of the weight, (rows, cols) or (Cout, Cin, *kernel); for a grouped convolution Cin is the number
+            of inputs *per group*, as torch stores it.
+        pattern: n kept of every m.
+        groups: of a grouped convolution; a tile never crosses a group.
+    Raises:
+        InvalidProblemError: fewer than two axes, an empty axis, or groups that do not divide Cout.
+    """
+
+    shape: tuple[int, ...]
+    pattern: Pattern
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.shape) < 2:
+            raise InvalidProblemError(
+                f"weight of shape {self.shape}: a transposable mask needs at least two axes (rows and columns)"
+            )
+        if 0 in self.shape:
+            raise InvalidProblemError(f"weight of shape {self.shape} is empty")
+        if self.groups < 1 or self.shape[0] % self.groups:
+            raise InvalidProblemError(
+                f"weight of shape {self.shape}: {self.groups} groups do not divide {self.shape[0]} output channels"
+            )
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's shape, empty for a matrix."""
+        return self.shape[2:]
+
+    @property
+    def rows(self) -> int:
+        """Rows of each matrix: output channels of a group."""
+        return self.shape[0] // self.groups
+
+    @property
+    def cols(self) -> int:
+        """Columns of each matrix: input channels of a group."""
+        return self.shape[1]
+
+    @property
+    def num_matrices(self) -> int:
+        """Matrices in the stack: kernel positions times groups."""
+        return math.prod(self.kernel) * self.groups
+
+    def to_matrices(self, weight: npt.NDArray[Item]) -> npt.NDArray[Item]:
+        """(rows, cols) or (Cout, Cin, *kernel) -> (L, rows, cols); a view where numpy can give one."""
+        grouped = weight.reshape(self.groups, self.rows, self.cols, math.prod(self.kernel))
+        return grouped.transpose(3, 0, 1, 2).reshape(-1, self.rows, self.cols)
+
+    def from_matrices(self, matrices: npt.NDArray[Item]) -> npt.NDArray[Item]:
+        """The inverse of `to_matrices`."""
+        grouped = matrices.reshape(math.prod(self.kernel), self.groups, self.rows, self.cols)
+        return grouped.transpose(1, 2, 3, 0).reshape(self.shape)
+
+    def regions(self) -> Iterator[Region]:
+        """The full tiles, then those cut short at the right, at the bottom and in the corner, where present."""
+        m = self.pattern.m
+        for (r0, r1), height in _spans(self.rows, m):
+            for (c0, c1), width in _spans(self.cols, m):
+                yield Region((r0, r1), (c0, c1), height, width, self._side(height, width))
+
+    def _side(self, height: int, width: int) -> int:
+        n, m = self.pattern.n, self.pattern.m
+        full = height == width == m
+        # Where n is this small or this large, or the tile is this small, m-by-m forces nothing either.
+        return m if full or n <= 2 or n >= m - 1 or height + width <= m else 2 * m
+
+    def split(self, weight: npt.NDArray[Item]) -> list[npt.NDArray[Item]]:
+        """The blocks of each region, in the order of `regions`."""
+        matrices = self.to_matrices(weight)
+        return [region.split(matrices) for region in self.regions()]
+
+    def join(self, blocks: Sequence[npt.NDArray[Item]]) -> npt.NDArray[Item]:
+        """The array of this shape that the blocks of each region make up."""
+        matrices = np.empty((self.num_matrices, self.rows, self.cols), blocks[0].dtype)
+        for region, part in zip(self.regions(), blocks, strict=True):
+            region.join(part, matrices)
+        return self.from_matrices(matrices)
+
+    def locate(self, region: Region, block: int) -> str:
+        """Where a block of a region lies in the weight, in words for an error text."""
+        down, across = region.grid
+        matrix, tile = divmod(block, down * across)
+        row = region.rows[0] + tile // across * region.height
+        col = region.cols[0] + tile % across * region.width
+        position, group = divmod(matrix, self.groups)
+        row += group * self.rows
+        text = f"rows {row}-{row + region.height - 1}, columns {col}-{col + region.width - 1}"
+        if self.kernel:
+            text += f", kernel position {tuple(int(k) for k in np.unravel_index(position, self.kernel))}"
+        return text
+
+
+def _spans(length: int, m: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """The part of an axis that m divides with tiles of m, then what is left as one shorter tile."""
+    whole = length - length % m
+    if whole:
+        yield (0, whole), m
+    if whole < length:
+        yield (whole, length), length - whole

@@ -1,0 +1,184 @@
+"""Judge masks: objective, proven upper bound and gap, recomputed from the scores alone.
+
+Legend: B blocks of side m; scores (B, m, m), masks (B, m, m), prices (B, m).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask.arrays import Scores
+from tmask.duals import (
+    Flags,
+    dual_value,
+    is_regular,
+    midpoint_prices,
+    proves_optimal,
+    residual_prices,
+)
+from tmask.solver import BlockSolution, Masks, Prices
+
+Values = npt.NDArray[np.float64]
+Reference = Callable[[Scores, int], BlockSolution]
+
+# Blocks judged at once: bounds the float64 temporaries to a few times this many entries.
+_CHUNK_ENTRIES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Proven upper bounds on the optimum of blocks.
+
+    Args:
+        value: (B,) float64, no less than the optimum.
+        prices: (B, m) float64, the column prices behind it.
+        tight: (B,) bool, whether it *is* the optimum, attained by a mask that was proven optimal.
+    """
+
+    value: Values
+    prices: Prices
+    tight: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is known of masks, each (B,).
+
+    Args:
+        objective: float64, the sum of kept scores.
+        bound: float64, no less than the optimum; the objective itself where it is proven to be that.
+        proven: bool, whether no regular mask keeps more.
+        regular: bool, exactly n kept in every row and column.
+    """
+
+    objective: Values
+    bound: Values
+    proven: Flags
+    regular: Flags
+
+
+def objectives(scores: Scores, masks: Masks) -> Values:
+    """(B,) float64: the sum of kept scores of each block."""
+    return np.asarray(np.where(masks, scores, 0).sum((1, 2), dtype=np.float64))
+
+
+def tally(scores: Scores, masks: Masks, n: int) -> Judgement:
+    """Objective and regularity alone; the bound is infinite."""
+    num_blocks = len(scores)
+    return Judgement(
+        objectives(scores, masks),
+        np.full(num_blocks, np.inf),
+        np.zeros(num_blocks, np.bool_),
+        is_regular(masks, n),
+    )
+
+
+def upper_bounds(scores: Scores, n: int, reference: Reference | None = None) -> Bounds:
+    """Proven bounds for blocks (B, m, m), by midpoint prices in numpy or by an exact solver's prices.
+
+    Args:
+        reference: a function that gives masks with prices; its answers are checked, not trusted.
+    Cost: O(B m^2) a round of midpoints, or the reference's.
+    """
+    num_blocks, side = scores.shape[:2]
+    value = np.empty(num_blocks)
+    prices = np.empty((num_blocks, side))
+    tight = np.empty(num_blocks, np.bool_)
+    for part in _chunks(num_blocks, side):
+        value[part], prices[part], tight[part] = _upper_bounds(scores[part], n, reference)
+    return Bounds(value, prices, tight)
+
+
+def judge(
+    scores: Scores,
+    masks: Masks,
+    n: int,
+    *,
+    prices: Prices | None = None,
+    bounds: Bounds | None = None,
+    reference: Reference | None = None,
+) -> Judgement:
+    """Objective, bound and proof for masks (B, m, m), each with at most n per row and column.
+
+    Args:
+        prices: (B, m) the solver's own proof, tried first.
+        bounds: of the same blocks, where they are known already; computed otherwise, where needed.
+        reference: see `upper_bounds`.
+    """
+    num_blocks, side = scores.shape[:2]
+    result = Judgement(
+        np.empty(num_blocks),
+        np.empty(num_blocks),
+        np.zeros(num_blocks, np.bool_),
+        np.empty(num_blocks, np.bool_),
+    )
+    for part in _chunks(num_blocks, side):
+        known = None if bounds is None else Bounds(bounds.value[part], bounds.prices[part], bounds.tight[part])
+        own = None if prices is None else prices[part]
+        _judge(scores[part], masks[part], n, own, known, reference, part, result)
+    return result
+
+
+def _judge(
+    scores: Scores,
+    masks: Masks,
+    n: int,
+    own: Prices | None,
+    bounds: Bounds | None,
+    reference: Reference | None,
+    part: slice,
+    result: Judgement,
+) -> None:
+    objective = objectives(scores, masks)
+    regular = is_regular(masks, n)
+    proven = np.zeros(len(scores), np.bool_) if own is None else regular & proves_optimal(scores, masks, own)
+    bound = objective.copy()
+    rest = np.flatnonzero(~proven)
+    if len(rest):
+        s, kept = scores[rest], masks[rest]
+        if bounds is None:
+            known = Bounds(*_upper_bounds(s, n, reference))
+        else:
+            known = Bounds(bounds.value[rest], bounds.prices[rest], bounds.tight[rest])
+        sure = regular[rest] & proves_optimal(s, kept, known.prices)
+        # No mask beats a bound; one whose sum was rounded up past it attains it.
+        sure |= objective[rest] >= known.value
+        unsure = np.flatnonzero(regular[rest] & ~sure & ~known.tight)
+        if len(unsure):
+            v = residual_prices(s[unsure], kept[unsure], known.prices[unsure])
+            sure[unsure] = proves_optimal(s[unsure], kept[unsure], v)
+        bound[rest] = np.where(sure, objective[rest], known.value)
+        proven[rest] = sure
+    result.objective[part], result.bound[part] = objective, bound
+    result.proven[part], result.regular[part] = proven, regular
+
+
+def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[Values, Prices, Flags]:
+    num_blocks, side = scores.shape[:2]
+    if n == side:  # everything is kept
+        return (
+            scores.sum((1, 2), dtype=np.float64),
+            np.zeros((num_blocks, side)),
+            np.ones(num_blocks, np.bool_),
+        )
+    if reference is None:
+        u, v, masks, tight = midpoint_prices(scores, n)
+    else:
+        answer = reference(scores, n)
+        if answer.prices is None:
+            raise TypeError("the reference solver must give prices")
+        masks, v = answer.masks, answer.prices
+        tight = is_regular(masks, n) & proves_optimal(scores, masks, v)
+        # The best row prices for given column prices: each row's n-th largest.
+        u = np.where(masks, scores - v[:, None, :], np.inf).min(2)
+    value = np.where(tight, objectives(scores, masks), dual_value(scores, n, u, v))
+    return value, v, tight
+
+
+def _chunks(num_blocks: int, side: int) -> list[slice]:
+    size = max(1, _CHUNK_ENTRIES // (side * side))
+    return [slice(start, start + size) for start in range(0, num_blocks, size)]

@@ -1,0 +1,244 @@
+"""Run several solvers on the same blocks, in turn, repeated; and what came out of it.
+
+Slow solvers see fewer blocks: every solver gets the first blocks of one random order, as many as fit its share of
+time. Gaps are proven ones, against one bound a block that all solvers share.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from tmask.arrays import Scores
+from tmask.certificate import Bounds, judge, upper_bounds
+from tmask.errors import InvalidProblemError, TmaskError
+from tmask.pattern import Pattern
+from tmask.registry import get_solver, reference_solver
+from tmask.solver import Masks, Solver
+
+_PROBE_BLOCKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One solver on one set of blocks, once. A failed run has a `failure` text and no numbers (NaN, 0).
+
+    Args:
+        case: name of the blocks' origin.
+        settings: of the solver, as "name=value" pairs joined by blanks.
+        blocks: how many it saw.
+        seconds: wall-clock time of the solver alone.
+        objective, dual_bound, total: float64 sums over these blocks of kept scores, of proven bounds, of all scores.
+        gap_mean, gap_worst: over the blocks, of (bound - objective) / bound; below 0 only for underfilled blocks.
+        optimal_blocks: blocks proven optimal, exactly n per line.
+        feasible_blocks: blocks with exactly n per row and column.
+    """
+
+    case: str
+    n: int
+    m: int
+    solver: str
+    settings: str
+    repeat: int
+    blocks: int
+    seconds: float = float("nan")
+    objective: float = float("nan")
+    dual_bound: float = float("nan")
+    total: float = float("nan")
+    gap_mean: float = float("nan")
+    gap_worst: float = float("nan")
+    optimal_blocks: int = 0
+    feasible_blocks: int = 0
+    limit_reached: bool = False
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The repeats of one solver on one case, in one line.
+
+    Args:
+        microseconds: a block, median over the repeats; fastest and slowest repeat beside it.
+        weights_per_second: from the median.
+        retained: kept share of the total score, on the blocks that it saw.
+        failures: repeats that failed; `failure` is the first text.
+    """
+
+    case: str
+    n: int
+    m: int
+    solver: str
+    settings: str
+    blocks: int
+    repeats: int
+    microseconds: float
+    fastest: float
+    slowest: float
+    weights_per_second: float
+    retained: float
+    gap_mean: float
+    gap_worst: float
+    optimal_share: float
+    feasible_share: float
+    failures: int
+    failure: str
+
+
+def compare(
+    blocks: Scores,
+    pattern: Pattern | str,
+    solvers: Iterable[str | Solver],
+    *,
+    case: str = "blocks",
+    repeats: int = 3,
+    seconds_per_solver: float = 2.0,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+) -> list[Run]:
+    """Solve the same blocks by every solver, in turn, `repeats` times.
+
+    Args:
+        blocks: (B, m, m) scores, >= 0 and finite.
+        pattern: whose m is the blocks' side.
+        solvers: names, or Solver objects where settings matter.
+        seconds_per_solver: about how long the repeats of one solver may take in all; it decides how many blocks a
+            slow solver sees. One block at least.
+        progress: called with a text before each run.
+    Returns:
+        One Run per solver and repeat; solvers that failed are in it.
+    Raises:
+        InvalidProblemError: no blocks, blocks of another side, repeats below 1.
+        UnknownSolverError, SolverUnavailableError: for a name that cannot be used here.
+    """
+    pattern = Pattern.parse(pattern)
+    if blocks.ndim != 3 or blocks.shape[1:] != (pattern.m, pattern.m) or not len(blocks):
+        raise InvalidProblemError(f"compare needs blocks (B, {pattern.m}, {pattern.m}), got {blocks.shape}")
+    if repeats < 1:
+        raise InvalidProblemError(f"repeats must be at least 1, got {repeats}")
+    instances = [get_solver(solver) if isinstance(solver, str) else solver for solver in solvers]
+    if not instances:
+        raise InvalidProblemError("compare needs at least one solver")
+    blocks = blocks[np.random.default_rng(seed).permutation(len(blocks))]
+    note = progress or (lambda text: None)
+    trials = [_Trial(solver, blocks, pattern, case) for solver in instances]
+    for trial in trials:
+        note(f"{trial.solver.name}: warming up")
+        trial.plan(seconds_per_solver / repeats)
+    reference = reference_solver(pattern.m)
+    seen = max(trial.size for trial in trials)
+    note(f"bounds for {seen} blocks")
+    bounds = upper_bounds(blocks[:seen], pattern.n, None if reference is None else reference.solve)
+    runs = []
+    for repeat in range(repeats):  # in turn, so that a slow moment of the machine hits all of them
+        for trial in trials:
+            note(f"{trial.solver.name}: run {repeat + 1} of {repeats}")
+            runs.append(trial.run(repeat, bounds))
+    return runs
+
+
+class _Trial:
+    """One solver's part in a comparison."""
+
+    def __init__(self, solver: Solver, blocks: Scores, pattern: Pattern, case: str) -> None:
+        self.solver = solver
+        self.blocks = blocks
+        self.pattern = pattern
+        self.size = 1
+        self.row = Run(case, pattern.n, pattern.m, solver.name, settings_text(solver), 0, 0)
+        self._judged: tuple[Masks, Run] | None = None
+
+    def plan(self, seconds: float) -> None:
+        """Warm up (imports, compilation), then choose how many blocks take about this many seconds."""
+        try:
+            self.solver.solve(self.blocks[:_PROBE_BLOCKS], self.pattern.n)
+            size = min(_PROBE_BLOCKS, len(self.blocks))
+            while True:
+                taken = self.solver.solve(self.blocks[:size], self.pattern.n).seconds
+                if size == len(self.blocks) or taken > seconds / 16:
+                    break
+                size = min(16 * size, len(self.blocks))
+        except TmaskError:
+            return  # the run meets it again, and reports it
+        self.size = int(min(len(self.blocks), max(1, size * seconds / max(taken, 1e-9))))
+
+    def run(self, repeat: int, bounds: Bounds) -> Run:
+        scores = self.blocks[: self.size]
+        row = replace(self.row, repeat=repeat, blocks=len(scores))
+        try:
+            answer = self.solver.solve(scores, self.pattern.n)
+        except TmaskError as error:
+            return replace(row, failure=f"{type(error).__name__}: {error}")
+        judged = self._judge(scores, answer.masks, bounds, row)
+        return replace(judged, repeat=repeat, seconds=answer.seconds, limit_reached=answer.limit_reached)
+
+    def _judge(self, scores: Scores, masks: Masks, bounds: Bounds, row: Run) -> Run:
+        """The row with what the masks are worth; computed once while the masks stay the same."""
+        if self._judged is not None and np.array_equal(self._judged[0], masks):
+            return self._judged[1]
+        size = len(scores)
+        known = Bounds(bounds.value[:size], bounds.prices[:size], bounds.tight[:size])
+        judgement = judge(scores, masks, self.pattern.n, bounds=known)
+        positive = judgement.bound > 0
+        gaps = np.zeros(size)
+        gaps[positive] = 1 - judgement.objective[positive] / judgement.bound[positive]
+        row = replace(
+            row,
+            objective=float(judgement.objective.sum()),
+            dual_bound=float(judgement.bound.sum()),
+            total=float(scores.sum(dtype=np.float64)),
+            gap_mean=float(gaps.mean()),
+            gap_worst=float(gaps.max()),
+            optimal_blocks=int((judgement.proven & judgement.regular).sum()),
+            feasible_blocks=int(judgement.regular.sum()),
+        )
+        self._judged = masks, row
+        return row
+
+
+def summarise(runs: Sequence[Run]) -> list[Summary]:
+    """One line per case, pattern, solver and settings, in the order of first appearance."""
+    grouped: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.case, run.n, run.m, run.solver, run.settings), []).append(run)
+    return [_summary(group) for group in grouped.values()]
+
+
+def _summary(runs: list[Run]) -> Summary:
+    good = [run for run in runs if not run.failure]
+    failures = [run.failure for run in runs if run.failure]
+    first = good[0] if good else runs[0]
+    times = [1e6 * run.seconds / run.blocks for run in good] or [float("nan")]
+    median = statistics.median(times)
+    return Summary(
+        case=first.case,
+        n=first.n,
+        m=first.m,
+        solver=first.solver,
+        settings=first.settings,
+        blocks=first.blocks,
+        repeats=len(runs),
+        microseconds=median,
+        fastest=min(times),
+        slowest=max(times),
+        weights_per_second=first.m**2 / median * 1e6 if median else float("nan"),
+        retained=first.objective / first.total if first.total else 1.0,
+        gap_mean=first.gap_mean,
+        gap_worst=first.gap_worst,
+        optimal_share=first.optimal_blocks / first.blocks,
+        feasible_share=first.feasible_blocks / first.blocks,
+        failures=len(failures),
+        failure=failures[0] if failures else "",
+    )
+
+
+def settings_text(solver: Solver) -> str:
+    """A solver's settings as "name=value" pairs; "" where it has none."""
+    values: dict[str, Any] = asdict(solver)  # type: ignore[call-overload]
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+COLUMNS = tuple(field.name for field in fields(Run))

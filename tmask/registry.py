@@ -1,0 +1,178 @@
+"""Which solvers exist, which can be used here, and how to get one by name.
+
+One more built-in solver is one file and one line in `BUILTIN` (and an extra in pyproject.toml for its library).
+Other packages add theirs through the entry-point group `tmask.solvers`, whose names are solver names and whose
+values are Solver classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
+from tmask.solver import Solver
+
+ENTRY_POINT_GROUP = "tmask.solvers"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a built-in solver lives, the modules that it imports, and the extra that installs them."""
+
+    target: str
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+
+
+BUILTIN: dict[str, Entry] = {
+    "augmenting-paths": Entry("augmenting_paths:AugmentingPaths", ("numba",), "numba"),
+    "patterns": Entry("patterns:Patterns"),
+    "ortools-flow": Entry("ortools_flow:OrtoolsFlow", ("ortools",), "ortools"),
+    "networkx-simplex": Entry("networkx_simplex:NetworkxSimplex", ("networkx",), "networkx"),
+    "ortools-cpsat": Entry("ortools_cpsat:OrtoolsCpsat", ("ortools",), "ortools"),
+    "ortools-pdlp": Entry("ortools_pdlp:OrtoolsPdlp", ("ortools",), "ortools"),
+    "pulp-cbc": Entry("pulp_milp:PulpCbc", ("pulp",), "pulp"),
+    "pulp-highs": Entry("pulp_milp:PulpHighs", ("pulp", "highspy"), "highs"),
+    "greedy-keep": Entry("greedy_keep:GreedyKeep", ("numba",), "numba"),
+    "greedy-prune": Entry("greedy_prune:GreedyPrune", ("numba",), "numba"),
+    "local-search": Entry("local_search:LocalSearch", ("numba",), "numba"),
+    "entropic": Entry("entropic:Entropic", ("torch",), "torch"),
+    "bi-nm": Entry("bi_nm:BiNM"),
+    "random-best": Entry("random_best:RandomBest"),
+}
+
+# What "auto" takes: the first of these that is installed and takes the block side. All are exact.
+AUTO = ("augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
+
+# What certificates take for bounds where it is installed.
+REFERENCE = "augmenting-paths"
+
+_registered: dict[str, type[Solver]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class SolverInfo:
+    """A solver as `available_solvers` lists it, without importing its library.
+
+    Args:
+        missing: modules that it needs and that are not installed; empty if it can be used.
+        install: the command that brings them, or "".
+    """
+
+    name: str
+    missing: tuple[str, ...]
+    install: str
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be used here."""
+        return not self.missing
+
+
+def available_solvers() -> list[str]:
+    """Names of the solvers whose libraries are installed, built-in ones first."""
+    return [info.name for info in solver_infos() if info.available]
+
+
+def solver_infos() -> list[SolverInfo]:
+    """Every known solver, with what it lacks here. Imports none of their libraries."""
+    infos = [SolverInfo(name, _missing(entry.requires), _install(entry)) for name, entry in BUILTIN.items()]
+    infos += [SolverInfo(name, _missing(cls.requires), "") for name, cls in _registered.items()]
+    known = {info.name for info in infos}
+    return infos + [SolverInfo(name, (), "") for name in _entry_points() if name not in known]
+
+
+def register_solver(cls: type[Solver]) -> type[Solver]:
+    """Make a Solver class known by its name, for this process; can be used as a decorator.
+
+    Raises:
+        InvalidProblemError: not a dataclass over Solver, or the name is taken.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Solver) and dataclasses.is_dataclass(cls)):
+        raise InvalidProblemError(f"{cls!r} is not a dataclass that extends tmask.Solver")
+    name = cls.name
+    if name in BUILTIN or _registered.get(name, cls) is not cls or name == "auto":
+        raise InvalidProblemError(f"a solver named {name!r} exists already; choose another name")
+    _registered[name] = cls
+    return cls
+
+
+def get_solver(name: str, **settings: Any) -> Solver:
+    """A solver by name, with its settings.
+
+    Raises:
+        UnknownSolverError: no solver has that name; lists those that exist.
+        SolverUnavailableError: its library is not installed; gives the pip line.
+        InvalidProblemError: a setting that it does not have, or a value that it refuses.
+    """
+    if name == "auto":
+        raise InvalidProblemError("'auto' depends on the pattern; use auto_solver(side) or tmask.solve")
+    cls = solver_class(name)
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for setting in settings:
+        if setting not in fields:
+            has = "its settings are " + ", ".join(sorted(fields)) if fields else "it has no settings"
+            raise InvalidProblemError(f"solver {name!r} has no setting {setting!r}; {has}")
+    return cls(**settings)
+
+
+def auto_solver(side: int) -> Solver:
+    """The first exact solver of `AUTO` that is installed and takes blocks of this side.
+
+    Raises:
+        SolverUnavailableError: none is.
+    """
+    for name in AUTO:
+        if not _missing(BUILTIN[name].requires) and (cls := solver_class(name)).max_side >= side:
+            return cls()
+    raise SolverUnavailableError(
+        f"no exact solver for blocks of side {side} is installed here; {_install(BUILTIN[AUTO[0]])} brings the fastest"
+    )
+
+
+def reference_solver(side: int) -> Solver | None:
+    """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
+    usable = not _missing(BUILTIN[REFERENCE].requires)
+    return get_solver(REFERENCE) if usable and solver_class(REFERENCE).max_side >= side else None
+
+
+def solver_class(name: str) -> type[Solver]:
+    """The class behind a name; imports its library."""
+    if name in _registered:
+        return _registered[name]
+    if name in BUILTIN:
+        entry = BUILTIN[name]
+        if missing := _missing(entry.requires):
+            raise SolverUnavailableError(
+                f"solver {name!r} needs {', '.join(missing)}, not installed here; run: {_install(entry)}"
+            )
+        module, _, attribute = entry.target.partition(":")
+        cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
+        return cls
+    found = _entry_points()
+    if name not in found:
+        names = ", ".join([*BUILTIN, *_registered, *found])
+        raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
+    loaded = found[name].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
+        raise InvalidProblemError(
+            f"entry point {name!r} ({found[name].value}) is not a dataclass that extends tmask.Solver"
+        )
+    return loaded
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in BUILTIN}
+
+
+def _missing(requires: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(module for module in requires if importlib.util.find_spec(module) is None)
+
+
+def _install(entry: Entry) -> str:
+    return f'pip install "tmask[{entry.extra}]"' if entry.extra else ""

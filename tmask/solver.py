@@ -1,0 +1,119 @@
+"""The Solver interface: what a backend writes (`_solve`), and what is written once around it (`solve`)."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask.arrays import Scores
+from tmask.errors import InvalidProblemError, SolverFailedError
+
+Masks = npt.NDArray[np.bool_]
+Prices = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a solver returns for blocks (B, m, m).
+
+    Args:
+        masks: (B, m, m) bool, True = kept; never more than n per row or column.
+        prices: (B, m) float64 column prices v that a solver claims to prove its masks optimal, or None. Nobody
+            trusts them: a certificate checks that each row keeps its n largest of score - v.
+        limit_reached: a time or iteration limit stopped the search, so the masks may not be the best.
+    """
+
+    masks: Masks
+    prices: Prices | None = None
+    limit_reached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSolution:
+    """An `Answer` that was checked, with the seconds that the backend took for it."""
+
+    masks: Masks
+    prices: Prices | None
+    limit_reached: bool
+    seconds: float
+
+
+class Solver(ABC):
+    """Finds masks for blocks. A subclass is a frozen dataclass whose fields are its settings.
+
+    Class constants:
+        name: what users call it, library or family first.
+        exact: proves optimality (up to the rounding that its docstring states); else it is only measured.
+        requires: import names of the libraries that it needs.
+        max_side: the largest block side it takes. Ragged edges of a weight can double m, see `tmask.blocks`.
+        chunk: blocks handed to `_solve` at once, which bounds memory and how long an interrupt can take.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    requires: ClassVar[tuple[str, ...]] = ()
+    max_side: ClassVar[int] = 64
+    chunk: ClassVar[int] = 1 << 16
+
+    @abstractmethod
+    def _solve(self, scores: Scores, n: int) -> Answer:
+        """Masks for scores (B, m, m), float32 or float64, >= 0 and finite, C-contiguous, B >= 1, 0 < n < m."""
+
+    def solve(self, scores: Scores, n: int, progress: Callable[[int], object] | None = None) -> BlockSolution:
+        """Masks for a stack of blocks, checked and timed.
+
+        Args:
+            scores: (B, m, m) float32 or float64, >= 0, finite.
+            n: entries kept per row and per column, 0 < n <= m.
+            progress: called with the number of blocks done since the last call.
+        Raises:
+            InvalidProblemError: a block side that this solver does not take.
+            SolverFailedError: the backend failed, or returned what is no mask of this pattern.
+        """
+        num_blocks, side = scores.shape[:2]
+        if side > self.max_side:
+            raise InvalidProblemError(
+                f"solver {self.name!r} takes blocks up to {self.max_side} x {self.max_side}, not {side} x {side}; "
+                "choose another one (tmask.available_solvers() lists them)"
+            )
+        masks = np.ones(scores.shape, np.bool_)
+        prices = np.zeros((num_blocks, side)) if n == side else None
+        limit_reached = False
+        seconds = 0.0
+        for start in range(0, num_blocks if n < side else 0, self.chunk):
+            part = slice(start, start + self.chunk)
+            contiguous = np.ascontiguousarray(scores[part])
+            begin = time.perf_counter()
+            answer = self._solve(contiguous, n)
+            seconds += time.perf_counter() - begin
+            self._check(answer, contiguous.shape, n, start)
+            masks[part] = answer.masks
+            limit_reached |= answer.limit_reached
+            if answer.prices is not None:
+                if prices is None:
+                    prices = np.empty((num_blocks, side))
+                prices[part] = answer.prices
+            if progress is not None:
+                progress(len(contiguous))
+        return BlockSolution(masks, prices, limit_reached, seconds)
+
+    def _check(self, answer: Answer, shape: tuple[int, ...], n: int, first: int) -> None:
+        """Refuse what is no mask: never more than n per line, and exactly n from an exact solver."""
+        masks = answer.masks
+        if masks.shape != shape or masks.dtype != np.bool_:
+            raise SolverFailedError(f"solver {self.name!r} returned {masks.dtype} {masks.shape}, expected bool {shape}")
+        for axis, line in ((2, "row"), (1, "column")):
+            counts = masks.sum(axis, dtype=np.int64)
+            bad = counts != n if self.exact and not answer.limit_reached else counts > n
+            if bad.any():
+                block, index = (int(i) for i in np.argwhere(bad)[0])
+                raise SolverFailedError(
+                    f"solver {self.name!r}, block {first + block}: {line} {index} keeps {counts[block, index]}, "
+                    f"not {n}; please report this"
+                )
