@@ -206,7 +206,7 @@ def test_ragged_weights_keep_at_most_n_per_line(name):
     weight = make_blocks("normal", 1, 7)[0][:, :6]
     solution = tmask.solve(weight, "2:4", solver=name)
     assert solution.mask.shape == weight.shape
-    assert solution.solver == name
+    assert solution.solver.startswith(name)
     if solution.status is not tmask.Status.UNDERFILLED:
         tmask.check_mask(solution.mask, "2:4")
 

@@ -37,7 +37,9 @@ def solve(
         weight: numpy array or torch tensor (any device), float16, bfloat16, float32 or float64; (rows, cols), or
             (Cout, Cin, *kernel), which is tiled m outputs by m inputs at each kernel position.
         pattern: n kept of every m, as `Pattern` or "2:4".
-        solver: a name (see `available_solvers`), "auto" for the fastest exact one here, or a Solver.
+        solver: a name (see `available_solvers`), "auto" for the fastest exact one here, or a Solver. Tiles cut short
+            are solved as larger blocks; where those are too large for it, "auto" takes them, and
+            `Solution.solver` names both.
         score: importance to maximise in place of |weight|; same shape, >= 0, finite.
         groups: of a grouped convolution; no block crosses a group.
         certify: compute `dual_bound` and `optimality_gap`.
@@ -58,7 +60,7 @@ def solve(
     seconds, limit_reached, names = 0.0, False, []
     underfilled = False
     for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
-        used = fixed or auto_solver(blocks.shape[1])
+        used = fixed if fixed and (region.full or fixed.max_side >= region.side) else auto_solver(region.side)
         answer = used.solve(blocks, pattern.n, progress)
         seconds += answer.seconds
         limit_reached |= answer.limit_reached

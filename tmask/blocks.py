@@ -4,9 +4,9 @@ Shapes: a weight is (rows, cols) or, for a convolution, (Cout, Cin, *kernel). It
 (L, rows, cols), one per kernel position and group, and each matrix is cut into m-by-m tiles.
 
 Where m does not divide a side, the last tile is smaller, and a mask keeps *at most* n per row and column of it.
-Such a tile is solved as a zero-padded block with exactly n per line. Padding to m-by-m is not always enough: a
-tile of h rows and w columns gets at least n * (h + w - m) kept entries forced on it, which can cost a heavy one
-(docs/decisions/0002-ragged-edges.md). Padding to 2m-by-2m forces nothing, so the two problems are then the same.
+Such a tile is solved as a zero-padded block of side 2m with exactly n per line, which has the same optimum. Padding to
+m would not: the padded lines need n entries too, and take some in lines of the tile, in a weight's place
+(docs/decisions/0002-ragged-edges.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Region:
         rows: first row and one past the last.
         cols: first column and one past the last.
         height, width: of a tile, at most m.
-        side: of the zero-padded block that stands for a tile, m or 2m.
+        side: of the block that stands for a tile: m, or 2m with zero padding for a tile that is cut short.
     """
 
     rows: tuple[int, int]
@@ -138,13 +138,8 @@ class Tiling:
         m = self.pattern.m
         for (r0, r1), height in _spans(self.rows, m):
             for (c0, c1), width in _spans(self.cols, m):
-                yield Region((r0, r1), (c0, c1), height, width, self._side(height, width))
-
-    def _side(self, height: int, width: int) -> int:
-        n, m = self.pattern.n, self.pattern.m
-        full = height == width == m
-        # Where n is this small or this large, or the tile is this small, m-by-m forces nothing either.
-        return m if full or n <= 2 or n >= m - 1 or height + width <= m else 2 * m
+                side = m if height == width == m else 2 * m
+                yield Region((r0, r1), (c0, c1), height, width, side)
 
     def split(self, weight: npt.NDArray[Item]) -> list[npt.NDArray[Item]]:
         """The blocks of each region, in the order of `regions`."""
