@@ -52,6 +52,24 @@ def test_a_convolution_is_not_tiled_along_its_flattened_filters():
     assert (mask.sum(1) == 1).all()
 
 
+@given(tilings(), st.integers(0, 2**32 - 1))
+def test_every_mask_of_a_ragged_tile_completes(tiling, seed):
+    n = tiling.pattern.n
+    rng = np.random.default_rng(seed)
+    for region in tiling.regions():
+        if region.full:
+            continue
+        masks = np.zeros((3, region.side, region.side), bool)
+        tile = masks[:, : region.height, : region.width]
+        for i, j in rng.permutation(np.argwhere(~tile[0])):
+            free = (tile[:, i].sum(1) < n) & (tile[:, :, j].sum(1) < n)
+            tile[:, i, j] = free & (rng.random(3) < 0.7)
+        completed = region.complete(masks, n)
+        assert (completed.sum(1) == n).all()
+        assert (completed.sum(2) == n).all()
+        np.testing.assert_array_equal(completed[:, : region.height, : region.width], tile)
+
+
 @pytest.mark.parametrize(
     ("shape", "groups", "says"),
     [((4,), 1, "at least two axes"), ((), 1, "at least two axes"), ((0, 4), 1, "empty"), ((4, 4), 3, "do not divide")],

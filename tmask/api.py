@@ -103,7 +103,8 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     tiling = Tiling(scores.shape, pattern, groups)
     violation = _violation(kept, tiling)
     judgements = [
-        _judge(blocks, part, pattern.n) for blocks, part in zip(tiling.split(scores), tiling.split(kept), strict=True)
+        _judge(blocks, region.complete(part, pattern.n), pattern.n)
+        for region, blocks, part in zip(tiling.regions(), tiling.split(scores), tiling.split(kept), strict=True)
     ]
     return Certificate(
         feasible=not violation,

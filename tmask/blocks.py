@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,26 @@ class Region:
         blocks = np.zeros((len(tiles), self.side, self.side), tiles.dtype)
         blocks[:, : self.height, : self.width] = tiles
         return blocks
+
+    def complete(self, masks: Mask, n: int) -> Mask:
+        """Masks (B, side, side) of this region's tiles, with entries in the padding so that each line keeps n.
+
+        Every padded column is filled in turn, row by row, going round: so each gets exactly n. The padded rows
+        likewise. A tile whose mask keeps more than n in a line is left as it is.
+        """
+        if self.full:
+            return masks
+        masks = masks.copy()
+        tiles = masks[:, : self.height, : self.width]
+        fits = (tiles.sum(2) <= n).all(1) & (tiles.sum(1) <= n).all(1)
+        below = _take_turns(n - tiles[fits].sum(1), self.side - self.height)  # (b, width, padded rows)
+        lacking = np.concatenate([n - tiles[fits].sum(2), n - below.sum(1)], axis=1)  # (b, side)
+        right = _take_turns(lacking, self.side - self.width)  # (b, side, padded columns)
+        completed = masks[fits]
+        completed[:, self.height :, : self.width] = below.transpose(0, 2, 1)
+        completed[:, :, self.width :] = right
+        masks[fits] = completed
+        return masks
 
     def join(self, blocks: npt.NDArray[Item], matrices: npt.NDArray[Item]) -> None:
         """Write blocks (B, side, side) back to this region of (L, rows, cols), without their padding."""
@@ -165,6 +185,13 @@ class Tiling:
         if self.kernel:
             text += f", kernel position {tuple(int(k) for k in np.unravel_index(position, self.kernel))}"
         return text
+
+
+def _take_turns(counts: npt.NDArray[np.integer[Any]], places: int) -> Mask:
+    """(B, lines, places) bool: each line in turn takes the next `counts` (B, lines) places, going round."""
+    start = np.cumsum(counts, axis=1) - counts
+    offset = (np.arange(places) - start[:, :, None]) % places
+    return np.asarray(offset < counts[:, :, None])
 
 
 def _spans(length: int, m: int) -> Iterator[tuple[tuple[int, int], int]]:

@@ -157,13 +157,13 @@ class _Trial:
             self.solver.solve(self.blocks[:_PROBE_BLOCKS], self.pattern.n)
             size = min(_PROBE_BLOCKS, len(self.blocks))
             while True:
-                taken = self.solver.solve(self.blocks[:size], self.pattern.n).seconds
-                if size == len(self.blocks) or taken > seconds / 16:
+                taken = max(self.solver.solve(self.blocks[:size], self.pattern.n).seconds, 1e-9)
+                if size == len(self.blocks) or taken > seconds / 4:
                     break
-                size = min(16 * size, len(self.blocks))
+                size = min(int(size * min(16, 1 + seconds / taken)), len(self.blocks))
         except TmaskError:
             return  # the run meets it again, and reports it
-        self.size = int(min(len(self.blocks), max(1, size * seconds / max(taken, 1e-9))))
+        self.size = int(min(len(self.blocks), max(1, size * seconds / taken)))
 
     def run(self, repeat: int, bounds: Bounds) -> Run:
         scores = self.blocks[: self.size]
