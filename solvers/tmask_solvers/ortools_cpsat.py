@@ -1,0 +1,82 @@
+"""CP-SAT of OR-Tools, one block a model: a Boolean per entry, n true in every row and column.
+
+A general constraint solver for a problem with structure; it is here as an independent oracle, and for users who want to
+add constraints of their own. Objective coefficients are integers (`_integer`); a circulant mask is given as a hint, so
+that there is an answer whenever a limit stops the search.
+
+Source: [Perron2023]; `ortools.sat.python.cp_model`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from ortools.sat.python import cp_model
+
+from tmask.arrays import Scores
+from tmask.errors import InvalidProblemError, SolverFailedError
+from tmask.solver import Answer, Masks, Solver
+from tmask_solvers._integer import integer_scores
+
+# CP-SAT refuses sums that could overflow int64: m * m = 2^12 terms at side 64.
+_BITS = 46
+
+
+@dataclass(frozen=True)
+class OrtoolsCpsat(Solver):
+    """Exact, up to the rounding that `_integer` states, unless the time limit stops it.
+
+    Args:
+        time_limit: seconds a block, or None for none; the best mask so far is returned when it is reached.
+        workers: threads of the search.
+    """
+
+    time_limit: float | None = None
+    workers: int = 1
+
+    name: ClassVar[str] = "ortools-cpsat"
+    exact: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("ortools",)
+    chunk: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InvalidProblemError(f"time_limit must be above 0 seconds or None, got {self.time_limit}")
+        if self.workers < 1:
+            raise InvalidProblemError(f"workers must be at least 1, got {self.workers}")
+
+    def _solve(self, scores: Scores, n: int) -> Answer:
+        masks = np.empty(scores.shape, np.bool_)
+        limit_reached = False
+        for index, values in enumerate(integer_scores(scores, _BITS)):
+            masks[index], proven = self._solve_block(values, n, index)
+            limit_reached |= not proven
+        return Answer(masks, limit_reached=limit_reached)
+
+    def _solve_block(self, values: npt.NDArray[np.int64], n: int, index: int) -> tuple[Masks, bool]:
+        side = len(values)
+        hint = (np.arange(side) - np.arange(side)[:, None]) % side < n
+        model = cp_model.CpModel()
+        kept = np.array([[model.new_bool_var("") for _ in range(side)] for _ in range(side)])
+        for line in (*kept, *kept.T):
+            model.add(cp_model.LinearExpr.sum(list(line)) == n)
+        model.maximize(cp_model.LinearExpr.weighted_sum(list(kept.ravel()), values.ravel().tolist()))
+        for variable, value in zip(kept.ravel(), hint.ravel(), strict=True):
+            model.add_hint(variable, bool(value))
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = self.workers
+        solver.parameters.relative_gap_limit = 0
+        solver.parameters.absolute_gap_limit = 0.5
+        if self.time_limit is not None:
+            solver.parameters.max_time_in_seconds = self.time_limit
+        status = solver.solve(model)
+        if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return np.array(solver.boolean_values(kept.ravel()), np.bool_).reshape(
+                side, side
+            ), status == cp_model.OPTIMAL
+        if status == cp_model.UNKNOWN:  # stopped before it had looked at the hint
+            return hint, False
+        raise SolverFailedError(f"solver {self.name!r}, block {index}: {solver.status_name(status)}")

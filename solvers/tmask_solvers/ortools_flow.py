@@ -1,0 +1,83 @@
+"""Min-cost flow of OR-Tools (cost scaling push-relabel), one or several blocks a graph.
+
+The same transportation problem as in `networkx_simplex`. Blocks do not share nodes, so one graph can hold many: that
+spreads the cost of a call over them, but the solver's scaling phases then go over all of them together. Few large
+blocks a graph are faster from m = 16 on, many small ones below; the default was measured
+(bench/results/ortools_flow_batch.csv).
+
+Cost: O(m^3 log(m C)) a block for costs up to C, in practice near linear in m^2. Source: [Goldberg1997];
+`ortools.graph.python.min_cost_flow.SimpleMinCostFlow`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from ortools.graph.python import min_cost_flow
+
+from tmask.arrays import Scores
+from tmask.errors import InvalidProblemError, SolverFailedError
+from tmask.solver import Answer, Masks, Solver
+from tmask_solvers._integer import BITS, integer_scores
+
+Indices = npt.NDArray[np.int32]
+
+# The solver multiplies costs by the number of nodes, in int64; one bit is left for sums of two.
+_INT64_BITS = 62
+
+
+@dataclass(frozen=True)
+class OrtoolsFlow(Solver):
+    """Exact, up to the rounding that `_integer` states.
+
+    Args:
+        blocks_per_graph: blocks solved in one graph, or None for the measured best.
+    """
+
+    blocks_per_graph: int | None = None
+
+    name: ClassVar[str] = "ortools-flow"
+    exact: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("ortools",)
+    chunk: ClassVar[int] = 1 << 12
+
+    def __post_init__(self) -> None:
+        if self.blocks_per_graph is not None and self.blocks_per_graph < 1:
+            raise InvalidProblemError(f"blocks_per_graph must be at least 1 or None, got {self.blocks_per_graph}")
+
+    def _solve(self, scores: Scores, n: int) -> Answer:
+        num_blocks, side = scores.shape[:2]
+        batch = self.blocks_per_graph or (128 if side <= 6 else 32 if side < 12 else 1)
+        batch = min(batch, num_blocks, 2 ** (_INT64_BITS - BITS) // (2 * side))
+        costs = -integer_scores(scores)
+        masks = np.empty(scores.shape, np.bool_)
+        for start in range(0, num_blocks, batch):
+            part = costs[start : start + batch]
+            masks[start : start + batch] = self._solve_graph(part, n, start)
+        return Answer(masks)
+
+    def _solve_graph(self, costs: npt.NDArray[np.int64], n: int, first: int) -> Masks:
+        count, side = costs.shape[:2]
+        tails, heads, nodes = _arcs(count, side)
+        flow = min_cost_flow.SimpleMinCostFlow()
+        arcs = flow.add_arcs_with_capacity_and_unit_cost(tails, heads, np.ones_like(tails), costs.ravel())
+        flow.set_nodes_supplies(nodes, np.tile(np.repeat((n, -n), side), count))
+        status = flow.solve()
+        if status != flow.OPTIMAL:
+            raise SolverFailedError(f"solver {self.name!r}, blocks {first} to {first + count - 1}: {status}")
+        return np.asarray(flow.flows(arcs) > 0).reshape(costs.shape)
+
+
+@lru_cache(maxsize=16)
+def _arcs(count: int, side: int) -> tuple[Indices, Indices, Indices]:
+    """Tail and head of every arc, block by block and row by row; and all nodes, per block rows, then columns."""
+    rows = np.arange(side, dtype=np.int32)
+    base = np.arange(count, dtype=np.int32)[:, None, None] * np.int32(2 * side)
+    shape = (count, side, side)
+    tails = np.broadcast_to(base + rows[:, None], shape).ravel()
+    heads = np.broadcast_to(base + np.int32(side) + rows, shape).ravel()
+    return tails, heads, np.arange(count * 2 * side, dtype=np.int32)
