@@ -51,7 +51,7 @@ def test_no_prices_prove_a_mask_that_is_not_optimal(problem, seed):
         assert not (proves_optimal(scores, chosen, residual_prices(scores, chosen, v)) & worse).any()
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wide range"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wide range", "one huge"}))
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_residual_prices_prove_every_optimal_mask(kind, n):
     scores = make_blocks(kind, 50, 4, seed=n)

@@ -1,0 +1,44 @@
+"""The one way in which kernels are compiled and cached.
+
+numba keys its disk cache by the file that a kernel stands in, and does not see that a kernel which it calls, in another
+file, has changed. So the cache lies in a folder named after a hash of all sources of this package: any change makes a
+new one. It is numba's own folder (NUMBA_CACHE_DIR) if the user has set one, else beside the sources, and where that
+cannot be written numba falls back to the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function of arrays to machine code, cached on disk between processes.
+
+    fastmath stays off: it would let the compiler reorder sums, fuse a multiply and an add, and assume that equal things
+    are not compared, and exactness rests on none of that happening. nogil lets bands of blocks run in threads.
+    """
+    config: Any = numba.config  # its attributes are made at run time
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_folder(before))  # numba reads it while it decorates
+    try:
+        compiled: Function = numba.njit(function, cache=True, nogil=True, fastmath=False, error_model="numpy")
+    finally:
+        config.CACHE_DIR = before
+    return compiled
+
+
+@cache
+def _cache_folder(root: str) -> Path:
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(here.glob("*.py")):
+        digest.update(source.read_bytes())
+    return (Path(root) if root else here / "__pycache__") / f"tmask-kernels-{digest.hexdigest()[:16]}"

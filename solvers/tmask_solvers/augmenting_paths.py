@@ -1,0 +1,75 @@
+"""Successive shortest augmenting paths, one block after another, in numba.
+
+Column prices start at midpoints, each row takes its n best at these prices, and the few columns that then count more
+than n are balanced along shortest paths, which keeps the mask optimal for its prices (`_augment`). Fewer than one path
+a row is needed on ordinary blocks. The prices prove the result: each row keeps its n largest of score - v.
+
+Cost: O(m^3) a block and O(m^2) a path; memory O(m^2) beyond input and output.
+Source: [Ahuja1993, section 9.7], [Jonker1987] for the idea of starting from column reduction.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from tmask.arrays import Scores
+from tmask.errors import InvalidProblemError
+from tmask.solver import Answer, Masks, Prices, Solver
+from tmask_solvers._augment import augment, column_midpoints, grid_exponent, quantise, take_rows
+from tmask_solvers._numba import kernel
+
+
+@dataclass(frozen=True)
+class AugmentingPaths(Solver):
+    """Exact; up to n * m * 2^-46 of the largest score in blocks that span more than 2^22 (`_augment`).
+
+    Args:
+        threads: bands of blocks solved at once; the masks do not depend on it.
+    """
+
+    threads: int = 1
+
+    name: ClassVar[str] = "augmenting-paths"
+    exact: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InvalidProblemError(f"threads must be at least 1, got {self.threads}")
+
+    def _solve(self, scores: Scores, n: int) -> Answer:
+        num_blocks, side = scores.shape[:2]
+        masks = np.empty(scores.shape, np.bool_)
+        prices = np.empty((num_blocks, side))
+        threads = min(self.threads, num_blocks)
+        edges = np.linspace(0, num_blocks, threads + 1).astype(int)
+        bands = [slice(*pair) for pair in pairwise(edges)]
+        if threads == 1:
+            _solve_blocks(scores, n, masks, prices)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), bands))
+        return Answer(masks, prices)
+
+
+@kernel
+def _solve_blocks(scores: Scores, n: int, masks: Masks, prices: Prices) -> None:
+    num_blocks, m = scores.shape[:2]
+    q = np.empty((m, m), np.int64)
+    u, v, key, count = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
+    top = np.empty(n + 1, np.int64)
+    best, closed, parent = np.empty(2 * m, np.int64), np.empty(2 * m, np.int64), np.empty(2 * m, np.int64)
+    for b in range(num_blocks):
+        shift = grid_exponent(scores[b])
+        quantise(scores[b], shift, q)
+        column_midpoints(q, n, top, v)
+        take_rows(q, n, u, v, top, key, masks[b], count)
+        augment(q, n, u, v, best, closed, parent, masks[b], count)
+        half = shift // 2  # 2^-shift itself may overflow
+        for j in range(m):
+            prices[b, j] = v[j] * 2.0**-half * 2.0 ** (half - shift)

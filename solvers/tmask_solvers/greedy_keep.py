@@ -1,0 +1,54 @@
+"""The greedy that keeps: heavy to light, an entry is kept if its row and its column both have room.
+
+This is the algorithm in the code published with [Hubara2021], where it goes by "2-approximation"; the one with the
+proof is `greedy-prune`. It can leave rows and columns short, about half of the blocks at 4:8; `repair` fills them. The
+sort takes most of the time: packed integer keys, see `_sort`.
+
+Cost: one sort of m^2 entries a block, O(m^2) else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tmask.arrays import Scores
+from tmask.solver import Answer, Masks, Solver
+from tmask_solvers._greedy import fill_short_lines, keep_heavy
+from tmask_solvers._numba import kernel
+from tmask_solvers._sort import order_entries
+
+
+@dataclass(frozen=True)
+class GreedyKeep(Solver):
+    """Heuristic; underfilled in many blocks unless repaired.
+
+    Args:
+        repair: fill rows and columns that were left short, so that each keeps exactly n.
+    """
+
+    repair: bool = False
+
+    name: ClassVar[str] = "greedy-keep"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
+
+    def _solve(self, scores: Scores, n: int) -> Answer:
+        masks = np.empty(scores.shape, np.bool_)
+        _solve_blocks(scores, n, self.repair, masks)
+        return Answer(masks)
+
+
+@kernel
+def _solve_blocks(scores: Scores, n: int, repair: bool, masks: Masks) -> None:
+    num_blocks, m = scores.shape[:2]
+    key, spare = np.empty(m * m, np.uint64), np.empty(m * m, np.uint64)
+    histogram, order = np.empty((4, 256), np.int64), np.empty(m * m, np.int32)
+    rows, cols = np.empty(m, np.int64), np.empty(m, np.int64)
+    for b in range(num_blocks):
+        order_entries(scores[b], key, spare, histogram, order)
+        missing = keep_heavy(order, n, rows, cols, masks[b])
+        if repair and missing:
+            fill_short_lines(scores[b], rows, cols, masks[b])
