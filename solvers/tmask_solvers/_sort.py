@@ -74,7 +74,7 @@ def _radix_sort(key: Array, spare: Array, histogram: Array) -> None:
         counts[0] = 0
         for k in range(key.size):
             x = source[k]
-            value = np.int64((x >> shift) & np.uint64(255))
-            target[counts[value]] = x
-            counts[value] += 1
+            place = np.int64((x >> shift) & np.uint64(255))
+            target[counts[place]] = x
+            counts[place] += 1
         source, target = target, source

@@ -1,0 +1,50 @@
+"""The `tmask` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tmask import __version__
+from tmask.cli.check import check
+from tmask.cli.compare import compare
+from tmask.cli.plot import plot
+from tmask.cli.solve import solve
+from tmask.cli.solvers import solvers
+
+app = typer.Typer(
+    name="tmask",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 3 a solver is missing or failed; "
+    "4 the output cannot be written; 130 interrupted.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tmask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Provably optimal transposable N:M sparsity masks (N weights are kept of every M)."""
+
+
+app.command()(solve)
+app.command()(compare)
+app.command()(check)
+app.command()(solvers)
+app.command()(plot)
+
+
+def main() -> None:
+    """Entry point of the `tmask` script."""
+    app()

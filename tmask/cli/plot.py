@@ -1,0 +1,21 @@
+"""`tmask plot`: figures from a comparison's CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tmask.cli.report import reports_errors
+from tmask.plots import draw_plots
+
+
+@reports_errors
+def plot(
+    csv: Annotated[Path, typer.Argument(help="Rows of `tmask compare --csv` or of the benchmark.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")] = Path("plots"),
+) -> None:
+    """Draw gap and time per solver and pattern, as PNG and SVG, from the CSV alone."""
+    for path in draw_plots(csv, output):
+        typer.echo(path)

@@ -1,0 +1,53 @@
+"""Resume: finished layers of a long run, kept one a file beside the output until it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from pathlib import Path
+
+from tmask.errors import FileFormatError, OutputError
+from tmask.files.masks import MaskRecord, read_masks, write_masks
+
+
+class PartialStore:
+    """The folder OUT.partial: each finished layer is in it as a mask file of its own, written whole or not at all."""
+
+    def __init__(self, output: str | Path) -> None:
+        output = Path(output)
+        self.folder = output.with_name(output.name + ".partial")
+
+    def get(self, name: str, job: str, weights_sha256: str) -> MaskRecord | None:
+        """The finished layer, if it was made by the same job from the same weights; else None."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        try:
+            record = read_masks(path).get(name)
+        except FileFormatError:  # left by something else; it is computed anew
+            return None
+        if record is None or (record.job, record.weights_sha256) != (job, weights_sha256):
+            return None
+        return record
+
+    def put(self, record: MaskRecord) -> None:
+        """Keep a finished layer.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder}: {error.strerror}") from error
+        write_masks(self._path(record.name), [record], overwrite=True)
+
+    def discard(self) -> None:
+        """Remove the folder, when the output is written."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+
+    def _path(self, name: str) -> Path:
+        """Parameter names may hold anything, so files are named by hash."""
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
