@@ -1,0 +1,67 @@
+"""Plots and a table from the benchmark's CSV alone.
+
+python -m bench.report [CSV]
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.run import RESULTS, read_rows
+from tmask.files.atomic import atomic_path
+from tmask.plots import draw_plots
+
+Rows = list[dict[str, Any]]
+
+
+def cell(rows: Rows) -> str:
+    """Microseconds a block (median), and mean gap in per cent, of one solver on one case and pattern."""
+    good = [row for row in rows if not row["failure"]]
+    if not rows:
+        return ""
+    if not good:
+        return "failed"
+    micro = statistics.median(1e6 * float(row["seconds"]) / int(row["blocks"]) for row in good)
+    gap = 100 * float(good[0]["gap_mean"])
+    return f"{micro:.3g} / {gap:.3g}"
+
+
+def table(rows: Rows, case: str) -> str:
+    """A markdown table of one case: solvers down, patterns across."""
+    rows = [row for row in rows if row["case"] == case]
+    patterns = list(dict.fromkeys((int(row["n"]), int(row["m"])) for row in rows))
+    solvers = list(dict.fromkeys(row["solver"] for row in rows))
+    lines = ["| solver | " + " | ".join(f"{n}:{m}" for n, m in patterns) + " |", "|---" * (len(patterns) + 1) + "|"]
+    for solver in solvers:
+        cells = [
+            cell([row for row in rows if row["solver"] == solver and (int(row["n"]), int(row["m"])) == pattern])
+            for pattern in patterns
+        ]
+        lines.append(f"| {solver} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.run.")] = RESULTS / "solvers.csv") -> None:
+    """Write CSV.md and the plots beside the CSV."""
+    rows = read_rows(csv)
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    first = rows[0]
+    text = (
+        f"# {csv.stem}\n\nMicroseconds a block (median of the repeats) / mean proven gap in per cent. Drawn from "
+        f"`{csv.name}`: commit {first['commit']}, {first['cpu']}, one thread, {first['date'][:10]}.\n"
+    )
+    for case in cases:
+        text += f"\n## {case}\n\n{table(rows, case)}\n"
+    target = csv.with_suffix(".md")
+    with atomic_path(target) as temporary:
+        temporary.write_text(text)
+    for path in (target, *draw_plots(csv, csv.parent)):
+        print(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)

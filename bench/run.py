@@ -1,0 +1,100 @@
+"""Every solver on every case and pattern: one CSV row per run.
+
+    python -m bench.run [--weights FILE] [--resume] ...
+
+Solvers run in turn on the same blocks, so that a slow moment of the machine hits all of them; slow ones see fewer
+blocks. Rows are written after each case and pattern, whole files at a time, so an interrupted run loses one of these.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.cases import CASES, PATTERNS, Case, weight_case
+from tmask.comparison import compare
+from tmask.environment import environment
+from tmask.files.atomic import atomic_path
+from tmask.pattern import Pattern
+from tmask.registry import available_solvers, solver_class
+
+RESULTS = Path(__file__).parent / "results"
+# Blocks offered; what a solver sees of them is bounded by time.
+_ENTRIES = 1 << 20
+
+
+def commit() -> str:
+    """The commit that is measured, "+" behind it if files differ; "" outside a checkout."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    head = subprocess.run((*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
+    changed = (
+        subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode if head.stdout else 0
+    )
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """All rows, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run, as texts."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")] = RESULTS / "solvers.csv",
+    weights: Annotated[Path | None, typer.Option(help="A weight file as one more case.")] = None,
+    cases: Annotated[str, typer.Option(help="Names, separated by commas; all if empty.")] = "",
+    patterns: Annotated[str, typer.Option(help="N:M, separated by commas; all if empty.")] = "",
+    solvers: Annotated[str, typer.Option(help="Names, separated by commas; all that are installed if empty.")] = "",
+    repeats: Annotated[int, typer.Option(help="Runs of each solver.")] = 3,
+    seconds_per_solver: Annotated[float, typer.Option(help="About, for all repeats of a solver on a case.")] = 0.6,
+    resume: Annotated[bool, typer.Option(help="Keep the cases and patterns that the CSV holds already.")] = False,
+) -> None:
+    """Run the benchmark."""
+    wanted = [case for case in CASES if not cases or case.name in cases.split(",")]
+    if weights is not None:
+        wanted.append(weight_case(weights))
+    chosen = [Pattern.parse(text) for text in patterns.split(",")] if patterns else list(PATTERNS)
+    names = solvers.split(",") if solvers else available_solvers()
+    rows = read_rows(out) if resume else []
+    done = {(row["case"], int(row["n"]), int(row["m"])) for row in rows}
+    machine = {"commit": commit(), "threads": 1} | environment()
+    todo: list[tuple[Case, Pattern]] = [(c, p) for c in wanted for p in chosen if (c.name, p.n, p.m) not in done]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=len(todo))
+        for case, pattern in todo:
+            blocks = case.blocks(pattern, _ENTRIES // pattern.m**2)
+            runs = compare(
+                blocks,
+                pattern,
+                [name for name in names if solver_class(name).max_side >= pattern.m],
+                case=case.name,
+                repeats=repeats,
+                seconds_per_solver=seconds_per_solver,
+                progress=lambda text, c=case, p=pattern: bar.update(task, description=f"{c.name} {p} {text}"),  # type: ignore[misc]
+            )
+            rows += [asdict(run) | machine for run in runs]
+            write_rows(out, rows)
+            bar.advance(task)
+    print(f"{len(rows)} rows in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
