@@ -62,7 +62,7 @@ def train() -> tuple[DigitsCnn, float]:
         for batch in torch.tensor(chosen)[torch.randperm(len(chosen))].split(BATCH):
             loss = functional.cross_entropy(model(images[batch]), labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     with torch.no_grad():

@@ -95,6 +95,11 @@ def test_a_failed_pattern_is_named(runs, tmp_path, monkeypatch):
     assert "failed: broken on 2:4" in texts([*runs, bad], tmp_path, monkeypatch)
 
 
+def test_a_gap_too_small_for_the_axis_is_told_in_words(runs, tmp_path, monkeypatch):
+    svg = texts([*runs, replace(runs[0], solver="nearly", gap_mean=7e-10)], tmp_path, monkeypatch)
+    assert "nearly on 2:4 (7e-08 %)" in svg
+
+
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1.0, -0.01])
 def test_one_run_of_any_gap_can_be_drawn(gap, runs, tmp_path):
     one = replace(runs[0], gap_mean=gap)
@@ -158,7 +163,7 @@ def test_a_failed_write_leaves_nothing_behind(error, runs, tmp_path, monkeypatch
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     expected = tmask.OutputError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else ""):
+    with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else None):
         draw_plots(write(tmp_path / "runs.csv", runs), tmp_path / "plots")
     assert len(written) == 4
     assert list((tmp_path / "plots").iterdir()) == []

@@ -26,9 +26,12 @@ _FORMATS = ("png", "svg")
 # Okabe and Ito's eight, yellow last since it is the weakest on white.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*", "<", "p", ">", "d", (4, 1, 0), "h", (3, 1, 0), (8, 1, 0))
+_SIZES: dict[object, float] = {"D": 6.5, "*": 11, "d": 9, (4, 1, 0): 10, (3, 1, 0): 10, (8, 1, 0): 9}  # that look alike
 _INK = "#333333"
 _FOOTER = ("date", "cpu", "tmask", "commit")  # drawn, so asked for; other columns of the environment may be absent
 _UNDERFILLED = "hollow: some blocks keep fewer than n in a line"
+# Smaller gaps, which rounding leaves behind, would stretch the axis until the others cannot be told apart.
+_SMALLEST_DECADE = -4  # of percent
 _GAP_LABEL = "mean proven optimality gap (%)"
 _TIME_LABEL = "time a block (µs)"
 
@@ -48,7 +51,7 @@ class _Series:
         return {
             "linestyle": "none",
             "marker": self.marker,
-            "markersize": 8,
+            "markersize": _SIZES.get(self.marker, 8),
             "markerfacecolor": "white" if hollow else self.colour,
             "markeredgecolor": self.colour if hollow else _INK,
             "markeredgewidth": 1.8 if hollow else 0.6,
@@ -126,7 +129,7 @@ def _read(path: Path) -> _Data:
     types = {field.name: str(field.type) for field in fields(Run)} | dict.fromkeys(_FOOTER, "str")
     try:
         # Only numbers may be absent: a solver or case named "NA" is a name.
-        missing = dict.fromkeys(floats, ["", "nan", "NaN"])
+        missing = {name: ["", "nan", "NaN"] for name in floats}
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
@@ -170,7 +173,15 @@ def _arrange(case: str, points: list[Summary], runs: list[Run], made: dict[str, 
         for key, found in by_label.items()
         for m, n in sorted({(run.m, run.n) for run in runs if (run.solver, run.settings) == key} - set(found))
     ]
+    seen = sorted({point.blocks for point in points})
+    tiny = [
+        f"{labels[point.solver, point.settings]} on {point.n}:{point.m} ({100 * point.gap_mean:.0e} %)"
+        for point in points
+        if 0 < 100 * point.gap_mean < 10**_SMALLEST_DECADE
+    ]
     notes = [f"{made['date']}, {made['cpu']}, tmask {made['tmask']}, commit {made['commit']}"]
+    notes += [f"blocks seen: {seen[0]} to {seen[-1]}, slow solvers see fewer"] if len(seen) > 1 else []
+    notes += [f"gap above 0, drawn too high: {'; '.join(tiny)}"] if tiny else []
     notes += [f"failed: {'; '.join(failed)}"] if failed else []
     notes += [_UNDERFILLED] if any(point.feasible_share < 1 for point in points) else []
     return _Data(
@@ -200,9 +211,9 @@ def _labels(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 def _gap(data: _Data) -> Figure:
     figure, (axes,) = _figure(data, "Proven optimality gap", 1, 1)
-    for i, series, pattern, x in _columns(data):
+    for series, pattern, x in _columns(data):
         point = series.points[pattern]
-        axes.plot(x, _height(data, point, i), **series.style(point))
+        axes.plot(x, _height(data, point), **series.style(point))
     _gap_axis(axes, data)
     axes.set_ylabel(_GAP_LABEL)
     _pattern_axis(axes, data)
@@ -212,7 +223,7 @@ def _gap(data: _Data) -> Figure:
 def _time(data: _Data) -> Figure:
     figure, (axes,) = _figure(data, "Time a block: median of the repeats, fastest to slowest", 1, 1)
     axes.set_yscale("log")
-    for _, series, pattern, x in _columns(data):
+    for series, pattern, x in _columns(data):
         _plot_times(axes, series, pattern, x, None)
     axes.set_ylabel(_TIME_LABEL)
     axes.grid(axis="y", color="#dddddd")
@@ -227,9 +238,12 @@ def _gap_time(data: _Data) -> Figure:
     for k, (axes, pattern) in enumerate(zip(panels, data.patterns, strict=False)):
         axes.set_xscale("log")
         axes.set_xlim(low / 2, high * 2)
-        for i, series in enumerate(data.series):
+        proven = [s for s in data.series if pattern in s.points and s.points[pattern].gap_mean <= 0]
+        for series in data.series:
             if pattern in series.points:
-                _plot_times(axes, series, pattern, None, _height(data, series.points[pattern], i))
+                # Where they took the same time they would overlap: spread over the band, whose height says nothing.
+                share = (proven.index(series) + 1) / (len(proven) + 1) if series in proven else 0.5
+                _plot_times(axes, series, pattern, None, _height(data, series.points[pattern], share))
         _gap_axis(axes, data)
         axes.grid(axis="x", color="#dddddd")
         axes.set_title(f"{pattern[1]}:{pattern[0]}", fontsize=11)
@@ -256,11 +270,11 @@ def _figure(data: _Data, title: str, rows: int, columns: int) -> tuple[Figure, l
     return figure, axes
 
 
-def _columns(data: _Data) -> list[tuple[int, _Series, tuple[int, int], float]]:
-    """(rank, series, pattern, x) of every point, the series side by side within their pattern."""
+def _columns(data: _Data) -> list[tuple[_Series, tuple[int, int], float]]:
+    """(series, pattern, x) of every point, the series side by side within their pattern."""
     step = 0.84 / len(data.series)
     return [
-        (i, series, pattern, k + (i - (len(data.series) - 1) / 2) * step)
+        (series, pattern, k + (i - (len(data.series) - 1) / 2) * step)
         for k, pattern in enumerate(data.patterns)
         for i, series in enumerate(data.series)
         if pattern in series.points
@@ -277,16 +291,18 @@ def _plot_times(axes: Axes, series: _Series, pattern: tuple[int, int], x: float 
         [time if y is None else y],
         xerr=bars if x is None else None,
         yerr=bars if y is None else None,
-        ecolor=series.colour,
+        ecolor=_INK,
+        elinewidth=1,
         capsize=3,
+        capthick=1,
         **series.style(point),
     )
 
 
 def _decades(data: _Data) -> tuple[int, int]:
-    """The powers of ten around all gaps above 0, in percent."""
+    """The powers of ten around the gaps above 0, in percent."""
     gaps = [100 * point.gap_mean for point in data.points() if point.gap_mean > 0] or [0.5]
-    low = math.floor(math.log10(min(gaps)))
+    low = max(_SMALLEST_DECADE, math.floor(math.log10(min(gaps))))
     return low, max(low + 1, math.ceil(math.log10(max(gaps)) + 1e-9))
 
 
@@ -296,13 +312,12 @@ def _band(data: _Data) -> float:
     return 0.25 * (high - low)
 
 
-def _height(data: _Data, point: Summary, rank: int) -> float:
-    """A gap in percent; gaps of 0 spread over the band by rank, for there is no more to tell and they would overlap."""
+def _height(data: _Data, point: Summary, share: float = 0.5) -> float:
+    """A gap in percent, no lower than just above the band; for a gap of 0, this share of the way down the band."""
+    low, high = _decades(data)
     if point.gap_mean > 0:
-        return 100 * point.gap_mean
-    proven = [i for i, s in enumerate(data.series) if any(p.gap_mean <= 0 for p in s.points.values())]
-    share = (proven.index(rank) + 1) / (len(proven) + 1)
-    return float(10 ** (_decades(data)[0] - share * _band(data)))
+        return float(max(100 * point.gap_mean, 10 ** (low + 0.04 * (high - low))))
+    return float(10 ** (low - share * _band(data)))
 
 
 def _gap_axis(axes: Axes, data: _Data) -> None:
@@ -315,10 +330,8 @@ def _gap_axis(axes: Axes, data: _Data) -> None:
     axes.set_ylim(10**bottom, 10**high)
     axes.axhspan(10**bottom, 10**low, facecolor="#e8e8e8", edgecolor="none", zorder=0)
     axes.axhline(10**low, color=_INK, linewidth=0.8, zorder=1)
-    stride = -(-(high - low) // 8)
-    axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in range(low, high + 1, stride)]))
-    minor = [d * 10.0**k for k in range(low, high) for d in range(2, 10)] if stride == 1 else []
-    axes.yaxis.set_minor_locator(FixedLocator(minor))
+    axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in range(low, high + 1)]))
+    axes.yaxis.set_minor_locator(FixedLocator([d * 10.0**k for k in range(low, high) for d in range(2, 10)]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     axes.grid(axis="y", color="#dddddd")
