@@ -56,6 +56,8 @@ def solve(
     scores = to_scores(weight, score)
     tiling = Tiling(scores.shape, pattern, groups)
     fixed = _solver(solver, settings)
+    if fixed is not None:
+        fixed.check_side(pattern.m)
     masks, judgements = [], []
     seconds, limit_reached, names = 0.0, False, []
     underfilled = False

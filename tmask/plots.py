@@ -1,4 +1,4 @@
-"""Draw gap and time from a comparison's CSV alone: the columns of `comparison.COLUMNS`, of `environment`, and `commit`.
+"""Draw gap and time from a comparison's CSV alone: the columns of `comparison.COLUMNS`, and of `environment`.
 
 Colours are Okabe and Ito's, which the colour-blind can tell apart; markers differ as well.
 """
@@ -28,7 +28,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*", "<", "p", ">", "d", (4, 1, 0), "h", (3, 1, 0), (8, 1, 0))
 _SIZES: dict[object, float] = {"D": 6.5, "*": 11, "d": 9, (4, 1, 0): 10, (3, 1, 0): 10, (8, 1, 0): 9}  # that look alike
 _INK = "#333333"
-_FOOTER = ("date", "cpu", "tmask", "commit")  # drawn, so asked for; other columns of the environment may be absent
+_FOOTER = ("date", "cpu", "tmask")  # drawn, so asked for; other columns of the environment may be absent
 _UNDERFILLED = "hollow: some blocks keep fewer than n in a line"
 # Smaller gaps, which rounding leaves behind, would stretch the axis until the others cannot be told apart.
 _SMALLEST_DECADE = -4  # of percent
@@ -179,7 +179,7 @@ def _arrange(case: str, points: list[Summary], runs: list[Run], made: dict[str, 
         for point in points
         if 0 < 100 * point.gap_mean < 10**_SMALLEST_DECADE
     ]
-    notes = [f"{made['date']}, {made['cpu']}, tmask {made['tmask']}, commit {made['commit']}"]
+    notes = [f"{made['date']}, {made['cpu']}, tmask {made['tmask']}"]
     notes += [f"blocks seen: {seen[0]} to {seen[-1]}, slow solvers see fewer"] if len(seen) > 1 else []
     notes += [f"gap above 0, drawn too high: {'; '.join(tiny)}"] if tiny else []
     notes += [f"failed: {'; '.join(failed)}"] if failed else []

@@ -65,6 +65,14 @@ class Solver(ABC):
     def _solve(self, scores: Scores, n: int) -> Answer:
         """Masks for scores (B, m, m), float32 or float64, >= 0 and finite, C-contiguous, B >= 1, 0 < n < m."""
 
+    def check_side(self, side: int) -> None:
+        """Return if it takes blocks of this side; raise InvalidProblemError if not."""
+        if side > self.max_side:
+            raise InvalidProblemError(
+                f"solver {self.name!r} takes blocks up to {self.max_side} x {self.max_side}, not {side} x {side}; "
+                "choose another one (tmask.available_solvers() lists them)"
+            )
+
     def solve(self, scores: Scores, n: int, progress: Callable[[int], object] | None = None) -> BlockSolution:
         """Masks for a stack of blocks, checked and timed.
 
@@ -77,11 +85,7 @@ class Solver(ABC):
             SolverFailedError: the backend failed, or returned what is no mask of this pattern.
         """
         num_blocks, side = scores.shape[:2]
-        if side > self.max_side:
-            raise InvalidProblemError(
-                f"solver {self.name!r} takes blocks up to {self.max_side} x {self.max_side}, not {side} x {side}; "
-                "choose another one (tmask.available_solvers() lists them)"
-            )
+        self.check_side(side)
         masks = np.ones(scores.shape, np.bool_)
         prices = np.zeros((num_blocks, side)) if n == side else None
         limit_reached = False

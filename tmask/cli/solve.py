@@ -51,6 +51,7 @@ def solve(
     used: Solver | None = None
     if solver != "auto" or settings:
         used = make_solver(AUTO[0] if solver == "auto" else solver, settings)
+        used.check_side(parsed.m)
     for path in (output, masked_weights, csv):
         if path is not None:
             check_output(path, overwrite)
