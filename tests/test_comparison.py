@@ -52,7 +52,7 @@ def test_solvers_see_the_same_blocks_in_turn():
     assert exact.gap_mean == exact.gap_worst == 0
     assert exact.optimal_blocks == exact.feasible_blocks == 64
     assert 0 < heuristic.gap_mean < heuristic.gap_worst < 1
-    assert heuristic.optimal_blocks < heuristic.feasible_blocks < 64
+    assert heuristic.optimal_blocks <= heuristic.feasible_blocks < 64
 
 
 def test_slow_solvers_see_fewer_blocks_and_the_row_says_how_many():

@@ -93,11 +93,14 @@ def test_exact_solvers_agree_with_brute_force(name, kind, n):
     close(name, objectives(scores, answer.masks), brute_force(scores, n))
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize(("n", "m"), [(1, 8), (4, 8), (3, 6), (2, 5), (3, 7), (7, 12), (8, 16), (16, 32)])
+LARGER = [(1, 8), (4, 8), (3, 6), (2, 5), (3, 7), (7, 12), (8, 16), (16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "m"),
+    [(*solver.values, n, m) for solver in EXACT for n, m in LARGER if takes(str(solver.values[0]), m)],
+)
 def test_exact_solvers_are_proven_optimal(name, n, m):
-    if not takes(name, m):
-        pytest.skip(f"{name} takes blocks up to {solver_class(name).max_side}")
     for kind in sorted(KINDS):
         scores = make_blocks(kind, 1 if name in SLOW else 6, m, seed=m)
         masks = solve(name, scores, n).masks

@@ -80,7 +80,6 @@ def test_another_package_brings_a_solver(tmp_path):
     (tmp_path / "tiny_solver.py").write_text(
         textwrap.dedent("""
         from dataclasses import dataclass
-from importlib.metadata import metadata
         from typing import ClassVar
         import numpy as np
         from tmask import Answer, Solver

@@ -146,7 +146,7 @@ def _judge(
             known = Bounds(bounds.value[rest], bounds.prices[rest], bounds.tight[rest])
         sure = regular[rest] & proves_optimal(s, kept, known.prices)
         # No mask beats a bound; one whose sum was rounded up past it attains it.
-        sure |= objective[rest] >= known.value
+        sure |= regular[rest] & (objective[rest] >= known.value)
         unsure = np.flatnonzero(regular[rest] & ~sure & ~known.tight)
         if len(unsure):
             v = residual_prices(s[unsure], kept[unsure], known.prices[unsure])

@@ -1,8 +1,7 @@
 """Row-wise N:M, then column-wise N:M of what is left: the baseline that ignores the coupling.
 
 Every row keeps its n largest; then every column keeps the n largest of those. No line keeps more than n, many keep
-fewer, so the mask is usually underfilled. Ties go to the lower index. Cost: a sort of each row and column. Source:
-[Zhang2023].
+fewer, so the mask is usually underfilled. Ties go to the lower index. Cost: a sort of each row and column.
 """
 
 from __future__ import annotations

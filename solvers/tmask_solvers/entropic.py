@@ -55,7 +55,7 @@ class Entropic(Solver):
             raise InvalidProblemError(f"device {self.device!r} is no torch device: {error}") from error
 
     def _solve(self, scores: Scores, n: int) -> Answer:
-        s = torch.from_numpy(scores).to(self.device)  # (B, m, m)
+        s = torch.tensor(scores, device=self.device)  # (B, m, m)
         s = s / s.amax((1, 2), keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
         kept = round_greedily(transport(self.tau * s, n, self.iterations), n)
         repair(s, kept, n)

@@ -1,0 +1,74 @@
+"""The code in the pages is run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+import tmask
+from tmask import registry
+from tmask.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_readme_runs():
+    for code in python_blocks("README.md"):
+        names = {}
+        exec(code, names)
+    assert names["solution"].optimality_gap == 0
+
+
+def test_the_example_solver_works(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    (code,) = python_blocks("docs/adding-a-solver.md")
+    names = {"__name__": "example"}
+    exec(code, names)
+    tmask.register_solver(names["Circulant"])
+    weight = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+    solution = tmask.solve(weight, "4:8", "circulant", step=3)
+    tmask.check_mask(solution.mask, "4:8")
+    assert 0 < solution.optimality_gap < 0.5
+
+
+def test_mask_files_are_as_described(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weight = np.random.default_rng(0).standard_normal((9, 7)).astype(np.float32)
+    save_file({"layer": weight}, "model.safetensors")
+    command = ["solve", "model.safetensors", "-p", "2:4", "-o", "masks.safetensors"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (code,) = python_blocks("docs/mask-files.md")
+    names = {}
+    exec(code, names)
+    np.testing.assert_array_equal(names["mask"], tmask.solve(weight, "2:4").mask)
+    page = (ROOT / "docs/mask-files.md").read_text()
+    for field in names["layer"]:
+        assert f"`{field}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_resolve(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_source_that_is_cited_is_listed():
+    listed = set(re.findall(r"^- \[(\w+\d{4})\]", (ROOT / "docs/references.md").read_text(), re.MULTILINE))
+    sources = [*(ROOT / "tmask").rglob("*.py"), *(ROOT / "solvers").rglob("*.py"), *PAGES]
+    cited = {key for path in sources for key in re.findall(r"\[([A-Z][a-z]+\d{4})[,\]]", path.read_text())}
+    assert cited
+    assert cited <= listed
+
+
+def test_every_solver_is_in_the_page_on_choosing():
+    page = (ROOT / "docs/choosing-a-solver.md").read_text()
+    for name in registry.BUILTIN:
+        assert f"`{name}`" in page
