@@ -63,7 +63,7 @@ def main(
     patterns: Annotated[str, typer.Option(help="N:M, separated by commas; all if empty.")] = "",
     solvers: Annotated[str, typer.Option(help="Names, separated by commas; all that are installed if empty.")] = "",
     repeats: Annotated[int, typer.Option(help="Runs of each solver.")] = 3,
-    seconds_per_solver: Annotated[float, typer.Option(help="About, for all repeats of a solver on a case.")] = 0.6,
+    seconds_per_solver: Annotated[float, typer.Option(help="About, for all repeats of a solver on a case.")] = 0.3,
     resume: Annotated[bool, typer.Option(help="Keep the cases and patterns that the CSV holds already.")] = False,
 ) -> None:
     """Run the benchmark."""

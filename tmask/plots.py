@@ -181,7 +181,7 @@ def _arrange(case: str, points: list[Summary], runs: list[Run], made: dict[str, 
     ]
     notes = [f"{made['date']}, {made['cpu']}, tmask {made['tmask']}"]
     notes += [f"blocks seen: {seen[0]} to {seen[-1]}, slow solvers see fewer"] if len(seen) > 1 else []
-    notes += [f"gap above 0, drawn too high: {'; '.join(tiny)}"] if tiny else []
+    notes += [f"gap above 0 but below the axis, drawn at its lower end: {'; '.join(tiny)}"] if tiny else []
     notes += [f"failed: {'; '.join(failed)}"] if failed else []
     notes += [_UNDERFILLED] if any(point.feasible_share < 1 for point in points) else []
     return _Data(
@@ -221,7 +221,7 @@ def _gap(data: _Data) -> Figure:
 
 
 def _time(data: _Data) -> Figure:
-    figure, (axes,) = _figure(data, "Time a block: median of the repeats, fastest to slowest", 1, 1)
+    figure, (axes,) = _figure(data, "Time a block: median, fastest and slowest repeat", 1, 1)
     axes.set_yscale("log")
     for series, pattern, x in _columns(data):
         _plot_times(axes, series, pattern, x, None)
@@ -263,7 +263,7 @@ def _figure(data: _Data, title: str, rows: int, columns: int) -> tuple[Figure, l
     size = (10.5, 5.6) if rows == columns == 1 else (3.4 * max(columns, 2) + 2.4, 3.7 * rows + 1.3)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    figure.suptitle(f"{title} (case {data.case!r})", fontsize=13)
+    figure.suptitle(f"{title} (case {data.case!r})", fontsize=13, x=0.01, ha="left")  # the legend is on the right
     handles = [Line2D([], [], label=series.label, **series.style()) for series in data.series]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first")
     figure.supxlabel(data.footer, fontsize=7.5, color="#666666", x=0.01, ha="left")
@@ -286,17 +286,10 @@ def _plot_times(axes: Axes, series: _Series, pattern: tuple[int, int], x: float 
     point = series.points[pattern]
     time = point.microseconds
     bars = [[time - point.fastest], [point.slowest - time]]
-    axes.errorbar(
-        [time if x is None else x],
-        [time if y is None else y],
-        xerr=bars if x is None else None,
-        yerr=bars if y is None else None,
-        ecolor=_INK,
-        elinewidth=1,
-        capsize=3,
-        capthick=1,
-        **series.style(point),
-    )
+    xbars, ybars = (bars if x is None else None), (bars if y is None else None)
+    x, y = (time if x is None else x), (time if y is None else y)
+    axes.errorbar([x], [y], xerr=xbars, yerr=ybars, fmt="none", ecolor=_INK, elinewidth=1, capsize=3, zorder=2)
+    axes.plot(x, y, **series.style(point))
 
 
 def _decades(data: _Data) -> tuple[int, int]:

@@ -21,18 +21,21 @@ _RADIX_FROM = 64
 
 
 @kernel
-def order_entries(scores: Array, key: Array, spare: Array, histogram: Array, order: Array) -> None:
-    """order (m * m,) int32: indices i * m + j of one block (m, m), light to heavy.
+def sort_scratch(size: int) -> tuple[Array, Array, Array, Array]:
+    """Room for `order_entries` on blocks of `size` entries."""
+    key, spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    return key, spare, np.empty((4, 256), np.int64), np.empty(size, np.int32)
 
-    Args:
-        scores: (m, m) float32 or float64.
-        key, spare: (m * m,) uint64 scratch. histogram: (4, 256) int64 scratch.
-    """
+
+@kernel
+def order_entries(scores: Array, scratch: tuple[Array, Array, Array, Array]) -> Array:
+    """Indices i * m + j of one block (m, m) of float32 or float64, light to heavy; int32, in the scratch."""
+    key, spare, histogram, order = scratch
     flat = scores.ravel()
     size = flat.size
     if scores.itemsize == 8:
         order[:] = np.argsort(flat, kind="mergesort")  # no room for an index beside 64 bits
-        return
+        return order
     bits = flat.view(np.uint32)
     for k in range(size):
         key[k] = (np.uint64(bits[k]) << np.uint64(32)) | np.uint64(k)
@@ -42,6 +45,7 @@ def order_entries(scores: Array, key: Array, spare: Array, histogram: Array, ord
         _radix_sort(key, spare, histogram)
     for k in range(size):
         order[k] = np.int32(key[k] & np.uint64(0xFFFF))
+    return order
 
 
 @kernel

@@ -18,7 +18,7 @@ from tmask.arrays import Scores
 from tmask.solver import Answer, Masks, Solver
 from tmask_solvers._greedy import fill_short_lines, keep_heavy
 from tmask_solvers._numba import kernel
-from tmask_solvers._sort import order_entries
+from tmask_solvers._sort import order_entries, sort_scratch
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ class GreedyKeep(Solver):
 @kernel
 def _solve_blocks(scores: Scores, n: int, repair: bool, masks: Masks) -> None:
     num_blocks, m = scores.shape[:2]
-    key, spare = np.empty(m * m, np.uint64), np.empty(m * m, np.uint64)
-    histogram, order = np.empty((4, 256), np.int64), np.empty(m * m, np.int32)
+    scratch = sort_scratch(m * m)
     rows, cols = np.empty(m, np.int64), np.empty(m, np.int64)
     for b in range(num_blocks):
-        order_entries(scores[b], key, spare, histogram, order)
+        order = order_entries(scores[b], scratch)
         missing = keep_heavy(order, n, rows, cols, masks[b])
         if repair and missing:
             fill_short_lines(scores[b], rows, cols, masks[b])

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tmask.arrays import Scores
 from tmask.solver import Answer, Masks, Solver
 from tmask_solvers._numba import kernel
-from tmask_solvers._sort import order_entries
+from tmask_solvers._sort import order_entries, sort_scratch
 
 Array = npt.NDArray[Any]
 
@@ -59,9 +59,8 @@ def _prune_light(order: Array, lacking: int, rows: Array, cols: Array, kept: Mas
 @kernel
 def _solve_blocks(scores: Scores, n: int, masks: Masks) -> None:
     num_blocks, m = scores.shape[:2]
-    key, spare = np.empty(m * m, np.uint64), np.empty(m * m, np.uint64)
-    histogram, order = np.empty((4, 256), np.int64), np.empty(m * m, np.int32)
+    scratch = sort_scratch(m * m)
     rows, cols = np.empty(m, np.int64), np.empty(m, np.int64)
     for b in range(num_blocks):
-        order_entries(scores[b], key, spare, histogram, order)
+        order = order_entries(scores[b], scratch)
         _prune_light(order, m - n, rows, cols, masks[b])

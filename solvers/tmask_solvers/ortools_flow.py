@@ -1,8 +1,7 @@
 """Min-cost flow of OR-Tools (cost scaling push-relabel), one or several blocks a graph.
 
-The same transportation problem as in `networkx_simplex`. Blocks do not share nodes, so one graph can hold many: that
-spreads the cost of a call over them, but the solver's scaling phases then go over all of them together. Few large
-blocks a graph are faster from m = 16 on, many small ones below; the default was measured
+The same transportation problem as in `networkx_simplex`. Blocks do not share nodes, so one graph can hold many, which
+spreads the cost of a call over them: four times faster at m = 4, a fifth at m = 32, and level from about 100 blocks on
 (bench/results/ortools_flow_batch.csv).
 
 Cost: O(m^3 log(m C)) a block for costs up to C, in practice near linear in m^2. Source: [Goldberg1997];
@@ -35,10 +34,10 @@ class OrtoolsFlow(Solver):
     """Exact, up to the rounding that `_integer` states.
 
     Args:
-        blocks_per_graph: blocks solved in one graph, or None for the measured best.
+        blocks_per_graph: blocks solved in one graph; fewer where the integers would overflow.
     """
 
-    blocks_per_graph: int | None = None
+    blocks_per_graph: int = 128
 
     name: ClassVar[str] = "ortools-flow"
     exact: ClassVar[bool] = True
@@ -46,13 +45,12 @@ class OrtoolsFlow(Solver):
     chunk: ClassVar[int] = 1 << 12
 
     def __post_init__(self) -> None:
-        if self.blocks_per_graph is not None and self.blocks_per_graph < 1:
-            raise InvalidProblemError(f"blocks_per_graph must be at least 1 or None, got {self.blocks_per_graph}")
+        if self.blocks_per_graph < 1:
+            raise InvalidProblemError(f"blocks_per_graph must be at least 1, got {self.blocks_per_graph}")
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         num_blocks, side = scores.shape[:2]
-        batch = self.blocks_per_graph or (128 if side <= 6 else 32 if side < 12 else 1)
-        batch = min(batch, num_blocks, 2 ** (_INT64_BITS - BITS) // (2 * side))
+        batch = min(self.blocks_per_graph, num_blocks, 2 ** (_INT64_BITS - BITS) // (2 * side))
         costs = -integer_scores(scores)
         masks = np.empty(scores.shape, np.bool_)
         for start in range(0, num_blocks, batch):

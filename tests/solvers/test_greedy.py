@@ -8,7 +8,7 @@ import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tmask.certificate import objectives
 from tmask.duals import is_regular
-from tmask_solvers._sort import order_entries
+from tmask_solvers._sort import order_entries, sort_scratch
 
 
 def masks(name, scores, n, **settings):
@@ -98,7 +98,5 @@ def test_local_search_leaves_no_swap_that_gains(problem):
 @pytest.mark.parametrize("side", [3, 8, 17])
 def test_entries_are_sorted_with_ties_in_order(kind, dtype, side):
     block = make_blocks(kind, 1, side)[0].astype(dtype)
-    order = np.empty(side * side, np.int32)
-    scratch = np.empty((2, side * side), np.uint64)
-    order_entries(block, scratch[0], scratch[1], np.empty((4, 256), np.int64), order)
+    order = order_entries(block, sort_scratch(side * side))
     np.testing.assert_array_equal(order, np.argsort(block.ravel(), kind="stable"))
