@@ -14,9 +14,11 @@ import numpy.typing as npt
 from tmask.arrays import Scores
 from tmask.duals import (
     Flags,
+    check_prices,
     dual_value,
     is_regular,
     midpoint_prices,
+    objectives,
     proves_optimal,
     residual_prices,
 )
@@ -59,11 +61,6 @@ class Judgement:
     bound: Values
     proven: Flags
     regular: Flags
-
-
-def objectives(scores: Scores, masks: Masks) -> Values:
-    """(B,) float64: the sum of kept scores of each block."""
-    return np.asarray(np.where(masks, scores, 0).sum((1, 2), dtype=np.float64))
 
 
 def tally(scores: Scores, masks: Masks, n: int) -> Judgement:
@@ -133,9 +130,12 @@ def _judge(
     part: slice,
     result: Judgement,
 ) -> None:
-    objective = objectives(scores, masks)
     regular = is_regular(masks, n)
-    proven = np.zeros(len(scores), np.bool_) if own is None else regular & proves_optimal(scores, masks, own)
+    if own is None:
+        objective, proven = objectives(scores, masks), np.zeros(len(scores), np.bool_)
+    else:
+        objective, proven = check_prices(scores, masks, own)
+        proven &= regular
     bound = objective.copy()
     rest = np.flatnonzero(~proven)
     if len(rest):
@@ -172,7 +172,7 @@ def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[
         if answer.prices is None:
             raise TypeError("the reference solver must give prices")
         masks, v = answer.masks, answer.prices
-        tight = is_regular(masks, n) & proves_optimal(scores, masks, v)
+        tight = is_regular(masks, n) & check_prices(scores, masks, v)[1]
         # The best row prices for given column prices: each row's n-th largest.
         u = np.where(masks, scores - v[:, None, :], np.inf).min(2)
     value = np.where(tight, objectives(scores, masks), dual_value(scores, n, u, v))

@@ -32,6 +32,7 @@ class Entry:
 
 
 BUILTIN: dict[str, Entry] = {
+    "midpoint": Entry("midpoint:Midpoint", ("numba",), "numba"),
     "augmenting-paths": Entry("augmenting_paths:AugmentingPaths", ("numba",), "numba"),
     "patterns": Entry("patterns:Patterns"),
     "ortools-flow": Entry("ortools_flow:OrtoolsFlow", ("ortools",), "ortools"),
@@ -49,7 +50,7 @@ BUILTIN: dict[str, Entry] = {
 }
 
 # What "auto" takes: the first of these that is installed and takes the block side. All are exact.
-AUTO = ("augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
+AUTO = ("midpoint", "augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
 
 # What certificates take for bounds where it is installed.
 REFERENCE = "augmenting-paths"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask.arrays import Scores
+from tmask.compiled import judging
 from tmask.errors import InvalidProblemError, SolverFailedError
 
 Masks = npt.NDArray[np.bool_]
@@ -42,6 +43,15 @@ class BlockSolution:
     prices: Prices | None
     limit_reached: bool
     seconds: float
+
+
+def count_lines(masks: Masks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(B, m) entries kept in each row, and in each column, of masks (B, m, m)."""
+    if (kernels := judging()) is None:
+        return masks.sum(2, dtype=np.int64), masks.sum(1, dtype=np.int64)
+    rows, cols = np.empty(masks.shape[:2], np.int64), np.empty(masks.shape[:2], np.int64)
+    kernels.count_lines(masks, rows, cols)
+    return rows, cols
 
 
 class Solver(ABC):
@@ -112,8 +122,7 @@ class Solver(ABC):
         masks = answer.masks
         if masks.shape != shape or masks.dtype != np.bool_:
             raise SolverFailedError(f"solver {self.name!r} returned {masks.dtype} {masks.shape}, expected bool {shape}")
-        for axis, line in ((2, "row"), (1, "column")):
-            counts = masks.sum(axis, dtype=np.int64)
+        for counts, line in zip(count_lines(masks), ("row", "column"), strict=True):
             bad = counts != n if self.exact and not answer.limit_reached else counts > n
             if bad.any():
                 block, index = (int(i) for i in np.argwhere(bad)[0])

@@ -1,0 +1,130 @@
+"""The midpoint iteration: its networks, its exactness argument, its fallback, and that threads change nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tmask
+from tests.strategies import KINDS, blocks, make_blocks
+from tmask.certificate import judge
+from tmask.duals import is_regular, objectives, proves_optimal
+from tmask.solver import count_lines
+from tmask_solvers import _judging
+from tmask_solvers._midpoint import scratch, solve_blocks
+from tmask_solvers._selection import order_pair
+
+# Few patterns, since each is compiled once.
+PATTERNS = [(2, 4), (3, 5), (4, 8), (8, 16)]
+
+
+@given(st.integers(2, 32), st.data())
+def test_networks_find_the_two_order_statistics(m, data):
+    n = data.draw(st.integers(1, m - 1))
+    operations, a, b = order_pair(m, n)
+    values = data.draw(st.lists(st.integers(0, 5), min_size=m, max_size=m))
+    wires = dict(enumerate(values))
+    for kind, out, p, q in operations:
+        wires[out] = (min if kind == "min" else max)(wires[p], wires[q])
+    descending = sorted(values, reverse=True)
+    assert (wires[a], wires[b]) == (descending[n - 1], descending[n])
+
+
+def test_networks_are_short():
+    assert [len(order_pair(m, m // 2)[0]) for m in (8, 16, 32)] == [28, 92, 284]
+
+
+@pytest.mark.parametrize(("n", "m"), PATTERNS)
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wide range", "one huge"}))
+def test_prices_prove_every_block(kind, n, m):
+    """Subnormals would fail if they were flushed to zero, scores an ulp apart if the comparison were not strict."""
+    scores = make_blocks(kind, 100, m, seed=n)
+    answer = tmask.get_solver("midpoint").solve(scores, n)
+    assert is_regular(answer.masks, n).all()
+    assert proves_optimal(scores, answer.masks, answer.prices).all()
+
+
+@pytest.mark.parametrize(("n", "m"), PATTERNS)
+@pytest.mark.parametrize("kind", ["wide range", "one huge"])
+def test_wide_blocks_are_optimal_within_the_grid(kind, n, m):
+    scores = make_blocks(kind, 100, m, seed=n)
+    answer = tmask.get_solver("midpoint").solve(scores, n)
+    judged = judge(scores, answer.masks, n, prices=answer.prices)
+    largest = 2.0 ** np.frexp(scores.max((1, 2)).astype(float))[1]
+    assert (judged.bound - judged.objective <= 2 * n * m * 2.0**-46 * largest).all()
+
+
+@pytest.mark.parametrize(("n", "m"), PATTERNS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_it_agrees_with_min_cost_flow(kind, n, m):
+    scores = make_blocks(kind, 60, m, seed=100 + n)
+    flow = objectives(scores, tmask.get_solver("ortools-flow").solve(scores, n).masks)
+    mine = objectives(scores, tmask.get_solver("midpoint").solve(scores, n).masks)
+    np.testing.assert_allclose(mine, flow, rtol=2.0**-40)
+
+
+@pytest.mark.parametrize(("n", "m"), PATTERNS)
+def test_ordinary_blocks_hardly_need_the_fallback(n, m):
+    scores = make_blocks("normal", 2000, m)
+    masks, prices = np.empty(scores.shape, bool), np.empty(scores.shape[:2])
+    room = scratch(m, np.float32)
+    fallbacks = solve_blocks(scores, (0,) * n, (0,) * m, 16, *room, masks, prices)
+    assert fallbacks < 0.02 * len(scores)
+    constant = np.ones_like(scores)
+    assert solve_blocks(constant, (0,) * n, (0,) * m, 16, *room, masks, prices) == len(scores)
+
+
+def test_scores_too_large_for_prices_take_the_fallback():
+    scores = make_blocks("normal", 40, 8) * np.float32(2.0**120)
+    answer = tmask.get_solver("midpoint").solve(scores, 4)
+    assert proves_optimal(scores, answer.masks, answer.prices).all()
+    same = tmask.get_solver("midpoint").solve(make_blocks("normal", 40, 8), 4)
+    np.testing.assert_array_equal(answer.masks, same.masks)
+
+
+def test_float64_scores_are_told_apart_below_float32():
+    scores = make_blocks("normal", 50, 8).astype(np.float64) * 2.0**-30 + 1
+    answer = tmask.get_solver("midpoint").solve(scores, 4)
+    expected = tmask.get_solver("midpoint").solve(make_blocks("normal", 50, 8).astype(np.float64), 4)
+    np.testing.assert_allclose(objectives(scores, answer.masks), objectives(scores, expected.masks), rtol=1e-15)
+
+
+@pytest.mark.parametrize("threads", [2, 5, 1000])
+@pytest.mark.parametrize("kind", ["normal", "ties"])
+def test_threads_change_nothing(kind, threads):
+    scores = make_blocks(kind, 200, 8)
+    one = tmask.get_solver("midpoint").solve(scores, 4)
+    many = tmask.get_solver("midpoint", threads=threads).solve(scores, 4)
+    np.testing.assert_array_equal(one.masks, many.masks)
+
+
+def test_the_order_of_blocks_changes_nothing():
+    """Lanes are refilled as they end, so a block meets other neighbours in another order."""
+    scores = make_blocks("normal", 300, 8)
+    order = np.random.default_rng(0).permutation(len(scores))
+    straight = tmask.get_solver("midpoint").solve(scores, 4)
+    mixed = tmask.get_solver("midpoint").solve(scores[order], 4)
+    np.testing.assert_array_equal(straight.masks[order], mixed.masks)
+    np.testing.assert_array_equal(straight.prices[order], mixed.prices)
+
+
+def test_threads_must_be_positive():
+    with pytest.raises(tmask.InvalidProblemError, match="threads must be at least 1"):
+        tmask.get_solver("midpoint", threads=0)
+
+
+@given(blocks(sides=(2, 3, 4, 5, 8)), st.integers(0, 2**32 - 1), st.booleans())
+@settings(deadline=None)
+def test_compiled_checks_agree_with_numpy(problem, seed, optimal):
+    scores, n = problem
+    rng = np.random.default_rng(seed)
+    solver = tmask.get_solver("augmenting-paths" if optimal else "random-best", **({} if optimal else {"samples": 2}))
+    answer = solver.solve(scores, n)
+    v = answer.prices if optimal else rng.choice([0, 1, 1 + 2.0**-52, 2.0**-60], scores.shape[:2]) * scores.max()
+    objective, proven = np.empty(len(scores)), np.empty(len(scores), bool)
+    _judging.check_prices(scores, answer.masks, v, objective, proven)
+    np.testing.assert_array_equal(proven, proves_optimal(scores, answer.masks, v))
+    np.testing.assert_allclose(objective, objectives(scores, answer.masks), rtol=1e-14)
+    rows, cols = count_lines(answer.masks)
+    np.testing.assert_array_equal(rows, answer.masks.sum(2))
+    np.testing.assert_array_equal(cols, answer.masks.sum(1))

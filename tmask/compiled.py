@@ -1,0 +1,18 @@
+"""The compiled checks, where numba has been loaded anyway; numpy's serve elsewhere.
+
+They are not worth loading numba for, which takes longer than most checks; a solver that needs it has loaded it by then.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+
+def judging() -> ModuleType | None:
+    """`tmask_solvers._judging`, or None where numba is not loaded."""
+    if "numba" not in sys.modules:
+        return None
+    import tmask_solvers._judging as kernels
+
+    return kernels
