@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tmask.arrays import to_scores
 from tmask.blocks import Tiling
 from tmask.builtin import builtin_weights
+from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 from tmask.pattern import Pattern
@@ -69,6 +70,8 @@ def weight_case(path: Path, name: str | None = None) -> Case:
             tiling = Tiling(layer.shape, pattern, layer.groups)
             scores = to_scores(file.read(layer.name).values())
             parts += [b for r, b in zip(tiling.regions(), tiling.split(scores), strict=True) if r.full]
+        if not parts:
+            raise InvalidProblemError(f"{path} has no full {pattern.m} x {pattern.m} block")
         blocks = np.concatenate(parts).astype(np.float32)
         return blocks[rng.permutation(len(blocks))[: shape[0]]]
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.run import RESULTS, read_rows
+from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
 from tmask.plots import draw_plots
 
@@ -48,11 +49,13 @@ def table(rows: Rows, case: str) -> str:
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.run.")] = RESULTS / "solvers.csv") -> None:
     """Write CSV.md and the plots beside the CSV."""
     rows = read_rows(csv)
+    if not rows:
+        raise FileFormatError(f"{csv} has no rows; run `python -m bench.run` first")
     cases = list(dict.fromkeys(row["case"] for row in rows))
     first = rows[0]
     text = (
         f"# {csv.stem}\n\nMicroseconds a block (median of the repeats) / mean proven gap in per cent. Drawn from "
-        f"`{csv.name}`: commit {first['commit']}, {first['cpu']}, one thread, {first['date'][:10]}.\n"
+        f"`{csv.name}`: commit {first['commit']}, {first['cpu']}, threads: {first['threads']}, {first['date'][:10]}.\n"
     )
     for case in cases:
         text += f"\n## {case}\n\n{table(rows, case)}\n"

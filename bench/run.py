@@ -9,6 +9,7 @@ blocks. Rows are written after each case and pattern, whole files at a time, so 
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bench.cases import CASES, PATTERNS, Case, weight_case
 from tmask.comparison import compare
 from tmask.environment import environment
-from tmask.files.atomic import atomic_path
+from tmask.errors import InvalidProblemError
+from tmask.files.atomic import atomic_path, check_output
 from tmask.pattern import Pattern
 from tmask.registry import available_solvers, solver_class
 
@@ -67,14 +69,20 @@ def main(
     resume: Annotated[bool, typer.Option(help="Keep the cases and patterns that the CSV holds already.")] = False,
 ) -> None:
     """Run the benchmark."""
-    wanted = [case for case in CASES if not cases or case.name in cases.split(",")]
+    known = [case.name for case in CASES]
+    names_of_cases = cases.split(",") if cases else known
+    if unknown := [name for name in names_of_cases if name not in known]:
+        raise InvalidProblemError(f"no case {unknown[0]!r}; there are: {', '.join(known)}")
+    wanted = [case for case in CASES if case.name in names_of_cases]
     if weights is not None:
         wanted.append(weight_case(weights))
     chosen = [Pattern.parse(text) for text in patterns.split(",")] if patterns else list(PATTERNS)
     names = solvers.split(",") if solvers else available_solvers()
+    check_output(out, overwrite=True)
     rows = read_rows(out) if resume else []
     done = {(row["case"], int(row["n"]), int(row["m"])) for row in rows}
-    machine = {"commit": commit(), "threads": 1} | environment()
+    # bench/__init__.py asks for one thread, which the user's own setting overrides.
+    machine = {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"]} | environment()
     todo: list[tuple[Case, Pattern]] = [(c, p) for c in wanted for p in chosen if (c.name, p.n, p.m) not in done]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

@@ -3,7 +3,8 @@
     python -m bench.train_digits [FILE]
 
 Two convolutions (3 x 3) and two linear layers, without batch norm, so that every weight is a plain one. Seeded, one
-thread; the file is the same on every run with the same torch build. The test accuracy goes into the file's metadata.
+thread: the same torch build on the same kind of machine gives the same weights. The test accuracy goes into the
+metadata of the file.
 """
 
 from __future__ import annotations

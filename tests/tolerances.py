@@ -1,7 +1,7 @@
 """How close exact solvers must come to the optimum, relative to it; one table for every test.
 
 Solvers that work on a grid (integer costs, augmenting paths) are exact for float32 scores within 2^22 of a block's
-largest; beyond that the grid may cost n * m * 2^-46 of the largest. The MILP solvers stop at their own tolerances.
+largest; beyond that the grid may cost n * m * 2^-45 of the largest. The MILP solvers stop at their own tolerances.
 """
 
 GRID = 2.0**-35

@@ -20,7 +20,7 @@ class UnknownSolverError(TmaskError, LookupError):
 
 
 class SolverUnavailableError(TmaskError, ImportError):
-    """A solver's library is not installed; the text gives the pip line."""
+    """A library that a solver (or the plots) needs is not installed; the text gives the pip line."""
 
 
 class SolverFailedError(TmaskError, RuntimeError):

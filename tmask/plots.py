@@ -238,7 +238,7 @@ def _gap_time(data: _Data) -> Figure:
     for k, (axes, pattern) in enumerate(zip(panels, data.patterns, strict=False)):
         axes.set_xscale("log")
         axes.set_xlim(low / 2, high * 2)
-        proven = [s for s in data.series if pattern in s.points and s.points[pattern].gap_mean <= 0]
+        proven = [s for s in data.series if pattern in s.points and _proven(s.points[pattern])]
         for series in data.series:
             if pattern in series.points:
                 # Where they took the same time they would overlap: spread over the band, whose height says nothing.
@@ -308,9 +308,14 @@ def _band(data: _Data) -> float:
 def _height(data: _Data, point: Summary, share: float = 0.5) -> float:
     """A gap in percent, no lower than just above the band; for a gap of 0, this share of the way down the band."""
     low, high = _decades(data)
-    if point.gap_mean > 0:
+    if not _proven(point):
         return float(max(100 * point.gap_mean, 10 ** (low + 0.04 * (high - low))))
     return float(10 ** (low - share * _band(data)))
+
+
+def _proven(point: Summary) -> bool:
+    """Whether its masks are the optimum; underfilled ones can have a gap of 0 or less without being that."""
+    return point.gap_mean <= 0 and point.optimal_share == 1
 
 
 def _gap_axis(axes: Axes, data: _Data) -> None:

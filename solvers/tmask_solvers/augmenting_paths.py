@@ -26,7 +26,7 @@ from tmask_solvers._numba import kernel
 
 @dataclass(frozen=True)
 class AugmentingPaths(Solver):
-    """Exact; up to n * m * 2^-46 of the largest score in blocks that span more than 2^22 (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22 (`_augment`).
 
     Args:
         threads: bands of blocks solved at once; the masks do not depend on it.

@@ -28,7 +28,7 @@ from tmask_solvers._midpoint import scratch, solve_blocks
 
 @dataclass(frozen=True)
 class Midpoint(Solver):
-    """Exact; up to n * m * 2^-46 of the largest score in fallback blocks that span more than 2^22 (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks that span more than 2^22 (`_augment`).
 
     Args:
         threads: bands of blocks solved at once; the masks do not depend on it.

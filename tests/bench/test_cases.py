@@ -6,10 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bench.cases import CASES, PATTERNS, bfloat16, weight_case
+from bench.report import main as report
 from bench.report import table
+from bench.run import main as run_all
 from tmask.builtin import builtin_weights
+from tmask.errors import FileFormatError, InvalidProblemError, OutputError
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -53,3 +57,26 @@ def test_a_small_run_and_its_report(tmp_path):
     assert len(out.read_text().splitlines()) == 5
     subprocess.run([sys.executable, "-m", "bench.report", str(out)], check=True, capture_output=True)
     assert (tmp_path / "gap_time.png").is_file()
+
+
+def test_a_case_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InvalidProblemError, match=r"no case 'nromal'; there are: normal, "):
+        run_all(out=tmp_path / "solvers.csv", cases="normal,nromal")
+
+
+def test_weights_too_small_for_a_pattern_are_refused(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_file({"w": np.ones((8, 8), np.float32)}, path)
+    with pytest.raises(InvalidProblemError, match=r"small\.safetensors has no full 32 x 32 block"):
+        weight_case(path).blocks(PATTERNS[-1], 4)
+
+
+def test_no_rows_no_report(tmp_path):
+    with pytest.raises(FileFormatError, match=r"none\.csv has no rows"):
+        report(tmp_path / "none.csv")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.run.compare", lambda *_, **__: pytest.fail("measured first"))
+    with pytest.raises(OutputError, match="no-such-folder"):
+        run_all(out=tmp_path / "no-such-folder" / "solvers.csv", cases="normal", patterns="2:4", solvers="patterns")
