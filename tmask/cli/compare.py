@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.arrays import Scores, to_scores
 from tmask.blocks import Tiling
 from tmask.builtin import builtin_weights
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, parse_groups
-from tmask.cli.report import note, percent, reports_errors, show_json, show_table, stderr, write_csv
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
+from tmask.cli.report import (
+    Code,
+    amount,
+    complain,
+    note,
+    number,
+    percent,
+    progress_bar,
+    reports_errors,
+    show_json,
+    show_table,
+    write_csv,
+)
 from tmask.comparison import Run, Summary, summarise
 from tmask.comparison import compare as run_comparison
 from tmask.environment import environment
 from tmask.errors import InvalidProblemError
-from tmask.files.atomic import check_output
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 from tmask.pattern import Pattern
@@ -27,6 +40,7 @@ from tmask.registry import available_solvers, solver_class, solver_infos
 
 # Without --solvers: one of each kind that ends in seconds.
 _DEFAULT = (
+    "midpoint",
     "augmenting-paths",
     "ortools-flow",
     "networkx-simplex",
@@ -55,19 +69,13 @@ def compare(
 ) -> None:
     """Compare solvers on the blocks of a weight file: time, kept share and proven gap.
 
-    Slow solvers see a random part of the blocks; the table says how many each one saw.
+    Slow solvers see a random part of the blocks; the table says how many each one saw. A solver that fails is a row
+    of the table too; the exit code is then 3.
     """
-    if solvers and all_solvers:
-        raise InvalidProblemError("give --solvers or --all-solvers, not both")
-    patterns = [Pattern.parse(text) for text in pattern]
-    names = [name.strip() for name in solvers.split(",") if name.strip()]
-    for name in names:
-        solver_class(name)  # a wrong name is found before the work, not after it
-    if not names:
-        names = [name for name in available_solvers() if all_solvers or name in _DEFAULT]
-    if csv is not None:
-        check_output(csv, overwrite)
+    names = _names(solvers, all_solvers)
+    usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
+    check_outputs([path], [csv], overwrite)
     weights = open_weights(path)
     selection = select_layers(weights, include, exclude, regex=regex, groups=parse_groups(groups))
     tensors = [
@@ -75,36 +83,73 @@ def compare(
     ]
     runs: list[Run] = []
     remarks: list[str] = []
-    console = stderr()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        for one in patterns:
+    text = TextColumn("{task.description}", markup=False)
+    with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
+        for one, chosen in usable.items():
             blocks, left_out = _gather(tensors, one)
-            if left_out:
-                remarks.append(f"{one}: {left_out} tiles that are cut short at an edge were left out")
             if not len(blocks):
-                raise InvalidProblemError(f"no layer of {path} holds a full {one.m} x {one.m} block")
-            usable = [name for name in names if solver_class(name).max_side >= one.m]
-            if too_small := sorted(set(names) - set(usable)):
-                remarks.append(f"{one}: {', '.join(too_small)} takes smaller blocks only")
+                raise InvalidProblemError(f"no layer of {path} holds a full {one.m} x {one.m} block, as {one} needs")
+            if left_out:
+                remarks.append(f"{one}: {left_out:,} tiles that are cut short at an edge were left out")
+            if too_small := [name for name in names if name not in chosen]:
+                remarks.append(f"{one}: left out, since they take smaller blocks only: {', '.join(too_small)}")
             task = bar.add_task(str(one))
             runs += run_comparison(
-                blocks, one, usable, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
+                blocks, one, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
                 progress=lambda text, task=task, one=one: bar.update(task, description=f"{one} {text}"),  # type: ignore[misc]
             )  # fmt: skip
             bar.remove_task(task)
+    if selection.skipped:
+        remarks.append(f"{len(selection.skipped)} tensors get no mask and were left out; `tmask solve` lists them")
+    summaries = summarise(runs)
+    missing = {} if solvers else {info.name: info.install for info in solver_infos() if info.missing}
+    machine = environment()
     if csv is not None:
-        columns_of_machine = environment()
-        write_csv(csv, [asdict(run) | columns_of_machine for run in runs])
+        write_csv(csv, [asdict(run) | machine for run in runs], overwrite)
     if json:
-        show_json({"summaries": [asdict(s) for s in summarise(runs)], "environment": environment(), "notes": remarks})
+        rows = [asdict(summary) | {"exact": solver_class(summary.solver).exact} for summary in summaries]
+        show_json({"summaries": rows, "environment": machine, "notes": remarks, "missing": missing})
     else:
-        _show(summarise(runs), path, len(selection.skipped))
+        for one in usable:
+            rows_of_one = [summary for summary in summaries if (summary.n, summary.m) == (one.n, one.m)]
+            show_table(f"{one} on {path.name}, gaps proven by duality", _rows(rows_of_one), texts=("solver", "kind"))
         for remark in remarks:
             note(remark)
-        for info in solver_infos():
-            if info.missing:
-                note(f"not installed: {info.name} ({info.install})")
+        for name, install in missing.items():
+            note(f"not installed: {name}; run: {install}")
+    failed = [summary for summary in summaries if summary.failures]
+    for summary in failed:
+        complain(
+            f"{summary.solver} on {summary.n}:{summary.m} failed in {summary.failures} of {summary.repeats} runs: "
+            f"{summary.failure}"
+        )
+    if failed:
+        raise typer.Exit(Code.SOLVER)
+
+
+def _names(text: str, all_solvers: bool) -> list[str]:
+    """The solvers that were asked for, each once; a name that cannot be used is found here, before the work."""
+    if not text:
+        return [name for name in available_solvers() if all_solvers or name in _DEFAULT]
+    if all_solvers:
+        raise InvalidProblemError("give --solvers or --all-solvers, not both")
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InvalidProblemError(f"--solvers {text!r} names none; write it as a,b,c (`tmask solvers` lists them)")
+    if "auto" in names:
+        raise InvalidProblemError("--solvers auto: it stands for the fastest exact solver of those that can be named")
+    for name in names:
+        solver_class(name)
+    return names
+
+
+def _usable(names: Sequence[str], pattern: Pattern) -> list[str]:
+    """Those that take blocks of this side."""
+    usable = [name for name in names if solver_class(name).max_side >= pattern.m]
+    if not usable:
+        sides = ", ".join(f"{name} up to {solver_class(name).max_side}" for name in names)
+        raise InvalidProblemError(f"{pattern}: none of the solvers takes blocks of side {pattern.m} ({sides})")
+    return usable
 
 
 def _gather(tensors: list[tuple[Scores, int]], pattern: Pattern) -> tuple[Scores, int]:
@@ -121,30 +166,24 @@ def _gather(tensors: list[tuple[Scores, int]], pattern: Pattern) -> tuple[Scores
     return np.concatenate(full), left_out
 
 
-def _show(summaries: list[Summary], path: Path, skipped: int) -> None:
-    for pattern in dict.fromkeys((s.n, s.m) for s in summaries):
-        rows = [
-            {
-                "solver": summary.solver,
-                "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
-                "blocks": f"{summary.blocks:,}",
-                "us/block": f"{summary.microseconds:.3g}",
-                "fastest - slowest": f"{summary.fastest:.3g} - {summary.slowest:.3g}",
-                "weights/s": f"{summary.weights_per_second:.2g}",
-                "retained": percent(summary.retained, 3),
-                "mean gap": percent(summary.gap_mean, 4),
-                "worst gap": percent(summary.gap_worst),
-                "optimal": percent(summary.optimal_share, 1),
-                "feasible": percent(summary.feasible_share, 1),
-                "failures": str(summary.failures) if summary.failures else "",
-            }
-            for summary in sorted(summaries, key=lambda s: s.microseconds)
-            if (summary.n, summary.m) == pattern
-        ]
-        title = f"{pattern[0]}:{pattern[1]} on {path.name}, gaps proven by duality"
-        show_table(title, rows, left=("solver", "kind"))
-    for summary in summaries:
-        if summary.failure:
-            note(f"{summary.solver} {summary.n}:{summary.m} failed: {summary.failure}")
-    if skipped:
-        note(f"{skipped} tensors have no matrix to mask; `tmask solve` lists them")
+def _rows(summaries: Sequence[Summary]) -> list[dict[str, str]]:
+    """In words, the fastest first, those that failed last."""
+    rows = []
+    for summary in sorted(summaries, key=lambda s: (math.isnan(s.microseconds), s.microseconds)):
+        ran = summary.failures < summary.repeats
+        row = {
+            "solver": summary.solver,
+            "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
+            "blocks": f"{summary.blocks:,}",
+            "us/block": number(summary.microseconds),
+            "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
+            "weights/s": amount(summary.weights_per_second),
+            "retained": percent(summary.retained if ran else None),
+            "mean gap": percent(summary.gap_mean, 4),
+            "worst gap": percent(summary.gap_worst),
+            "optimal": percent(summary.optimal_share if ran else None, 1),
+            "feasible": percent(summary.feasible_share if ran else None, 1),
+            "failures": str(summary.failures),
+        }
+        rows.append(row)
+    return rows

@@ -16,6 +16,6 @@ def plot(
     csv: Annotated[Path, typer.Argument(help="Rows of `tmask compare --csv` or of the benchmark.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")] = Path("plots"),
 ) -> None:
-    """Draw gap and time per solver and pattern, as PNG and SVG, from the CSV alone."""
+    """Draw gap and time per solver and pattern, as PNG and SVG, from the CSV alone; older figures are replaced."""
     for path in draw_plots(csv, output):
         typer.echo(path)

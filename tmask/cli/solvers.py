@@ -7,6 +7,7 @@ from typing import Any
 
 from tmask.cli.options import Json
 from tmask.cli.report import reports_errors, show_json, show_table
+from tmask.errors import TmaskError
 from tmask.registry import SolverInfo, solver_class, solver_infos
 
 
@@ -20,18 +21,19 @@ def solvers(json: Json = False) -> None:
     rows = [
         {
             "solver": info["name"],
-            "kind": info["kind"],
+            "kind": info["kind"] or "-",
             "here": "yes" if info["available"] else "no",
-            "blocks up to": str(info["max_side"] or ""),
+            "blocks up to": str(info["max_side"] or "-"),
             "settings and defaults": ", ".join(f"{name}={value}" for name, value in info["settings"].items()),
-            "to install": info["install"],
+            "to use it": info["problem"] or info["install"],
         }
         for info in infos
     ]
-    show_table("Solvers", rows, left=("solver", "kind", "here", "settings and defaults", "to install"))
+    show_table("Solvers", rows, texts=("solver", "kind", "here", "settings and defaults", "to use it"))
 
 
 def _describe(info: SolverInfo) -> dict[str, Any]:
+    """A solver in full; kind, side and settings are known to its file alone, which needs its library."""
     described: dict[str, Any] = {
         "name": info.name,
         "available": info.available,
@@ -40,12 +42,22 @@ def _describe(info: SolverInfo) -> dict[str, Any]:
         "settings": {},
         "missing": list(info.missing),
         "install": "" if info.available else info.install,
+        "problem": "",
     }
-    if info.available:
+    if not info.available:
+        return described
+    try:
         cls = solver_class(info.name)
-        described |= {
-            "kind": "exact" if cls.exact else "heuristic",
-            "max_side": cls.max_side,
-            "settings": {field.name: field.default for field in dataclasses.fields(cls)},  # type: ignore[arg-type]
-        }
-    return described
+    except TmaskError as error:  # another package's solver that does not load must not hide the others
+        return described | {"available": False, "problem": str(error)}
+    return described | {
+        "kind": "exact" if cls.exact else "heuristic",
+        "max_side": cls.max_side,
+        "settings": {field.name: _default(field) for field in dataclasses.fields(cls)},  # type: ignore[arg-type]
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "(required)" if field.default is dataclasses.MISSING else field.default

@@ -2,64 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tmask.errors import OutputError
 
+# Temporary files start with this; a killed process (no clean-up is possible then) leaves one behind.
+TEMPORARY = ".tmask-"
+
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
     """The path, if a file can be written there; call it before long work, not after.
 
     Raises:
-        OutputError: it exists and must not be overwritten, is a folder, or its folder is missing or not writable.
+        OutputError: it exists and must not be overwritten, is a folder or a device, or its folder is missing or
+            not writable.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file in it")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; use --overwrite (overwrite=True) to replace it")
-    folder = path.parent
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    if mode is not None:
+        if stat.S_ISDIR(mode):
+            raise OutputError(f"{path} is a folder; give the name of a file in it")
+        if not stat.S_ISREG(mode):  # renaming onto /dev/null would remove the device
+            raise OutputError(f"{path} is no regular file; give the name of a file to write")
+        if not overwrite:
+            raise OutputError(_exists(path))
+    folder = _target(path).parent
+    if not folder.exists():
+        raise OutputError(f"cannot write {path}: the folder {folder} does not exist; create it first")
     if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {path}: no permission to write in {folder}")
     return path
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` if the block ends well, and is removed if it does not.
 
     An interrupt counts as not ending well. The file's suffix is kept, since some libraries look at it.
+    A link is followed, and what it points to is replaced.
 
+    Args:
+        overwrite: replace a file that is there by then; a file that appeared during long work is kept otherwise.
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or a file is there that must stay.
     """
     path = Path(path)
+    target = _target(path)
+    temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        _sync(temporary)
+        _move(temporary, target, overwrite)
+        with contextlib.suppress(OSError):  # not every file system can; the file itself is whole either way
+            _sync(target.parent)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _move(temporary: Path, target: Path, overwrite: bool) -> None:
+    if overwrite:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)  # a file that was private stays so
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)  # unlike a rename, it fails where a file exists
+    except FileExistsError as error:
+        raise OutputError(_exists(target)) from error
+    except OSError as error:  # a file system without links: look, then rename
+        if target.exists():
+            raise OutputError(_exists(target)) from error
+        temporary.replace(target)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _target(path: Path) -> Path:
+    """What is written: the path, or where a link leads."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists already; use --overwrite (overwrite=True) to replace it"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tmask.errors import InvalidProblemError
 from tmask.files.tensors import FLOATS
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 
 # Look-up tables, which no matrix product multiplies: the usual names of embeddings.
 _EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|wte|wpe|\w*_emb|emb)([._]|$)", re.IGNORECASE)
@@ -59,6 +59,9 @@ def select_layers(
     Raises:
         InvalidProblemError: a filter that matches no tensor, a broken regular expression, nothing left to mask.
     """
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str):  # a sequence too, but of single letters
+            raise InvalidProblemError(f"{option} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
     wanted, unwanted = [_matcher(p, regex) for p in include], [_matcher(p, regex) for p in exclude]
     grouped = [(_matcher(pattern, regex), count) for pattern, count in (groups or {}).items()]
     for pattern, match in zip(
@@ -75,7 +78,7 @@ def select_layers(
             count = next((count for match, count in grouped if match(name)), 1)
             layers.append(Layer(name, shape, dtype, count))
     if not layers:
-        reasons = "; ".join(f"{item.name}: {item.reason}" for item in skipped[:10])
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in skipped[:10]) or "it holds no tensors"
         raise InvalidProblemError(f"{file.path}: no layer is left to mask ({reasons})")
     return Selection(layers, skipped)
 
@@ -115,7 +118,7 @@ def _matcher(pattern: str, regex: bool) -> Callable[[str], bool]:
 
 
 def _no_match(pattern: str, file: WeightFile) -> str:
-    close = difflib.get_close_matches(pattern, file.names, 3)
+    close = difflib.get_close_matches(pattern.strip("^*?$"), file.names, 3, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}? " if close else ""
-    shown = ", ".join(file.names[:10]) + (", ..." if len(file.names) > 10 else "")
+    shown = ", ".join(file.names[:10]) + (", ..." if len(file.names) > 10 else "") or "no tensors"
     return f"{pattern!r} matches no tensor of {file.path}; {hint}it holds {shown}"

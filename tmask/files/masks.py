@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,21 @@ import numpy.typing as npt
 
 from tmask import __version__
 from tmask.blocks import Mask
-from tmask.errors import FileFormatError
+from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.tensors import CODES, Tensor
-from tmask.files.weights import WeightFile
+from tmask.files.safetensors_files import write_safetensors
+from tmask.files.tensors import Tensor
+from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
 from tmask.pattern import Pattern
 
 FORMAT = "tmask-masks"
 FORMAT_VERSION = "1"
+_NUMBER = (int, float)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "shape": (list,), "pattern": (str,), "groups": (int,), "solver": (str,), "settings": (str,), "objective": _NUMBER,
+    "dual_bound": (*_NUMBER, type(None)), "total": _NUMBER, "status": (str,), "seconds": _NUMBER,
+    "weights_sha256": (str,), "job": (str,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +63,8 @@ class MaskRecord:
 
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
-        return {
-            "shape": list(self.mask.shape),
-            "pattern": str(self.pattern),
-            "groups": self.groups,
-            "solver": self.solver,
-            "settings": self.settings,
-            "objective": self.objective,
-            "dual_bound": self.dual_bound,
-            "total": self.total,
-            "status": self.status,
-            "seconds": self.seconds,
-            "weights_sha256": self.weights_sha256,
-            "job": self.job,
-        }
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "mask")}
+        return {"shape": list(self.mask.shape)} | known | {"pattern": str(self.pattern)}
 
 
 def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool = False) -> None:
@@ -76,18 +72,22 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
 
     Raises:
         OutputError: it cannot be written, or exists already.
+        InvalidProblemError: two masks of one name.
     """
     path = check_output(path, overwrite)
     records = list(records)
-    layers = {record.name: record.metadata() for record in records}
+    if repeated := [name for name, count in Counter(record.name for record in records).items() if count > 1]:
+        raise InvalidProblemError(f"two masks for {repeated[0]!r}; a mask file holds one for each parameter")
     tensors = {record.name: Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little")) for record in records}
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tmask_version": __version__,
-        "layers": json.dumps(layers),
+        "layers": json.dumps({record.name: record.metadata() for record in records}),
     }
-    _write(path, tensors, metadata)
+    listing = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    with atomic_path(path, overwrite) as temporary:
+        write_safetensors(temporary, listing, lambda name: tensors[name], metadata)
 
 
 def read_masks(path: str | Path) -> dict[str, MaskRecord]:
@@ -99,23 +99,34 @@ def read_masks(path: str | Path) -> dict[str, MaskRecord]:
     import safetensors
 
     path = Path(path)
-    if not path.is_file():
-        raise FileFormatError(f"{path} does not exist")
     try:
+        if not path.is_file():
+            raise FileFormatError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise FileFormatError(f"{path} is a safetensors file, but no mask file (write one with `tmask solve`)")
-            if metadata.get("format_version") != FORMAT_VERSION:
-                raise FileFormatError(
-                    f"{path} has mask format {metadata.get('format_version')}; this tmask reads {FORMAT_VERSION}"
-                )
+            names = set(file.keys())
+            _check_format(path, metadata)
             layers = json.loads(metadata["layers"])
+            if set(layers) != names:
+                raise ValueError("its masks and their descriptions do not belong together")
             return {name: _record(name, layers[name], file.get_tensor(name)) for name in layers}
     except FileFormatError:
         raise
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is no complete mask file: {error}") from error
+    except KeyError as error:
+        raise FileFormatError(f"{path} is no complete mask file: {error} is missing; solve again") from error
+    except (safetensors.SafetensorError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise FileFormatError(f"{path} cannot be read: {describe(error)}") from error
+        raise unlike(path, "mask file", error) from error
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(f"{path} is a safetensors file, but no mask file (write one with `tmask solve`)")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path} has mask format {metadata.get('format_version')}; this tmask reads {FORMAT_VERSION}"
+        )
 
 
 def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
@@ -124,12 +135,11 @@ def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
     Raises:
         FileFormatError: another shape, or other contents.
     """
-    if record.mask.shape != tensor.shape:
-        raise FileFormatError(
-            f"the mask of {record.name!r} has shape {record.mask.shape}, but the weight has {tensor.shape}"
-        )
+    _check_shape(record.name, record.mask, tensor.shape)
     if record.weights_sha256 != tensor.sha256():
-        raise FileFormatError(f"the mask of {record.name!r} was made for other weights (their hash differs)")
+        raise FileFormatError(
+            f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
+        )
 
 
 def write_masked_weights(
@@ -139,38 +149,43 @@ def write_masked_weights(
 
     Raises:
         OutputError: it cannot be written, or exists already.
-        FileFormatError: a tensor that cannot be read, or of a dtype that safetensors does not have.
+        FileFormatError: a tensor that cannot be read, or of a dtype that safetensors does not have; a mask of another
+            shape than its weight, or for a weight that the source does not have.
+    Cost: memory for one tensor.
     """
     path = check_output(path, overwrite)
-    tensors = {}
-    for name in source.names:
+    for name, mask in masks.items():
+        if name not in source.shapes:
+            raise FileFormatError(f"there is a mask for {name!r}, but {source.path} holds no such tensor")
+        _check_shape(name, mask, source.shapes[name])
+
+    def load(name: str) -> Tensor:
         tensor = source.read(name)
-        if tensor.dtype not in CODES:
-            raise FileFormatError(f"tensor {name!r} has dtype {tensor.dtype}, which safetensors cannot hold")
-        bits = np.where(masks[name], tensor.bits, 0) if name in masks else tensor.bits
-        tensors[name] = Tensor(tensor.dtype, bits.astype(tensor.bits.dtype, copy=False))
-    _write(path, tensors, {"format": "pt"})
+        if name not in masks:
+            return tensor
+        return replace(tensor, bits=np.where(masks[name], tensor.bits, tensor.bits.dtype.type(0)))
+
+    listing = {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
+    with atomic_path(path, overwrite) as temporary:
+        write_safetensors(temporary, listing, load, {"format": "pt"})
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    import safetensors
-
-    bits = {name: np.ascontiguousarray(tensor.bits) for name, tensor in tensors.items()}  # kept alive while written
-    entries = {
-        name: safetensors.TensorSpec(
-            dtype=tensors[name].dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes
-        )
-        for name, array in bits.items()
-    }
-    with atomic_path(path) as temporary:
-        safetensors.serialize_file(entries, temporary, metadata)
+def _check_shape(name: str, mask: Mask, shape: tuple[int, ...]) -> None:
+    if mask.shape != shape:
+        raise FileFormatError(f"the mask of {name!r} has shape {mask.shape}, but the weight has {shape}")
 
 
 def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> MaskRecord:
+    for key, types in _TYPES.items():
+        if not isinstance(layer[key], types) or isinstance(layer[key], bool):
+            raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
     shape = tuple(layer["shape"])
     count = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.size != -(-count // 8):
+    if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
-    mask = np.unpackbits(packed, count=count, bitorder="little").astype(np.bool_).reshape(shape)
+    bits = np.unpackbits(packed, bitorder="little")
+    if bits[count:].any():
+        raise ValueError(f"the mask of {name!r} has bits beyond its last entry")
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}
+    mask = bits[:count].astype(np.bool_).reshape(shape)
     return MaskRecord(name=name, mask=mask, pattern=Pattern.parse(layer["pattern"]), **known)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
+import re
 from pathlib import Path
 
 from tmask.errors import FileFormatError, OutputError
+from tmask.files.atomic import TEMPORARY
 from tmask.files.masks import MaskRecord, read_masks, write_masks
+
+_OWN = re.compile(rf"([0-9a-f]{{32}}|{re.escape(TEMPORARY)}[0-9a-f]+)\.safetensors")
 
 
 class PartialStore:
@@ -20,12 +23,9 @@ class PartialStore:
 
     def get(self, name: str, job: str, weights_sha256: str) -> MaskRecord | None:
         """The finished layer, if it was made by the same job from the same weights; else None."""
-        path = self._path(name)
-        if not path.is_file():
-            return None
         try:
-            record = read_masks(path).get(name)
-        except FileFormatError:  # left by something else; it is computed anew
+            record = read_masks(self._path(name)).get(name)
+        except FileFormatError:  # not there, or left by something else: it is computed anew
             return None
         if record is None or (record.job, record.weights_sha256) != (job, weights_sha256):
             return None
@@ -44,9 +44,12 @@ class PartialStore:
         write_masks(self._path(record.name), [record], overwrite=True)
 
     def discard(self) -> None:
-        """Remove the folder, when the output is written."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        """Remove the folder when the output is written; files that are not the store's stay, and keep the folder."""
+        with contextlib.suppress(OSError):  # the output is whole: a file that cannot be removed spoils nothing
+            for path in self.folder.iterdir():
+                if _OWN.fullmatch(path.name):
+                    path.unlink()
+            self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
         """Parameter names may hold anything, so files are named by hash."""

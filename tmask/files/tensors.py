@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,13 @@ import numpy.typing as npt
 from tmask.arrays import Scores
 from tmask.errors import FileFormatError
 
-# safetensors' codes of the dtypes that numpy and torch share, and bytes an item.
+# safetensors' codes of the dtypes that numpy and torch share, by numpy's or torch's name.
 CODES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
     "bfloat16": "BF16",
+    "complex64": "C64",
     "int64": "I64",
     "int32": "I32",
     "int16": "I16",
@@ -28,7 +31,10 @@ CODES = {
     "uint8": "U8",
     "bool": "BOOL",
     "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
     "float8_e5m2": "F8_E5M2",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
 }
 NAMES = {code: name for name, code in CODES.items()}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -39,7 +45,7 @@ class Tensor:
     """One tensor of a file.
 
     Args:
-        dtype: numpy's or torch's name of it.
+        dtype: numpy's or torch's name of it, a key of CODES.
         bits: (*shape) unsigned integers of the item's size, the raw contents.
     """
 
@@ -60,33 +66,72 @@ class Tensor:
         if self.dtype not in FLOATS:
             raise FileFormatError(f"a tensor of dtype {self.dtype} holds no weights; {', '.join(FLOATS)} do")
         if self.dtype == "bfloat16":
-            return np.asarray((self.bits.astype(np.uint32) << 16).view(np.float32))
+            return np.asarray((self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32))
         return np.asarray(self.bits.view(self.dtype))
 
     def sha256(self) -> str:
-        """Of dtype, shape and little-endian contents."""
+        """Of dtype, shape and little-endian contents, in C order."""
         digest = hashlib.sha256(f"{self.dtype} {list(self.shape)} ".encode())
-        digest.update(np.ascontiguousarray(self.bits).tobytes())
+        digest.update(contents(self.bits))
         return digest.hexdigest()
 
 
-def from_bytes(data: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> Tensor:
-    """From raw little-endian bytes."""
-    return Tensor(dtype, np.frombuffer(data, np.dtype(f"<u{itemsize}")).reshape(shape))
+def num_bytes(dtype: str) -> int:
+    """Of one item: the number in its safetensors code is that of bits, and truth values have none."""
+    bits = re.search(r"\d+", CODES[dtype])
+    return int(bits[0]) // 8 if bits else 1
+
+
+def contents(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order; copied only where it is not contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def from_bytes(data: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    """From raw little-endian bytes.
+
+    Raises:
+        ValueError: a dtype that CODES does not have, such as those that pack several items in a byte; too few bytes.
+    """
+    if dtype not in CODES:
+        raise ValueError(f"items of dtype {dtype} are not known, or are no whole bytes")
+    count = math.prod(shape)
+    return Tensor(dtype, np.frombuffer(data, np.dtype(f"<u{num_bytes(dtype)}"), count).reshape(shape))
 
 
 def from_numpy(array: npt.NDArray[Any]) -> Tensor:
-    """From a numpy array; complex and text are named, but have no bits that anything here reads."""
-    array = np.ascontiguousarray(array)
+    """From a numpy array of either byte order.
+
+    Raises:
+        ValueError: text, objects, records, or numbers of a size that no weight file has.
+    """
     dtype = array.dtype.name
     if dtype not in CODES:
-        return Tensor(dtype, np.zeros(array.shape, np.uint8))
-    return Tensor(dtype, array.astype(array.dtype.newbyteorder("<"), copy=False).view(f"<u{array.dtype.itemsize}"))
+        raise ValueError(f"dtype {dtype}")
+    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    return Tensor(dtype, little.view(f"<u{array.dtype.itemsize}"))
 
 
 def from_torch(tensor: Any) -> Tensor:
-    """From a dense torch tensor on the CPU."""
-    torch = __import__("torch")
-    tensor = tensor.detach().contiguous()
-    raw = tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else np.zeros(0, np.uint8)
-    return from_bytes(raw.tobytes(), str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor.itemsize)
+    """From a dense torch tensor on the CPU.
+
+    Raises:
+        ValueError: sparse, quantised, or without contents.
+    """
+    import torch
+
+    dtype = torch_dtype(tensor)
+    if dtype not in CODES:
+        raise ValueError(f"dtype {dtype}")
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().flatten()
+    raw = flat.view(torch.uint8).numpy() if tensor.numel() else np.zeros(0, np.uint8)
+    return from_bytes(raw, dtype, tuple(tensor.shape))
+
+
+def torch_dtype(tensor: Any) -> str:
+    """The dtype's name; one that CODES does not have if the tensor is more than a dense array of it."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided":
+        return f"{layout} {dtype}"
+    return dtype if tensor.device.type == "cpu" else f"{tensor.device.type} {dtype}"

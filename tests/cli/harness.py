@@ -1,0 +1,80 @@
+"""Run commands in this process; small weights; solvers for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from typer.testing import CliRunner, Result
+
+import tmask
+from tmask import Answer, Solver
+from tmask.cli import app
+
+RNG = np.random.default_rng(0)
+TENSORS = {
+    "conv.weight": RNG.standard_normal((8, 4, 3, 3)).astype(np.float32),
+    "conv.bias": RNG.standard_normal(8).astype(np.float32),
+    "embed.weight": RNG.standard_normal((8, 8)).astype(np.float32),
+    "fc1.weight": RNG.standard_normal((16, 12)).astype(np.float32),
+    "fc2.weight": RNG.standard_normal((10, 16)).astype(np.float16),
+    "steps": np.arange(4),
+}
+LAYERS = {"conv.weight", "fc1.weight", "fc2.weight"}
+
+
+def run(*args: object, code: int = 0) -> Result:
+    """The result of a command, which must end with this exit code and without a traceback."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def solve(weights: Path, *args: object, code: int = 0, name: str = "masks.safetensors") -> Result:
+    return run("solve", weights, "-p", "2:4", "-o", weights.parent / name, *args, code=code)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What is in a folder beside the weights."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """Settings of every type."""
+
+    count: int
+    limit: float | None = None
+    label: str = "a"
+    on: bool = False
+
+
+@dataclass(frozen=True)
+class Tiny(Diagonals, Solver):
+    """Keeps n diagonals whatever the scores are."""
+
+    name: ClassVar[str] = "tiny"
+    exact: ClassVar[bool] = False
+
+    def _solve(self, scores, n):
+        i = np.arange(scores.shape[1])
+        return Answer(np.broadcast_to((i - i[:, None]) % len(i) < n, scores.shape).copy())
+
+
+@dataclass(frozen=True)
+class Failing(Solver):
+    """Fails on purpose."""
+
+    name: ClassVar[str] = "failing"
+    exact: ClassVar[bool] = False
+
+    def _solve(self, scores, n):
+        raise tmask.SolverFailedError("status 7")

@@ -1,0 +1,68 @@
+"""The layers of a mask file as rows, for tables, JSON and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tmask.cli.report import Row, number, percent
+from tmask.files.layers import Skipped
+from tmask.files.masks import MaskRecord
+from tmask.solution import optimality_gap
+
+
+def describe(record: MaskRecord) -> dict[str, Any]:
+    """One layer, in numbers."""
+    known = {key: value for key, value in record.metadata().items() if key != "job"}
+    return known | {
+        "retained": _share(record.objective, record.total),
+        "optimality_gap": optimality_gap(record.objective, record.dual_bound),
+    }
+
+
+def total(records: Sequence[MaskRecord]) -> dict[str, Any]:
+    """All layers together; without a bound for each there is none for all."""
+    objective = sum(record.objective for record in records)
+    bounds = [record.dual_bound for record in records if record.dual_bound is not None]
+    dual_bound = sum(bounds) if len(bounds) == len(records) else None
+    statuses = {record.status for record in records}
+    return {
+        "objective": objective,
+        "dual_bound": dual_bound,
+        "retained": _share(objective, sum(record.total for record in records)),
+        "optimality_gap": optimality_gap(objective, dual_bound),
+        "status": statuses.pop() if len(statuses) == 1 else "mixed",
+        "seconds": sum(record.seconds for record in records),
+    }
+
+
+def solve_rows(records: Sequence[MaskRecord]) -> list[Row]:
+    """A row for each layer and one for all, in words."""
+    named: list[tuple[str, str, dict[str, Any]]] = [
+        (record.name, "x".join(map(str, record.mask.shape)), describe(record)) for record in records
+    ]
+    named.append((f"all {len(records)}", "", total(records)))
+    return [
+        {
+            "layer": name,
+            "shape": shape,
+            "objective": f"{row['objective']:.6g}",
+            "retained": percent(row["retained"]),
+            "proven gap": percent(row["optimality_gap"], 4),
+            "status": row["status"],
+            "seconds": number(row["seconds"]),
+        }
+        for name, shape, row in named
+    ]
+
+
+def skipped_rows(skipped: Sequence[Skipped]) -> list[Row]:
+    """The tensors without a mask, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for item in skipped:
+        reasons.setdefault(item.reason, []).append(item.name)
+    return [{"because": reason, "tensors": ", ".join(names)} for reason, names in reasons.items()]
+
+
+def _share(objective: float, total: float) -> float:
+    return objective / total if total else 1.0

@@ -1,0 +1,118 @@
+"""safetensors: one file, an index of shards, and a writer that holds one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tmask.errors import FileFormatError
+from tmask.files.tensors import CODES, NAMES, Tensor, contents, from_bytes, num_bytes
+from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
+
+INDEX = ".safetensors.index.json"
+
+
+def open_safetensors(path: Path) -> WeightFile:
+    """The library checks the file; the bits are read here, since its numpy side has no bfloat16.
+
+    Raises:
+        FileFormatError: truncated, damaged, or of another format.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(size))
+    except (safetensors.SafetensorError, *DAMAGE) as error:
+        raise unlike(path, "safetensors file", error) from error
+    header.pop("__metadata__", None)
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    dtypes = {name: NAMES.get(entry["dtype"], entry["dtype"].lower()) for name, entry in header.items()}
+
+    def load(name: str) -> Tensor:
+        start, end = header[name]["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(8 + size + start)
+            data = file.read(end - start)
+        if len(data) != end - start:
+            raise ValueError("the file ends too early")
+        return from_bytes(data, dtypes[name], shapes[name])
+
+    return WeightFile(path, shapes, dtypes, load)
+
+
+def open_index(path: Path) -> WeightFile:
+    """The tensors of all shards that an index lists.
+
+    Raises:
+        FileFormatError: no index, a shard that is missing, damaged, outside the folder, or without its tensors.
+    """
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        where = {name: str(shard) for name, shard in weight_map.items()}
+    except DAMAGE as error:
+        raise FileFormatError(
+            f"{path} is no safetensors index, a JSON object with 'weight_map': {describe(error)}"
+        ) from error
+    shards: dict[str, WeightFile] = {}
+    for shard in dict.fromkeys(where.values()):
+        if Path(shard).name != shard or shard == "..":
+            raise FileFormatError(f"{path}: shard {shard!r} lies outside the index's folder; nothing there is read")
+        if not (path.parent / shard).is_file():
+            raise FileFormatError(f"{path}: shard {shard!r} is missing in {path.parent}; put it there")
+        shards[shard] = open_safetensors(path.parent / shard)
+    for name, shard in where.items():
+        if name not in shards[shard].shapes:
+            raise FileFormatError(f"{path}: shard {shard!r} holds no tensor {name!r}; get shards that fit the index")
+    return WeightFile(
+        path,
+        {name: shards[shard].shapes[name] for name, shard in where.items()},
+        {name: shards[shard].dtypes[name] for name, shard in where.items()},
+        lambda name: shards[where[name]].read(name),
+    )
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    load: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write tensors one after the other, so that a model larger than the memory can be copied.
+
+    Args:
+        path: of a temporary file; nothing is undone if the writing fails.
+        tensors: dtype (a key of CODES) and shape by name.
+        load: called once for each name.
+    Raises:
+        FileFormatError: a name that the format reserves, a dtype that it does not have, or what `load` raises.
+    Source: the format's description, https://github.com/huggingface/safetensors#format
+    """
+    for name, (dtype, _) in tensors.items():
+        if name == "__metadata__":
+            raise FileFormatError("a tensor named '__metadata__' cannot be in a safetensors file; rename it")
+        if dtype not in CODES:
+            raise FileFormatError(f"tensor {name!r} has dtype {dtype}, which cannot be written to a safetensors file")
+    # wide items first: every tensor then starts at a multiple of its item's size
+    order = sorted(tensors, key=lambda name: -num_bytes(tensors[name][0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        start, end = end, end + math.prod(shape) * num_bytes(dtype)
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = load(name)
+            if (tensor.dtype, tensor.shape) != tensors[name]:
+                raise FileFormatError(f"tensor {name!r} changed while it was copied; run it again")
+            file.write(contents(tensor.bits))
