@@ -88,3 +88,8 @@ def test_torch_tensors_without_dense_data_are_refused():
     ]:
         with pytest.raises(InvalidProblemError, match=says):
             tmask.solve(weight, "2:4")
+
+
+def test_a_negative_zero_is_a_zero():
+    score = np.full((4, 4), -0.0, np.float32)
+    assert not np.signbit(to_scores(np.ones((4, 4), np.float32), score)).any()

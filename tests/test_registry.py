@@ -25,6 +25,17 @@ def test_a_missing_library_is_answered_with_the_pip_line(monkeypatch):
         tmask.get_solver("networkx-simplex")
 
 
+def test_a_broken_library_is_named(monkeypatch):
+    monkeypatch.setitem(registry.BUILTIN, "networkx-simplex", registry.Entry("no_such_file:X", (), ""))
+    with pytest.raises(tmask.SolverUnavailableError, match="its library cannot be loaded: No module named"):
+        tmask.get_solver("networkx-simplex")
+
+
+def test_auto_is_no_solver_of_its_own():
+    with pytest.raises(tmask.InvalidProblemError, match="depends on the pattern"):
+        tmask.get_solver("auto")
+
+
 def test_auto_takes_what_is_there(monkeypatch):
     assert tmask.solve(np.ones((4, 4)), "2:4").solver == registry.AUTO[0]
     for name in registry.AUTO[:-1]:

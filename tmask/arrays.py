@@ -45,6 +45,7 @@ def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores
         _check_finite(scores, "score")
         if (scores < 0).any():
             _raise_at(scores < 0, "score", "negative values", "a score is an importance, at least 0")
+        scores = np.abs(scores)  # -0.0 passes for a zero above, but its bits would not
     with np.errstate(over="ignore"):
         total = scores.sum(dtype=np.float64)
     if not np.isfinite(total):

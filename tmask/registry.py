@@ -113,8 +113,6 @@ def get_solver(name: str, **settings: Any) -> Solver:
         SolverUnavailableError: its library is not installed; gives the pip line.
         InvalidProblemError: a setting that it does not have, or a value that it refuses.
     """
-    if name == "auto":
-        raise InvalidProblemError("'auto' depends on the pattern; use auto_solver(side) or tmask.solve")
     cls = solver_class(name)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for setting in settings:
@@ -145,7 +143,13 @@ def reference_solver(side: int) -> Solver | None:
 
 
 def solver_class(name: str) -> type[Solver]:
-    """The class behind a name; imports its library."""
+    """The class behind a name; imports its library.
+
+    Raises:
+        UnknownSolverError, SolverUnavailableError, InvalidProblemError: see `get_solver`.
+    """
+    if name == "auto":
+        raise InvalidProblemError("'auto' stands for a solver that depends on the pattern; name one here")
     if name in _registered:
         return _registered[name]
     if name in BUILTIN:
@@ -155,13 +159,19 @@ def solver_class(name: str) -> type[Solver]:
                 f"solver {name!r} needs {', '.join(missing)}, not installed here; run: {_install(entry)}"
             )
         module, _, attribute = entry.target.partition(":")
-        cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
+        try:
+            cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
+        except (ImportError, OSError) as error:  # a library that is there, but broken
+            raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
         return cls
     found = _entry_points()
     if name not in found:
         names = ", ".join([*BUILTIN, *_registered, *found])
         raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
-    loaded = found[name].load()
+    try:
+        loaded = found[name].load()
+    except (ImportError, OSError, AttributeError) as error:
+        raise SolverUnavailableError(f"solver {name!r} ({found[name].value}) cannot be loaded: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
         raise InvalidProblemError(
             f"entry point {name!r} ({found[name].value}) is not a dataclass that extends tmask.Solver"

@@ -21,8 +21,11 @@ import torch
 from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError
 from tmask.solver import Answer, Solver
+from tmask_solvers._settings import check_count
 
 _MAX_SWAPS = 1000
+# Entries (i, k, c) of the swaps' temporaries at once, which bounds memory.
+_SWAP_ENTRIES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Entropic(Solver):
         tau: inverse temperature, relative to a block's largest score; larger is sharper and converges slower.
         iterations: of the scalings.
         device: torch device to compute on; "cpu" uses torch's own threads.
+        dtype: "float32" or "float64" to compute in, or None for that of the scores.
     """
 
     tau: float = 100.0
     iterations: int = 300
     device: str = "cpu"
+    dtype: str | None = None
 
     name: ClassVar[str] = "entropic"
     exact: ClassVar[bool] = False
@@ -47,19 +52,31 @@ class Entropic(Solver):
     def __post_init__(self) -> None:
         if not 0 < self.tau < float("inf"):
             raise InvalidProblemError(f"tau must be positive and finite, got {self.tau}")
-        if self.iterations < 1:
-            raise InvalidProblemError(f"iterations must be at least 1, got {self.iterations}")
+        check_count("iterations", self.iterations)
+        if self.dtype not in (None, "float32", "float64"):
+            raise InvalidProblemError(f"dtype must be 'float32', 'float64' or None, got {self.dtype!r}")
         try:
-            torch.device(self.device)
+            device = torch.device(self.device)
         except RuntimeError as error:
             raise InvalidProblemError(f"device {self.device!r} is no torch device: {error}") from error
+        try:
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
+            raise InvalidProblemError(f"device {self.device!r} cannot be used here: {error}") from error
 
     def _solve(self, scores: Scores, n: int) -> Answer:
-        s = torch.tensor(scores, device=self.device)  # (B, m, m)
-        s = s / s.amax((1, 2), keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
+        # A power of two first: one over a subnormal overflows. Float64, so that no bit is lost on the way.
+        exponents = np.frexp(scores.max((1, 2), keepdims=True))[1]
+        scaled = np.ldexp(scores.astype(np.float64), -exponents)
+        largest = scaled.max((1, 2), keepdims=True)
+        scaled /= np.where(largest > 0, largest, 1)
+        dtype = getattr(torch, self.dtype or scores.dtype.name)
+        s = torch.tensor(scaled, dtype=dtype, device=self.device)  # (B, m, m)
         kept = round_greedily(transport(self.tau * s, n, self.iterations), n)
         repair(s, kept, n)
-        swap(s, kept)
+        size = max(1, _SWAP_ENTRIES // s.shape[1] ** 3)
+        for start in range(0, len(s), size):
+            swap(s[start : start + size], kept[start : start + size])
         return Answer(np.asarray(kept.cpu().numpy()))
 
 

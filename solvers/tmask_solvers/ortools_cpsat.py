@@ -17,9 +17,10 @@ import numpy.typing as npt
 from ortools.sat.python import cp_model
 
 from tmask.arrays import Scores
-from tmask.errors import InvalidProblemError, SolverFailedError
+from tmask.errors import SolverFailedError
 from tmask.solver import Answer, Masks, Solver
 from tmask_solvers._integer import integer_scores
+from tmask_solvers._settings import check_count, check_time_limit
 
 # CP-SAT refuses sums that could overflow int64: m * m = 2^12 terms at side 64.
 _BITS = 46
@@ -43,10 +44,8 @@ class OrtoolsCpsat(Solver):
     chunk: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise InvalidProblemError(f"time_limit must be above 0 seconds or None, got {self.time_limit}")
-        if self.workers < 1:
-            raise InvalidProblemError(f"workers must be at least 1, got {self.workers}")
+        check_time_limit(self.time_limit)
+        check_count("workers", self.workers)
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         masks = np.empty(scores.shape, np.bool_)
@@ -68,8 +67,10 @@ class OrtoolsCpsat(Solver):
             model.add_hint(variable, bool(value))
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = self.workers
+        # Gaps are tested in float64, which cannot tell objectives above 2^53 apart: with limits of 0 there is no such
+        # test, and the search ends when the integer bounds meet.
         solver.parameters.relative_gap_limit = 0
-        solver.parameters.absolute_gap_limit = 0.5
+        solver.parameters.absolute_gap_limit = 0
         if self.time_limit is not None:
             solver.parameters.max_time_in_seconds = self.time_limit
         status = solver.solve(model)

@@ -19,14 +19,16 @@ import numpy.typing as npt
 from ortools.graph.python import min_cost_flow
 
 from tmask.arrays import Scores
-from tmask.errors import InvalidProblemError, SolverFailedError
+from tmask.errors import SolverFailedError
 from tmask.solver import Answer, Masks, Solver
 from tmask_solvers._integer import BITS, integer_scores
+from tmask_solvers._settings import check_count
 
 Indices = npt.NDArray[np.int32]
 
-# The solver multiplies costs by the number of nodes, in int64; one bit is left for sums of two.
-_INT64_BITS = 62
+# The solver multiplies costs by the number of nodes, in int64, and its node prices grow to several times that: at 62
+# bits some graphs fail with BAD_COST_RANGE. Up to 32 blocks at side 64, 128 at side 16.
+_SCALED_BITS = 58
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,11 @@ class OrtoolsFlow(Solver):
     chunk: ClassVar[int] = 1 << 12
 
     def __post_init__(self) -> None:
-        if self.blocks_per_graph < 1:
-            raise InvalidProblemError(f"blocks_per_graph must be at least 1, got {self.blocks_per_graph}")
+        check_count("blocks_per_graph", self.blocks_per_graph)
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         num_blocks, side = scores.shape[:2]
-        batch = min(self.blocks_per_graph, num_blocks, 2 ** (_INT64_BITS - BITS) // (2 * side))
+        batch = min(self.blocks_per_graph, num_blocks, max(1, 2 ** (_SCALED_BITS - BITS) // (2 * side)))
         costs = -integer_scores(scores)
         masks = np.empty(scores.shape, np.bool_)
         for start in range(0, num_blocks, batch):
@@ -65,6 +66,12 @@ class OrtoolsFlow(Solver):
         arcs = flow.add_arcs_with_capacity_and_unit_cost(tails, heads, np.ones_like(tails), costs.ravel())
         flow.set_nodes_supplies(nodes, np.tile(np.repeat((n, -n), side), count))
         status = flow.solve()
+        if (
+            status == flow.BAD_COST_RANGE and count > 1
+        ):  # prices overflowed; with half the nodes, costs are half as large
+            half = count // 2
+            parts = (self._solve_graph(costs[:half], n, first), self._solve_graph(costs[half:], n, first + half))
+            return np.concatenate(parts)
         if status != flow.OPTIMAL:
             raise SolverFailedError(f"solver {self.name!r}, blocks {first} to {first + count - 1}: {status}")
         return np.asarray(flow.flows(arcs) > 0).reshape(costs.shape)

@@ -23,6 +23,10 @@ from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError, SolverFailedError
 from tmask.solver import Answer, Masks, Prices, Solver
 from tmask_solvers._rounding import round_to_regular
+from tmask_solvers._settings import check_count
+
+# Scores below this part of a block's largest are far below any tolerance, and PDLP warns of them on stderr.
+_NEGLIGIBLE = 2.0**-50
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class OrtoolsPdlp(Solver):
     chunk: ClassVar[int] = 1 << 12
 
     def __post_init__(self) -> None:
-        if self.blocks_per_model < 1 or self.iteration_limit < 1:
-            raise InvalidProblemError("blocks_per_model and iteration_limit must be at least 1")
+        check_count("blocks_per_model", self.blocks_per_model)
+        check_count("iteration_limit", self.iteration_limit)
         if not 0 < self.tolerance < 1:
             raise InvalidProblemError(f"tolerance must be between 0 and 1, got {self.tolerance}")
 
@@ -63,8 +67,8 @@ class OrtoolsPdlp(Solver):
 
     def _solve_model(self, scores: Scores, n: int, first: int) -> tuple[Masks, Prices, bool]:
         count, side = scores.shape[:2]
-        largest = np.maximum(scores.max((1, 2), keepdims=True).astype(np.float64), np.finfo(np.float64).tiny)
-        program = _program(scores / largest, n)
+        scaled, exponents = _normalise(scores)
+        program = _program(scaled, n)
         result = pdlp.primal_dual_hybrid_gradient(program, self._parameters())
         log = result.solve_log
         if not isinstance(log, solve_log_pb2.SolveLog):
@@ -77,7 +81,7 @@ class OrtoolsPdlp(Solver):
         fractional = np.asarray(result.primal_solution).reshape(scores.shape)
         # It minimises -score, so the price of a column is minus the dual of its constraint.
         duals = np.asarray(result.dual_solution).reshape(count, 2, side)
-        prices = -duals[:, 1] * largest[:, :, 0]
+        prices = np.ldexp(-duals[:, 1], exponents)
         return round_to_regular(fractional, n), prices, not limited
 
     def _parameters(self) -> solvers_pb2.PrimalDualHybridGradientParams:
@@ -87,6 +91,20 @@ class OrtoolsPdlp(Solver):
         criteria.simple_optimality_criteria.eps_optimal_absolute = 0
         criteria.iteration_limit = self.iteration_limit
         return parameters
+
+
+def _normalise(scores: Scores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intc]]:
+    """Scores (B, m, m) times a power of two a block, largest in [1/2, 1); and the exponents (B, 1) to undo it.
+
+    A power of two, and not the largest score itself, since one over a subnormal overflows. A block of zeros becomes one
+    of ones, which has the same optima: PDLP fails on an objective that is zero.
+    """
+    wide = scores.astype(np.float64)
+    largest = wide.max((1, 2), keepdims=True)
+    exponents = np.frexp(largest)[1]
+    scaled = np.ldexp(wide, -exponents)
+    scaled[scaled < _NEGLIGIBLE] = 0
+    return np.where(largest > 0, scaled, 1.0), exponents[:, :, 0]
 
 
 def _program(scores: npt.NDArray[np.float64], n: int) -> pdlp.QuadraticProgram:

@@ -2,7 +2,7 @@
 
 A side of at most 4 has few regular masks (24 at 1:4, 90 at 2:4), so all of them are scored at once. Products are made
 in float64, where sums of up to 16 float32 scores that differ by less than a factor 2^25 are exact; beyond that, and
-for float64 scores, two masks whose objectives differ by less than 2^-49 of them may be taken for each other.
+for float64 scores, two masks whose objectives differ by less than 2^-48 of them may be taken for each other.
 
 Cost: O(P m^2) a block for P patterns, in the speed of a matrix product; memory O(P) a block.
 """

@@ -4,10 +4,10 @@ A binary variable per entry, n set in every row and column. The constraint matri
 relaxation is integral already and no branching follows [Schrijver2003, chapter 21]; most of the time goes into
 building models in Python.
 
-The solvers stop at absolute tolerances around 1e-7, so each block's scores are scaled by a power of two to at most
-2^20: a mask within 1e-5 of that scale, that is 1e-11 of the block's largest score, may be taken for the optimum. CBC
-reads its models from text with 12 digits, which costs about as much. Source: [Mitchell2011], [Forrest2005],
-[Huangfu2018].
+The solvers stop at absolute tolerances around 1e-7 an entry, so each block's scores are scaled by a power of two to
+between 2^19 and 2^20: that is 2e-13 of the block's largest score. CBC reads its models from text with 13 significant
+digits, which may move each score by 5e-13 of itself. A mask that falls short of the optimum by up to n * m * 2e-12 of
+the largest score may therefore be taken for it. Source: [Mitchell2011], [Forrest2005], [Huangfu2018].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pulp
 from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError, SolverFailedError, SolverUnavailableError
 from tmask.solver import Answer, Masks, Solver
+from tmask_solvers._settings import check_count, check_time_limit
 
 _SCALE_BITS = 20
 
@@ -44,10 +45,8 @@ class _PulpMilp(Solver):
     chunk: ClassVar[int] = 256
 
     def __post_init__(self) -> None:
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise InvalidProblemError(f"time_limit must be above 0 seconds or None, got {self.time_limit}")
-        if self.blocks_per_model < 1:
-            raise InvalidProblemError(f"blocks_per_model must be at least 1, got {self.blocks_per_model}")
+        check_time_limit(self.time_limit)
+        check_count("blocks_per_model", self.blocks_per_model)
         if self.backend not in pulp.listSolvers():
             raise InvalidProblemError(
                 f"PuLP knows no solver {self.backend!r}; it knows {', '.join(sorted(set(pulp.listSolvers())))}"

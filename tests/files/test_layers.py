@@ -83,3 +83,26 @@ def test_groups_go_with_the_layers_they_name():
 def test_filters_that_leave_nothing_say_so(arguments, says):
     with pytest.raises(InvalidProblemError, match=says):
         select_layers(FILE, **arguments)
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "a**", "a{99999999999999}", "(" * 50_000])
+@pytest.mark.parametrize("option", ["include", "exclude", "groups"])
+def test_broken_regular_expressions_are_refused_wherever_they_stand(option, pattern):
+    with pytest.raises(InvalidProblemError, match="is no regular expression"):
+        select_layers(FILE, regex=True, **{option: {pattern: 2} if option == "groups" else [pattern]})
+
+
+@pytest.mark.parametrize("pattern", ["[", "[!", "[z-a]", "\\", "", "LAYERS.*"])
+def test_odd_globs_match_nothing_and_say_what_there_is(pattern):
+    with pytest.raises(InvalidProblemError, match=r"matches no tensor of model.*it holds .*lm_head\.weight"):
+        select_layers(FILE, include=[pattern])
+
+
+def test_groups_by_regular_expression_and_the_first_that_matches():
+    groups = {r"conv": 2, r"layers": 4}
+    selection = select_layers(FILE, groups=groups, regex=True)
+    assert {layer.name: layer.groups for layer in selection.layers} == {
+        "layers.0.attn.weight": 4,
+        "layers.1.conv.weight": 2,
+        "lm_head.weight": 1,
+    }

@@ -1,6 +1,7 @@
 """Mask files hold what they were given, know their weights, and are written whole or not at all."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tmask import Pattern
+from tmask import Pattern, __version__
 from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.masks import MaskRecord, check_belongs, read_masks, write_masked_weights, write_masks
 from tmask.files.partial import PartialStore
-from tmask.files.tensors import from_numpy
+from tmask.files.safetensors_files import write_safetensors
+from tmask.files.tensors import Tensor, from_numpy
 from tmask.files.weights import open_weights
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -193,3 +195,78 @@ def test_names_may_look_like_paths(tmp_path):
 def test_empty_selections_and_files_load_elsewhere(tmp_path):
     write_masks(tmp_path / "m.safetensors", [record(np.ones((4, 4), bool))])
     assert load_file(tmp_path / "m.safetensors")["layer.weight"].tolist() == [255, 255]
+
+
+def test_what_is_known_of_a_mask_is_in_the_header(tmp_path):
+    mask = np.arange(20).reshape(4, 5) % 3 == 0
+    write_masks(tmp_path / "m.safetensors", [record(mask, groups=2, dual_bound=1.75)])
+    with safe_open(tmp_path / "m.safetensors", framework="numpy") as file:
+        metadata = file.metadata()
+    assert (metadata["format"], metadata["format_version"]) == ("tmask-masks", "1")
+    assert metadata["tmask_version"] == __version__
+    assert json.loads(metadata["layers"]) == {
+        "layer.weight": {
+            "shape": [4, 5], "pattern": "2:4", "groups": 2, "solver": "patterns", "settings": "", "objective": 1.5,
+            "dual_bound": 1.75, "total": 3.0, "status": "optimal", "seconds": 0.1, "weights_sha256": "0" * 64,
+            "job": "2:4 auto",
+        }
+    }  # fmt: skip
+
+
+def test_a_mask_file_is_replaced_only_if_asked(tmp_path):
+    path = tmp_path / "m.safetensors"
+    old, new = np.eye(4, dtype=bool), ~np.eye(4, dtype=bool)
+    write_masks(path, [record(old)])
+    with pytest.raises(OutputError, match="exists already"):
+        write_masks(path, [record(new)])
+    same(read_masks(path)["layer.weight"], record(old))
+    write_masks(path, [record(new)], overwrite=True)
+    same(read_masks(path)["layer.weight"], record(new))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("changes", [{"format": "pt"}, {"format_version": "2"}, {"format_version": ""}])
+def test_other_formats_and_versions_are_refused(tmp_path, changes):
+    write_masks(tmp_path / "m", [record(np.eye(4, dtype=bool))])
+    with safe_open(tmp_path / "m", framework="numpy") as file:
+        metadata = file.metadata() | changes
+    save_file(load_file(tmp_path / "m"), tmp_path / "n", metadata)
+    with pytest.raises(FileFormatError, match=r"no mask file|has mask format"):
+        read_masks(tmp_path / "n")
+
+
+def test_one_bit_of_a_weight_makes_it_another(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float16)
+    mine = record(np.eye(4, dtype=bool), sha256=from_numpy(weight).sha256())
+    check_belongs(mine, from_numpy(weight.copy()))
+    check_belongs(mine, from_numpy(np.asfortranarray(weight)))
+    weight.view(np.uint16)[3, 3] ^= 1
+    for other in (weight, weight.astype(np.float32)):
+        with pytest.raises(FileFormatError, match="made for other weights"):
+            check_belongs(mine, from_numpy(other))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@given(data=st.data())
+@quick
+def test_pruned_entries_are_positive_zeros_and_kept_bits_stay(tmp_path, dtype, data):
+    """NaNs with a payload, subnormals and -0 among them."""
+    bits = data.draw(arrays(np.uint16, array_shapes(min_dims=2, max_dims=4, max_side=5)))
+    mask = data.draw(arrays(np.bool_, bits.shape))
+    other = data.draw(arrays(np.uint16, (3,)))
+    tensors = {"w": Tensor(dtype, bits), "bias": Tensor(dtype, other)}
+    listing = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    write_safetensors(tmp_path / "w.safetensors", listing, tensors.__getitem__, {})
+    source = open_weights(tmp_path / "w.safetensors")
+    write_masked_weights(tmp_path / "out.safetensors", source, {"w": mask}, overwrite=True)
+    written = open_weights(tmp_path / "out.safetensors")
+    assert set(written.dtypes.values()) == {dtype}
+    assert (written.read("w").bits[~mask] == 0).all()
+    np.testing.assert_array_equal(written.read("w").bits[mask], bits[mask])
+    np.testing.assert_array_equal(written.read("bias").bits, other)
+
+
+def test_half_a_character_in_a_name_is_refused_before_a_file_is_there(tmp_path):
+    with pytest.raises(FileFormatError, match="cannot be in a safetensors file"):
+        write_masks(tmp_path / "m", [record(np.eye(4, dtype=bool), name="\udfff")])
+    assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -188,3 +190,101 @@ def test_missing_files_and_folders_are_named(tmp_path):
 def test_integers_hold_no_weights():
     with pytest.raises(FileFormatError, match="int64 holds no weights"):
         Tensor("int64", np.zeros(3, np.uint64)).values()
+
+
+@given(arrays(np.uint16, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)))
+@quick
+def test_every_bit_pattern_of_bfloat16_is_read(tmp_path, bits):
+    header = {"w": {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [0, bits.nbytes]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bits.astype("<u2").tobytes())
+    file = open_weights(tmp_path / "w.safetensors")
+    assert (file.dtypes["w"], file.shapes["w"]) == ("bfloat16", bits.shape)
+    np.testing.assert_array_equal(file.read("w").bits, bits)
+    values = file.read("w").values()
+    assert values.shape == bits.shape
+    np.testing.assert_array_equal(values.view(np.uint32), bits.astype(np.uint32) << 16)
+
+
+def test_bfloat16_means_what_torch_means(tmp_path):
+    torch = pytest.importorskip("torch")
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).reshape(256, 256)
+    safetensors_torch.save_file({"w": every}, tmp_path / "w.safetensors")
+    torch.save({"w": every}, tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        np.testing.assert_array_equal(open_weights(tmp_path / name).read("w").values(), every.float().numpy())
+
+
+@pytest.mark.parametrize("end", [".pth", ".bin", ".old.pt"])
+@given(share=st.floats(0, 0.999))
+@quick
+def test_truncated_torch_files_are_refused(tmp_path, end, share):
+    torch = pytest.importorskip("torch")
+    content = io.BytesIO()
+    torch.save({"w": torch.ones(40, 30)}, content, _use_new_zipfile_serialization=end != ".old.pt")
+    path = tmp_path / f"w{end}"
+    path.write_bytes(content.getvalue()[: int(share * len(content.getvalue()))])
+    with pytest.raises(FileFormatError):
+        open_weights(path).read("w").values()
+
+
+@pytest.mark.parametrize("cut", ["m-2.safetensors", "m.safetensors.index.json"])
+@given(share=st.floats(0, 0.999))
+@quick
+def test_truncated_shards_and_indexes_are_refused(tmp_path, cut, share):
+    for shard, name in (("m-1.safetensors", "a"), ("m-2.safetensors", "b")):
+        save_file({name: np.ones((4, 4), np.float32)}, tmp_path / shard)
+    weight_map = {"a": "m-1.safetensors", "b": "m-2.safetensors"}
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    data = (tmp_path / cut).read_bytes()
+    (tmp_path / cut).write_bytes(data[: int(share * len(data))])
+    with pytest.raises(FileFormatError, match=cut):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["w.txt", "w", "w.npz.gz", "w.h5", "w.safetensors.json", "npz"])
+def test_other_endings_are_refused_whatever_is_inside(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, w=np.ones((2, 2)))
+    with pytest.raises(FileFormatError, match="the name's ending"):
+        open_weights(tmp_path / name)
+
+
+def npy(value):
+    content = io.BytesIO()
+    np.save(content, np.full((4, 4), value))
+    return content.getvalue()
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("a", npy(1.0))
+        archive.writestr("a.npy", npy(2.0))
+    with pytest.raises(FileFormatError, match="two of its arrays are named 'a'"):
+        open_weights(tmp_path / "w.npz")
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({1: torch.ones(2, 2), "1": torch.zeros(2, 2)}, tmp_path / "w.pt")
+    with pytest.raises(FileFormatError, match="two tensors named '1'"):
+        open_weights(tmp_path / "w.pt")
+
+
+def test_archives_that_numpy_does_not_write_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", npy(1.0))
+    data = bytearray((tmp_path / "w.npz").read_bytes())
+    for place in (None, 39):  # whole, and with settings that the decompressor does not know
+        if place:
+            data[place] ^= 0x55
+            (tmp_path / "w.npz").write_bytes(data)
+        with pytest.raises(FileFormatError, match="numpy does not write"):
+            open_weights(tmp_path / "w.npz")
+
+
+def test_an_archive_without_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz")
+    with pytest.raises(FileFormatError, match="it holds no arrays;"):
+        open_weights(tmp_path / "w.npz")

@@ -11,6 +11,7 @@ from tmask.certificate import objectives
 from tmask.duals import is_regular
 from tmask_solvers._integer import BITS, integer_scores
 from tmask_solvers._rounding import round_to_regular
+from tmask_solvers.patterns import regular_masks
 from tmask_solvers.random_best import random_masks
 
 
@@ -25,7 +26,14 @@ from tmask_solvers.random_best import random_masks
         ("pulp-cbc", {"time_limit": -1}, "above 0"),
         ("pulp-cbc", {"blocks_per_model": 0}, "at least 1"),
         ("pulp-highs", {"backend": "nope"}, "PuLP knows no solver 'nope'"),
+        ("ortools-flow", {"blocks_per_graph": 2.5}, "an integer"),
+        ("ortools-cpsat", {"time_limit": "1"}, "above 0"),
+        ("ortools-cpsat", {"time_limit": float("nan")}, "above 0"),
+        ("ortools-cpsat", {"workers": True}, "an integer"),
         ("random-best", {"samples": 0}, "at least 1"),
+        ("random-best", {"seed": -1}, "at least 0"),
+        ("entropic", {"dtype": "float16"}, "'float32', 'float64' or None"),
+        ("entropic", {"device": "meta"}, "cannot be used here"),
         ("entropic", {"tau": 0}, "positive and finite"),
         ("entropic", {"iterations": 0}, "at least 1"),
         ("entropic", {"device": "nope"}, "no torch device"),
@@ -110,19 +118,30 @@ def test_rounding_always_fills_every_line(problem, integral):
 
 
 @given(st.integers(1, 32), st.data())
+@settings(deadline=None, max_examples=20)
 def test_random_masks_are_regular_and_differ(side, data):
     n = data.draw(st.integers(1, side))
-    masks = random_masks(20, n, side, seed=1)
+    masks = random_masks(n, side, 1)
     assert is_regular(masks, n).all()
-    np.testing.assert_array_equal(masks, random_masks(20, n, side, seed=1))
     if side > 4 and n < side:
-        assert not (masks == random_masks(20, n, side, seed=2)).all()
+        assert not (masks == random_masks(n, side, 2)).all()
+        assert not (masks == random_masks(n, side, 1, group=1)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_every_mask_of_side_4_is_drawn(n):
+    """Shuffled circulants alone miss the 18 masks of 2:4 that fall into two 2-by-2 squares."""
+    drawn = {mask.tobytes() for group in range(5) for mask in random_masks(n, 4, 0, group)}
+    assert drawn == {mask.tobytes() for mask in regular_masks(n, 4)}
 
 
 def test_more_samples_are_no_worse():
     scores = make_blocks("normal", 30, 8)
-    few, many = (tmask.get_solver("random-best", samples=k).solve(scores, 4).masks for k in (10, 1000))
-    assert objectives(scores, many).sum() > objectives(scores, few).sum()
+    masks = (tmask.get_solver("random-best", samples=k).solve(scores, 4).masks for k in (10, 1000, 2500))
+    kept = [objectives(scores, mask) for mask in masks]
+    assert (kept[0] <= kept[1]).all()
+    assert (kept[1] <= kept[2]).all()
+    assert kept[0].sum() < kept[1].sum() < kept[2].sum()
 
 
 def test_entropic_comes_close():

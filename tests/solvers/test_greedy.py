@@ -100,3 +100,12 @@ def test_entries_are_sorted_with_ties_in_order(kind, dtype, side):
     block = make_blocks(kind, 1, side)[0].astype(dtype)
     order = order_entries(block, sort_scratch(side * side))
     np.testing.assert_array_equal(order, np.argsort(block.ravel(), kind="stable"))
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_a_negative_zero_is_a_zero(side):
+    scores = make_blocks("half zeros", 5, side)
+    signed = np.where(scores == 0, np.float32(-0.0), scores)
+    assert np.signbit(signed).any()
+    for name in ("greedy-keep", "greedy-prune", "local-search"):
+        np.testing.assert_array_equal(masks(name, signed, side // 2), masks(name, scores, side // 2))

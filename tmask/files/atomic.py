@@ -31,6 +31,8 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         mode = None
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    except ValueError as error:  # no path at all, such as one with a null character
+        raise OutputError(f"cannot write {path}: {error}") from error
     if mode is not None:
         if stat.S_ISDIR(mode):
             raise OutputError(f"{path} is a folder; give the name of a file in it")

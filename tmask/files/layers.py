@@ -112,7 +112,7 @@ def _matcher(pattern: str, regex: bool) -> Callable[[str], bool]:
         return lambda name: fnmatch.fnmatchcase(name, pattern)
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # a{9999999999}; parentheses without end
         raise InvalidProblemError(f"{pattern!r} is no regular expression: {error}") from error
     return lambda name: compiled.search(name) is not None
 

@@ -26,9 +26,15 @@ def open_npz(path: Path) -> WeightFile:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
+                if name in members:
+                    raise ValueError(f"two of its arrays are named {name!r}")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"{name!r} is compressed in a way that numpy does not write")
                 members[name] = info.filename
                 with archive.open(info) as stream:
                     headers[name] = _header(stream, info.file_size)
+        if not headers:
+            raise ValueError("it holds no arrays")
         if all(dtype.hasobject for _, dtype in headers.values()):
             raise ValueError("it holds no arrays but Python objects, which are never loaded")
     except DAMAGE as error:

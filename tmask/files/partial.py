@@ -53,4 +53,5 @@ class PartialStore:
 
     def _path(self, name: str) -> Path:
         """Parameter names may hold anything, so files are named by hash."""
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"

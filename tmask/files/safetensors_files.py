@@ -97,6 +97,8 @@ def write_safetensors(
     for name, (dtype, _) in tensors.items():
         if name == "__metadata__":
             raise FileFormatError("a tensor named '__metadata__' cannot be in a safetensors file; rename it")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # half a character, which no reader accepts
+            raise FileFormatError(f"a tensor named {name!r} cannot be in a safetensors file; rename it")
         if dtype not in CODES:
             raise FileFormatError(f"tensor {name!r} has dtype {dtype}, which cannot be written to a safetensors file")
     # wide items first: every tensor then starts at a multiple of its item's size

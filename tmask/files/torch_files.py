@@ -43,7 +43,13 @@ def open_torch(path: Path) -> WeightFile:
         loaded = {"weight": loaded}
     if not isinstance(loaded, dict):
         raise FileFormatError(f"{path} holds a {type(loaded).__name__}; save a tensor or a state dict of tensors")
-    tensors: dict[str, Any] = {str(name): tensor for name, tensor in loaded.items() if torch.is_tensor(tensor)}
+    tensors: dict[str, Any] = {}
+    for name, tensor in loaded.items():
+        if not torch.is_tensor(tensor):
+            continue
+        if str(name) in tensors:  # the number 1 and the text "1"
+            raise FileFormatError(f"{path} holds two tensors named {str(name)!r}; rename one")
+        tensors[str(name)] = tensor
     if not tensors:
         keys = ", ".join(map(str, list(loaded)[:10])) or "nothing"
         raise FileFormatError(f"{path} holds no tensors, but {keys}; save the state dict by itself")
