@@ -165,10 +165,7 @@ def test_a_batch_is_worth_the_same_as_a_loop(name):
     scores = make_blocks("normal", 6, 4)
     together = objectives(scores, solve(name, scores, 2).masks)
     alone = [objectives(block, solve(name, block, 2).masks)[0] for block in np.split(scores, len(scores))]
-    if name == "random-best":  # its draws depend on the batch
-        assert np.all(together > 0)
-    else:
-        close(name, together, alone)
+    close(name, together, alone)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
