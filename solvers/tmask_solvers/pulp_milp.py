@@ -12,6 +12,7 @@ the largest score may therefore be taken for it. Source: [Mitchell2011], [Forres
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,6 +69,10 @@ class _PulpMilp(Solver):
         settings: dict[str, Any] = {"msg": False, "timeLimit": self.time_limit}
         if self.backend in ("HiGHS", "COIN_CMD"):
             settings |= {"gapRel": 0, "threads": 1}
+        if self.backend == "COIN_CMD" and importlib.util.find_spec("cbcbox"):
+            import cbcbox  # the binary that pip installs, which is on no PATH unless its environment is activated
+
+            settings["path"] = cbcbox.cbc_bin_path()
         solver = pulp.getSolver(self.backend, **settings)
         if not solver.available():
             raise SolverUnavailableError(

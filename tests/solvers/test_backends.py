@@ -72,6 +72,12 @@ def test_blocks_in_one_model_do_not_disturb_one_another(name):
     np.testing.assert_array_equal(one, tmask.get_solver(name, blocks_per_model=5).solve(scores, 2).masks)
 
 
+def test_cbc_is_found_without_a_path(monkeypatch):
+    """As in an environment that is used but not activated."""
+    monkeypatch.setenv("PATH", "")
+    assert is_regular(tmask.get_solver("pulp-cbc").solve(make_blocks("normal", 2, 4), 2).masks, 2).all()
+
+
 def test_another_pulp_solver_can_be_named():
     scores = make_blocks("normal", 2, 4)
     by_cbc = tmask.get_solver("pulp-highs", backend="COIN_CMD").solve(scores, 2).masks
