@@ -29,7 +29,7 @@ format: $(READY)
 nightly: $(READY)  ## long checks against OR-Tools
 	$(BIN)/pytest -m nightly --numprocesses auto
 
-bench: $(READY)  ## regenerate bench/results (about 6 minutes on 2 cores)
+bench: $(READY)  ## regenerate bench/results (about 4 minutes on 2 cores)
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.report
 
