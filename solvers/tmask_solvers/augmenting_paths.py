@@ -10,9 +10,7 @@ Source: [Ahuja1993, section 9.7], [Jonker1987] for the idea of starting from col
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +19,7 @@ from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError
 from tmask.solver import Answer, Masks, Prices, Solver
 from tmask_solvers._augment import augment, column_midpoints, grid_exponent, quantise, take_rows
+from tmask_solvers._bands import in_bands
 from tmask_solvers._numba import kernel
 
 
@@ -46,14 +45,7 @@ class AugmentingPaths(Solver):
         num_blocks, side = scores.shape[:2]
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
-        threads = min(self.threads, num_blocks)
-        edges = np.linspace(0, num_blocks, threads + 1).astype(int)
-        bands = [slice(*pair) for pair in pairwise(edges)]
-        if threads == 1:
-            _solve_blocks(scores, n, masks, prices)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), bands))
+        in_bands(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), num_blocks, self.threads)
         return Answer(masks, prices)
 
 

@@ -13,9 +13,7 @@ Cost: O(m^2 log^2 m) a round and block, 2 rounds at m = 4 to 10 at m = 32.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +21,7 @@ import numpy as np
 from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError
 from tmask.solver import Answer, Solver
+from tmask_solvers._bands import in_bands
 from tmask_solvers._midpoint import scratch, solve_blocks
 
 
@@ -55,11 +54,5 @@ class Midpoint(Solver):
             limit = 16 if side <= 16 else 24
             return solve_blocks(scores[band], (0,) * n, (0,) * side, limit, *room, masks[band], prices[band])
 
-        edges = np.linspace(0, num_blocks, min(self.threads, num_blocks) + 1).astype(int)
-        bands = [slice(*pair) for pair in pairwise(edges)]
-        if len(bands) == 1:
-            solve_band(bands[0])
-        else:
-            with ThreadPoolExecutor(len(bands)) as pool:
-                list(pool.map(solve_band, bands))
+        in_bands(solve_band, num_blocks, self.threads)
         return Answer(masks, prices)

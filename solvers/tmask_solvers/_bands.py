@@ -1,0 +1,20 @@
+"""Blocks in bands, one a thread: for kernels that release the interpreter's lock and treat each block alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+
+
+def in_bands(solve_band: Callable[[slice], object], num_blocks: int, threads: int) -> None:
+    """Call `solve_band` on consecutive slices that cover all blocks; never more of them than blocks."""
+    edges = np.linspace(0, num_blocks, min(threads, num_blocks) + 1).astype(int)
+    bands = [slice(*pair) for pair in pairwise(edges)]
+    if len(bands) == 1:
+        solve_band(bands[0])
+        return
+    with ThreadPoolExecutor(len(bands)) as pool:
+        list(pool.map(solve_band, bands))
