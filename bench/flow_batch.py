@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 from bench.cases import CASES
 from bench.report import table
-from bench.run import RESULTS, commit, write_rows
+from bench.run import RESULTS, commit
+from tmask.cli.report import write_csv
 from tmask.comparison import compare
 from tmask.environment import environment
 from tmask.pattern import Pattern
@@ -28,7 +29,7 @@ def main() -> None:
         pattern = Pattern.parse(text)
         runs = compare(normal.blocks(pattern, 2048), pattern, solvers, case="normal", repeats=5, seconds_per_solver=2.0)
         rows += [asdict(run) | {"commit": commit(), "threads": 1} | environment() for run in runs]
-    write_rows(RESULTS / "ortools_flow_batch.csv", rows)
+    write_csv(RESULTS / "ortools_flow_batch.csv", rows, overwrite=True)
     print(table([row | {"solver": row["settings"]} for row in rows], "normal"))
 
 

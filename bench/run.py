@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.cases import CASES, PATTERNS, Case, weight_case
+from tmask.cli.report import write_csv
 from tmask.comparison import compare
 from tmask.environment import environment
 from tmask.errors import InvalidProblemError
-from tmask.files.atomic import atomic_path, check_output
+from tmask.files.atomic import check_output
 from tmask.pattern import Pattern
 from tmask.registry import available_solvers, solver_class
 
@@ -40,14 +41,6 @@ def commit() -> str:
         subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode if head.stdout else 0
     )
     return head.stdout.strip() + ("+" if changed else "")
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -99,7 +92,7 @@ def main(
                 progress=lambda text, c=case, p=pattern: bar.update(task, description=f"{c.name} {p} {text}"),  # type: ignore[misc]
             )
             rows += [asdict(run) | machine for run in runs]
-            write_rows(out, rows)
+            write_csv(out, rows, overwrite=True)
             bar.advance(task)
     print(f"{len(rows)} rows in {out}")
 

@@ -1,8 +1,8 @@
 """Min-cost flow of OR-Tools (cost scaling push-relabel), one or several blocks a graph.
 
 The same transportation problem as in `networkx_simplex`. Blocks do not share nodes, so one graph can hold many, which
-spreads the cost of a call over them: four times faster at m = 4, a fifth at m = 32, and level from about 100 blocks on
-(bench/results/ortools_flow_batch.csv).
+spreads the cost of a call over them: four times faster at m = 4, a sixth at m = 16, level at m = 32, with nothing
+gained beyond about 100 blocks (bench/results/ortools_flow_batch.csv).
 
 Cost: O(m^3 log(m C)) a block for costs up to C, in practice near linear in m^2. Source: [Goldberg1997];
 `ortools.graph.python.min_cost_flow.SimpleMinCostFlow`.
