@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tmask.arrays import Scores, like, to_mask, to_scores
-from tmask.blocks import Mask, Tiling
+from tmask.arrays import Scores, like, to_mask, to_scores, to_values
+from tmask.blocks import Mask, Region, Tiling
 from tmask.certificate import Judgement, judge, tally
 from tmask.errors import InvalidMaskError, InvalidProblemError
+from tmask.matrices import MatrixSolver, Values, solve_matrices
 from tmask.pattern import Pattern
 from tmask.registry import auto_solver, get_solver, reference_solver
 from tmask.solution import ROUNDING, Certificate, Solution, Status
@@ -53,39 +55,107 @@ def solve(
     Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
     """
     pattern = Pattern.parse(pattern)
-    scores = to_scores(weight, score)
-    tiling = Tiling(scores.shape, pattern, groups)
+    values = to_values(weight, "weight") if score is None else to_scores(weight, score)
+    tiling = Tiling(values.shape, pattern, groups)
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    masks, judgements = [], []
-    seconds, limit_reached, names = 0.0, False, []
-    underfilled = False
-    for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
+    mask = np.empty(values.shape, np.bool_)
+    matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
+    scores = None  # (K, G, rows, cols), made where a solver needs blocks
+    answers = []
+    for region in tiling.regions():
         used = fixed if fixed and (region.full or fixed.max_side >= region.side) else auto_solver(region.side)
-        answer = used.solve(blocks, pattern.n, progress)
-        seconds += answer.seconds
-        limit_reached |= answer.limit_reached
-        names.append(used.name)
-        masks.append(answer.masks)
-        judgement = (
-            _judge(blocks, answer.masks, pattern.n, answer.prices)
-            if certify
-            else tally(blocks, answer.masks, pattern.n)
-        )
-        underfilled |= region.full and not judgement.regular.all()
-        judgements.append(judgement)
-    objective = float(sum(j.objective.sum() for j in judgements))
-    dual_bound = float(sum(j.bound.sum() for j in judgements)) if certify else None
+        if region.full and pattern.n < pattern.m and isinstance(used, MatrixSolver):
+            answers.append(_solve_in_place(used, region, matrices, masks, pattern.n, progress))
+            continue
+        if scores is None:
+            scores = tiling.to_matrices(to_scores(weight, score))
+        answers.append(_solve_blocks(used, region, scores, masks, pattern.n, certify, progress))
+    total = sum(answer.total for answer in answers)
+    if not np.isfinite(total):
+        to_scores(weight, score)  # says where
+    objective = sum(answer.objective for answer in answers)
+    dual_bound = sum(answer.bound for answer in answers) if certify else None
     return Solution(
-        mask=like(tiling.join(masks), weight),
+        mask=like(mask, weight),
         objective=objective,
         dual_bound=dual_bound,
-        total=float(scores.sum(dtype=np.float64)),
-        status=_status(objective, dual_bound, underfilled, limit_reached),
-        seconds=seconds,
-        solver="+".join(dict.fromkeys(names)),
+        total=total,
+        status=_status(
+            objective,
+            dual_bound,
+            underfilled=any(answer.underfilled for answer in answers),
+            limit_reached=any(answer.limit_reached for answer in answers),
+        ),
+        seconds=sum(answer.seconds for answer in answers),
+        solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
         pattern=pattern,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _RegionAnswer:
+    """What is known of the mask of a region."""
+
+    objective: float
+    bound: float
+    total: float
+    seconds: float
+    solver: str
+    underfilled: bool = False
+    limit_reached: bool = False
+
+
+def _solve_in_place(
+    solver: MatrixSolver,
+    region: Region,
+    matrices: Values,
+    masks: Mask,
+    n: int,
+    progress: Callable[[int], object] | None,
+) -> _RegionAnswer:
+    """Write the mask of a region of full tiles; no block is copied."""
+    weights, parts = region.cut(matrices), region.cut(masks)
+    answer = solve_matrices(
+        solver,
+        [matrix for stack in weights for matrix in stack],
+        n,
+        region.side,
+        [matrix for stack in parts for matrix in stack],
+        progress,
+    )
+    return _RegionAnswer(
+        objective=answer.objective,
+        bound=answer.objective + answer.slack,
+        total=answer.total,
+        seconds=answer.seconds,
+        solver=solver.name,
+    )
+
+
+def _solve_blocks(
+    solver: Solver,
+    region: Region,
+    scores: Scores,
+    masks: Mask,
+    n: int,
+    certify: bool,
+    progress: Callable[[int], object] | None,
+) -> _RegionAnswer:
+    """Write the mask of a region, cut into blocks."""
+    blocks = region.split(scores)
+    answer = solver.solve(blocks, n, progress)
+    region.join(answer.masks, masks)
+    judgement = _judge(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
+    return _RegionAnswer(
+        objective=float(judgement.objective.sum()),
+        bound=float(judgement.bound.sum()),
+        total=float(blocks.sum(dtype=np.float64)),
+        seconds=answer.seconds,
+        solver=solver.name,
+        underfilled=region.full and not judgement.regular.all(),
+        limit_reached=answer.limit_reached,
     )
 
 
@@ -104,9 +174,10 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
     tiling = Tiling(scores.shape, pattern, groups)
     violation = _violation(kept, tiling)
+    matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
     judgements = [
-        _judge(blocks, region.complete(part, pattern.n), pattern.n)
-        for region, blocks, part in zip(tiling.regions(), tiling.split(scores), tiling.split(kept), strict=True)
+        _judge(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
+        for region in tiling.regions()
     ]
     return Certificate(
         feasible=not violation,

@@ -53,6 +53,24 @@ def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores
     return scores
 
 
+def to_values(array: Any, name: str) -> npt.NDArray[Any]:
+    """The array as numpy on the CPU, without a copy where it is there: a float dtype, or uint16 for bfloat16's bits.
+
+    Raises:
+        InvalidProblemError: not an array, not a dense one, or not of a floating dtype.
+    """
+    if is_tensor(array):
+        torch = sys.modules["torch"]
+        if str(array.dtype) == "torch.bfloat16" and not array.is_meta and array.layout == torch.strided:
+            return np.asarray(array.detach().cpu().view(torch.int16).numpy()).view(np.uint16)
+        return np.asarray(_checked(array, name).detach().cpu().numpy())
+    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
+        return array.view(np.uint16)
+    if isinstance(array, np.ndarray) and array.dtype.name in ("float16", "float32", "float64"):
+        return array
+    return to_numpy(array, name)
+
+
 def to_numpy(array: Any, name: str) -> Scores:
     """The array as numpy float32 or float64, detached and on the CPU; (at least) the dtype is checked.
 
@@ -74,15 +92,19 @@ def to_numpy(array: Any, name: str) -> Scores:
 
 
 def _from_tensor(tensor: Any, name: str) -> Scores:
+    tensor = _checked(tensor, name).detach().cpu()
+    return np.asarray((tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).numpy())
+
+
+def _checked(tensor: Any, name: str) -> Any:
+    """The tensor, if it is dense and of a floating dtype."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if "strided" not in str(tensor.layout) or tensor.is_meta:
         kind = "meta" if tensor.is_meta else str(tensor.layout)
         raise InvalidProblemError(f"{name} is a {kind} tensor; give a dense one, with data")
-    if dtype in _NARROW:
-        return np.asarray(tensor.detach().cpu().float().numpy())
-    if dtype == "float64":
-        return np.asarray(tensor.detach().cpu().numpy())
-    raise _dtype_error(name, dtype)
+    if dtype not in (*_NARROW, "float64"):
+        raise _dtype_error(name, dtype)
+    return tensor
 
 
 def like(mask: npt.NDArray[Any], array: Any) -> Any:

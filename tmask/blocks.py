@@ -1,7 +1,7 @@
 """Cut a weight of any shape into square blocks, and put masks back together.
 
-Shapes: a weight is (rows, cols) or, for a convolution, (Cout, Cin, *kernel). It becomes a stack of matrices
-(L, rows, cols), one per kernel position and group, and each matrix is cut into m-by-m tiles.
+Shapes: a weight is (rows, cols) or, for a convolution, (Cout, Cin, *kernel). It is seen as matrices
+(K, G, rows, cols), one for each kernel position and group, and each matrix is cut into m-by-m tiles.
 
 Where m does not divide a side, the last tile is smaller, and a mask keeps *at most* n per row and column of it.
 Such a tile is solved as a zero-padded block of side 2m with exactly n per line, which has the same optimum. Padding to
@@ -53,11 +53,14 @@ class Region:
         """Tiles down and across, in each matrix."""
         return (self.rows[1] - self.rows[0]) // self.height, (self.cols[1] - self.cols[0]) // self.width
 
+    def cut(self, matrices: npt.NDArray[Item]) -> npt.NDArray[Item]:
+        """This region of matrices (K, G, rows, cols), a view."""
+        return matrices[:, :, slice(*self.rows), slice(*self.cols)]
+
     def split(self, matrices: npt.NDArray[Item]) -> npt.NDArray[Item]:
-        """The blocks (B, side, side) of this region of (L, rows, cols), zero-padded."""
+        """The blocks (B, side, side) of this region of (K, G, rows, cols), zero-padded; a copy."""
         down, across = self.grid
-        part = matrices[:, slice(*self.rows), slice(*self.cols)]
-        tiles = part.reshape(len(matrices), down, self.height, across, self.width).transpose(0, 1, 3, 2, 4)
+        tiles = self.cut(matrices).reshape(-1, down, self.height, across, self.width).transpose(0, 1, 3, 2, 4)
         tiles = tiles.reshape(-1, self.height, self.width)  # (B, height, width)
         if self.full:
             return tiles
@@ -86,11 +89,11 @@ class Region:
         return masks
 
     def join(self, blocks: npt.NDArray[Item], matrices: npt.NDArray[Item]) -> None:
-        """Write blocks (B, side, side) back to this region of (L, rows, cols), without their padding."""
+        """Write blocks (B, side, side) back to this region of (K, G, rows, cols), without their padding."""
         down, across = self.grid
         tiles = blocks[:, : self.height, : self.width]
-        tiles = tiles.reshape(len(matrices), down, across, self.height, self.width).transpose(0, 1, 3, 2, 4)
-        target = matrices[:, slice(*self.rows), slice(*self.cols)]
+        tiles = tiles.reshape(-1, down, across, self.height, self.width).transpose(0, 1, 3, 2, 4)
+        target = self.cut(matrices)
         target[...] = tiles.reshape(target.shape)
 
 
@@ -138,20 +141,9 @@ class Tiling:
         """Columns of each matrix: input channels of a group."""
         return self.shape[1]
 
-    @property
-    def num_matrices(self) -> int:
-        """Matrices in the stack: kernel positions times groups."""
-        return math.prod(self.kernel) * self.groups
-
     def to_matrices(self, weight: npt.NDArray[Item]) -> npt.NDArray[Item]:
-        """(rows, cols) or (Cout, Cin, *kernel) -> (L, rows, cols); a view where numpy can give one."""
-        grouped = weight.reshape(self.groups, self.rows, self.cols, math.prod(self.kernel))
-        return grouped.transpose(3, 0, 1, 2).reshape(-1, self.rows, self.cols)
-
-    def from_matrices(self, matrices: npt.NDArray[Item]) -> npt.NDArray[Item]:
-        """The inverse of `to_matrices`."""
-        grouped = matrices.reshape(math.prod(self.kernel), self.groups, self.rows, self.cols)
-        return grouped.transpose(1, 2, 3, 0).reshape(self.shape)
+        """(rows, cols) or (Cout, Cin, *kernel) -> (K, G, rows, cols); a view of a contiguous weight."""
+        return weight.reshape(self.groups, self.rows, self.cols, math.prod(self.kernel)).transpose(3, 0, 1, 2)
 
     def regions(self) -> Iterator[Region]:
         """The full tiles, then those cut short at the right, at the bottom and in the corner, where present."""
@@ -168,10 +160,16 @@ class Tiling:
 
     def join(self, blocks: Sequence[npt.NDArray[Item]]) -> npt.NDArray[Item]:
         """The array of this shape that the blocks of each region make up."""
-        matrices = np.empty((self.num_matrices, self.rows, self.cols), blocks[0].dtype)
+        weight = np.empty(self.shape, blocks[0].dtype)
+        matrices = self.to_matrices(weight)
         for region, part in zip(self.regions(), blocks, strict=True):
             region.join(part, matrices)
-        return self.from_matrices(matrices)
+        return weight
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all regions."""
+        return math.prod(self.kernel) * self.groups * sum(math.prod(region.grid) for region in self.regions())
 
     def locate(self, region: Region, block: int) -> str:
         """Where a block of a region lies in the weight, in words for an error text."""

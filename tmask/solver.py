@@ -102,7 +102,7 @@ class Solver(ABC):
         seconds = 0.0
         for start in range(0, num_blocks if n < side else 0, self.chunk):
             part = slice(start, start + self.chunk)
-            contiguous = np.ascontiguousarray(scores[part])
+            contiguous = np.require(scores[part], requirements=["C", "W"])  # numba compiles anew for others
             begin = time.perf_counter()
             answer = self._solve(contiguous, n)
             seconds += time.perf_counter() - begin

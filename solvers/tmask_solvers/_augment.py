@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask_solvers._numba import kernel
+from tmask_solvers._numba import lean_kernel
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +27,7 @@ GRID = 46  # bits of the largest score; a key packs a distance (up to 2^56) and 
 FAR = np.int64(2**62)
 
 
-@kernel
+@lean_kernel
 def grid_exponent(score: Array) -> int:
     """The power of two that takes a block (m, m) to its grid, 0 for a block of zeros."""
     high = 0.0
@@ -37,17 +37,21 @@ def grid_exponent(score: Array) -> int:
     return GRID - math.frexp(high)[1] if high > 0.0 else 0
 
 
-@kernel
-def quantise(score: Array, shift: int, q: Array) -> None:
-    """q (m, m) int64 = score * 2^shift, rounded; scaled in two steps, since 2^shift itself may overflow."""
+@lean_kernel
+def quantise(score: Array, shift: int, q: Array) -> bool:
+    """q (m, m) int64 = score * 2^shift, rounded, and whether any was; in two steps, since 2^shift itself may overflow."""
     first = shift // 2
     s, t = math.ldexp(1.0, first), math.ldexp(1.0, shift - first)
+    rounded = False
     for i in range(score.shape[0]):
         for j in range(score.shape[1]):
-            q[i, j] = np.int64(np.float64(score[i, j]) * s * t + 0.5)
+            scaled = np.float64(score[i, j]) * s * t
+            q[i, j] = np.int64(scaled + 0.5)
+            rounded |= np.float64(q[i, j]) != scaled
+    return rounded
 
 
-@kernel
+@lean_kernel
 def insert_largest(x: int, top: Array) -> None:
     """Insert x into the descending list `top`, whose last entry falls out."""
     last = top.size - 1
@@ -58,7 +62,7 @@ def insert_largest(x: int, top: Array) -> None:
         top[last] = x
 
 
-@kernel
+@lean_kernel
 def column_midpoints(q: Array, n: int, top: Array, v: Array) -> None:
     """v_j half way between the n-th and the (n+1)-th largest of column j, rounded down; `top` holds n + 1 values."""
     m = q.shape[0]
@@ -69,7 +73,7 @@ def column_midpoints(q: Array, n: int, top: Array, v: Array) -> None:
         v[j] = (top[n - 1] + top[n]) >> 1
 
 
-@kernel
+@lean_kernel
 def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept: Array, count: Array) -> None:
     """Each row keeps its n best of q - v, and u becomes the least of them.
 
@@ -101,7 +105,7 @@ def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept
             count[j] += np.int64(kept[i, j])
 
 
-@kernel
+@lean_kernel
 def augment(
     q: Array, n: int, u: Array, v: Array, best: Array, closed: Array, parent: Array, kept: Array, count: Array
 ) -> int:

@@ -9,9 +9,19 @@ import numpy.typing as npt
 
 from tmask.arrays import Scores
 from tmask.solver import Masks, Prices
+from tmask_solvers._counts import is_regular
 from tmask_solvers._numba import kernel
+from tmask_solvers._sums import sums
+from tmask_solvers._tiles import make_window
 
 Array = npt.NDArray[Any]
+
+
+def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
+    """See `tmask.matrices.examine`."""
+    window = make_window(weight, mask)
+    kept, total = sums(window)
+    return kept, total, is_regular(window, (0,) * n, (0,) * m)
 
 
 @kernel

@@ -1,7 +1,6 @@
 """Half-steps of the midpoint iteration as vector code; a SIMD lane is a block, 16 of float32 or 8 of float64.
 
-Scratch layout, L lanes: weight[(i*m + j)*L + lane], row price u[i*L + lane], column price v[j*L + lane], so that rows
-and columns read the same copy and no operation crosses lanes. A row's mask is ceil(m/4) words of int32 a lane, a byte
+Rows and columns read the same copy of the weight (`_room` has the layout), so no operation crosses lanes. A row's mask is ceil(m/4) words of int32 a lane, a byte
 an entry: byte j % 4 of word j // 4 is 1 if column j is kept, and adding words counts columns.
 
 n and m must be constants here. They come as the lengths of two tuples, which are part of a type: so kernels that use
@@ -25,12 +24,15 @@ REGISTER_BITS = 512
 _I64 = ir.IntType(64)
 
 
-class _Emitter:
-    """Vector loads and stores on named arrays, and the order statistics of a half-step."""
+class Emitter:
+    """Vector loads and stores on named arrays, and the order statistics of a half-step.
 
-    def __init__(self, context: Any, builder: Any, sig: Any, args: Any, names: tuple[str, ...], bits: int) -> None:
+    The first of the arrays is the weight, whose dtype says how many lanes there are.
+    """
+
+    def __init__(self, context: Any, builder: Any, sig: Any, args: Any, names: tuple[str, ...]) -> None:
         self.builder = builder
-        self.lanes = REGISTER_BITS // bits
+        self.lanes = REGISTER_BITS // sig.args[0].dtype.bitwidth
         self.data = {}
         self.vector = {}
         for name, kind, value in zip(names, sig.args, args, strict=False):
@@ -88,7 +90,7 @@ def row_step(typingctx, weight, v, u, kept, count, i, ns, ms):  # type: ignore[n
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         names = ("weight", "v", "u", "kept", "count")
-        emit = _Emitter(context, builder, sig, args, names, sig.args[0].dtype.bitwidth)
+        emit = Emitter(context, builder, sig, args, names)
         row = args[5]
         x = [builder.fsub(emit.load("weight", emit.at(m, row, j)), emit.load("v", emit.constant(j))) for j in range(m)]
         a, b = emit.pair(x, n)
@@ -113,7 +115,7 @@ def column_step(typingctx, weight, u, v, target, momentum, j, ns, ms):  # type: 
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         names = ("weight", "u", "v", "target", "momentum")
-        emit = _Emitter(context, builder, sig, args, names, sig.args[0].dtype.bitwidth)
+        emit = Emitter(context, builder, sig, args, names)
         column = args[5]
         x = [
             builder.fsub(emit.load("weight", emit.at(1, column, i * m)), emit.load("u", emit.constant(i)))
@@ -135,7 +137,7 @@ def balanced(typingctx, weight, count, ns, ms):  # type: ignore[no-untyped-def]
     n, m = ns.count, ms.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        emit = _Emitter(context, builder, sig, args, ("weight", "count"), sig.args[0].dtype.bitwidth)
+        emit = Emitter(context, builder, sig, args, ("weight", "count"))
         good = None
         for k in range(words_per_row(m)):
             wanted = sum(n << 8 * (j % 4) for j in range(4 * k, min(4 * k + 4, m)))

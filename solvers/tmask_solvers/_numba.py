@@ -25,11 +25,31 @@ def kernel(function: Function) -> Function:
     fastmath stays off: it would let the compiler reorder sums, fuse a multiply and an add, and assume that equal things
     are not compared, and exactness rests on none of that happening. nogil lets bands of blocks run in threads.
     """
+    return _compile(function)
+
+
+def lean_kernel(function: Function) -> Function:
+    """A `kernel` that allocates nothing, and so need not count references to its arrays.
+
+    Functions that hand each other tuples of arrays, for every block, spend most of their time on that otherwise.
+    """
+    return _compile(function, _nrt=False)
+
+
+def inlined(function: Function) -> Function:
+    """A `lean_kernel` that becomes a part of its caller, since to hand over a tuple of arrays costs some of them a
+    hundred stores."""
+    return _compile(function, _nrt=False, forceinline=True)
+
+
+def _compile(function: Function, **options: Any) -> Function:
     config: Any = numba.config  # its attributes are made at run time
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder(before))  # numba reads it while it decorates
     try:
-        compiled: Function = numba.njit(function, cache=True, nogil=True, fastmath=False, error_model="numpy")
+        compiled: Function = numba.njit(
+            function, cache=True, nogil=True, fastmath=False, error_model="numpy", **options
+        )
     finally:
         config.CACHE_DIR = before
     return compiled

@@ -4,7 +4,8 @@ The best mask at given column prices keeps each row's n largest of score - price
 counts n too, and then it is optimal (`_midpoint` has the argument). Setting every price half way between the n-th and
 the (n+1)-th largest of its line, rows and columns in turn, with a little momentum, finds such prices in a few rounds
 for nearly all blocks. The order statistics come from branch-free min-max networks (`_selection`) whose SIMD lanes are
-16 blocks (`_lanes`). What does not balance, mostly exact ties, is finished by shortest augmenting paths (`_augment`).
+16 blocks (`_lanes`). Exact ties are parted (`_ties`), and what does not balance then is finished by shortest augmenting
+paths (`_augment`). Blocks of side 4 in float32 have closed forms instead (`_closed`).
 
 Compiled once for each n and m, which takes some seconds, and cached on disk from then on.
 
@@ -17,20 +18,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tmask.arrays import Scores
+from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
-from tmask.solver import Answer, Solver
+from tmask.matrices import MatrixSolver, Values, Worker
+from tmask.solver import Answer
 from tmask_solvers._bands import in_bands
-from tmask_solvers._midpoint import scratch, solve_blocks
+from tmask_solvers._midpoint import solve_window
+from tmask_solvers._room import make_room
+from tmask_solvers._tiles import make_window
 
 
 @dataclass(frozen=True)
-class Midpoint(Solver):
-    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks that span more than 2^22 (`_augment`).
+class Midpoint(MatrixSolver):
+    """Exact; up to n * m * 2^-46 of the largest score in fallback blocks that span more than 2^22 (`_augment`).
 
     Args:
-        threads: bands of blocks solved at once; the masks do not depend on it.
+        threads: parts of a weight solved at once; the masks do not depend on it.
     """
 
     threads: int = 1
@@ -49,10 +55,18 @@ class Midpoint(Solver):
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
 
-        def solve_band(band: slice) -> int:
-            room = scratch(side, scores.dtype)
-            limit = 16 if side <= 16 else 24
-            return solve_blocks(scores[band], (0,) * n, (0,) * side, limit, *room, masks[band], prices[band])
+        def solve_band(band: slice) -> None:
+            window = make_window(scores[band].reshape(-1, side), masks[band].reshape(-1, side))
+            solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band])
 
         in_bands(solve_band, num_blocks, self.threads)
         return Answer(masks, prices)
+
+    def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
+        room = make_room(n, m, dtype)
+        no_prices = np.empty((0, m))
+
+        def solve(weight: Values, mask: Mask) -> float:
+            return solve_window(make_window(weight, mask), (0,) * n, (0,) * m, room, no_prices)
+
+        return solve

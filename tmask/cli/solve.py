@@ -180,7 +180,6 @@ def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
 
 def _num_blocks(layer: Layer, pattern: Pattern) -> int:
     try:
-        tiling = Tiling(layer.shape, pattern, layer.groups)
+        return Tiling(layer.shape, pattern, layer.groups).num_blocks
     except InvalidProblemError as error:
         raise InvalidProblemError(f"layer {layer.name!r}: {error}") from error
-    return sum(tiling.num_matrices * region.grid[0] * region.grid[1] for region in tiling.regions())
