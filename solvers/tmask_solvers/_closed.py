@@ -1,29 +1,33 @@
 """2:4, 1:4 and 3:4 masks of a float32 matrix of 4-by-4 blocks in closed form, exact, at memory speed.
 
-16 blocks of a block row at once, a SIMD lane each, by `two_four` or `permutation`. A float32 answer stands only if it
-wins each of its comparisons by more than 2^-20 of the block's sum, which is more than rounding can have done. Else, as
-with ties, the 16 blocks are done again in float64.
+16 blocks of a block row at once, a SIMD lane each, by `two_four` or `permutation`. A float32 answer stands where
+nothing was rounded, or where it wins each of its comparisons by more than 2^-20 of the block's sum, which is more than
+rounding can have done. Else the blocks are done again in float64, 8 at once.
 
-The guard. Let T be a block's sum, t = T as computed in float32 by 5 roundings a term, u = 2^-24. The closed forms need
-that a computed lead d > fl(2^-20 t) implies a difference above 8.1 u T. Scaling by 2^-20 is exact unless the result is
-subnormal; then it is off by at most half of 2^-149, but the lead and the guard are both multiples of 2^-149, so that
-d > fl(2^-20 t) implies d > 2^-20 t. The lead is itself a rounded difference, so the difference of the computed values
-is above 2^-20 t / (1 + u) >= 16 u (1 - u)^6 T > 8.1 u T. Nothing may overflow: no term exceeds T (1 + u)^4, so t < 2^127
-is asked for, which also leaves NaN and infinity to float64.
+Nothing was rounded. Let T be a block's sum, t = T as computed (5 roundings an entry), u = 2^-24 or 2^-53. If all
+entries are multiples of the last place of t, no operation of the closed forms rounds: signed sums of entries are such
+multiples too, of magnitude T < 2^(k + 1) where 2^k <= t < 2^(k + 1). (T cannot be 2^(k + 1) or more: rounding is
+monotone and would have made t so.) An entry is such a multiple if adding it to t is exact, that is if (x + t) - t gives
+back x. So ties among small integers cost nothing extra; and float64 rounds nothing in blocks whose nonzero entries span
+less than 2^25.
 
-float64. Its guard is 2^-49 of the sum, by the same argument with u = 2^-53 (and nothing in float64 is subnormal or too
-large). What does not win by that much is exact nevertheless if all entries are multiples of the last place of t, because
-then no operation has rounded: signed sums of entries are multiples of 2^(k - 52) of magnitude T < 2^(k + 1), where
-2^k <= t < 2^(k + 1). (T itself cannot be 2^(k + 1) or more, for then rounding, being monotone, would have made t so.) An
-entry is such a multiple if adding it to t is exact, that is if (x + t) - t gives back x. This holds for every block
-whose nonzero entries span less than 2^25. Elsewhere the mask may fall short of the optimum, by at most
-2 ((1 + u)^4 - 1) T < 2^-49 t: the comparisons were decided by values that are off by half of that.
+The guard. The closed forms need that a computed lead d > fl(2^-20 t) implies a difference of computed values above
+12 u T. Scaling by 2^-20 is exact unless the result is subnormal, and then off by at most half of 2^-149; but leads and
+guards are multiples of 2^-149, so that d > fl(2^-20 t) implies d > 2^-20 t all the same. The lead is itself a rounded
+difference, so the difference is above 2^-20 t / (1 + u) >= 16 u (1 - u)^6 T > 12 u T. Nothing may overflow: no term
+exceeds (1 + u)^4 T, so t < 2^127 is asked for, which also leaves NaN and infinity to float64. There the guard is 2^-49
+of t by the same argument, and nothing is subnormal or overflows.
 
-Cost: two and a half passes over the matrix (read it, write the mask); about twice that where all groups hold ties.
+What is neither rounded nor proven in float64 was decided by values that are off by at most e = ((1 + u)^4 - 1) T, so
+what is kept falls short of the optimum by at most 2 e < 2^-49 t; with room for the rounding of the sum of such bounds.
+
+Cost: reading the matrix and writing the mask; two to three times that where every group holds ties that round.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy.typing as npt
@@ -34,12 +38,13 @@ from numba.extending import intrinsic
 from tmask_solvers._closed_permutation import permutation
 from tmask_solvers._closed_two_four import two_four
 from tmask_solvers._numba import kernel
-from tmask_solvers._vector import F32, F64, I32, I64, Vector, address, constant
+from tmask_solvers._vector import F32, F64, I64, Vector, address, constant
 
 Array = npt.NDArray[Any]
 Rows = list[list[Vector]]
 
 LANES = 16  # blocks a step; a block row must hold as many
+_WIDE_LANES = 8
 _ALL = 0x01010101
 _GUARD = 2.0**-20
 _WIDE_GUARD = 2.0**-49
@@ -48,41 +53,34 @@ _LARGEST = 2.0**127
 
 @intrinsic
 def _solve_group(typingctx, weight, at, stride, mask, place, mask_stride, ns):  # type: ignore[no-untyped-def]
-    """Masks of the 16 blocks from weight[at] on, in float32; whether some of them are not proven optimal."""
+    """Masks of the 16 blocks from weight[at] on, in float32; bit k says that block k's is not proven optimal."""
     n = ns.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        rows = _load(context, builder, sig, args)
+        rows = _load(context, builder, sig, args, LANES)
         total = _total(rows)
         words, sure = _solve(rows, n, total * _GUARD)
         _store(context, builder, sig, args, words)
-        sure = sure & (constant(total, F32, _LARGEST) > total)
-        return builder.not_(sure.holds())
+        sure = (sure | _exact(rows, total)) & (constant(total, F32, _LARGEST) > total)
+        return builder.zext(builder.bitcast((sure ^ 1).value, ir.IntType(LANES)), I64)
 
-    return types.boolean(weight, at, stride, mask, place, mask_stride, ns), codegen
+    return types.int64(weight, at, stride, mask, place, mask_stride, ns), codegen
 
 
 @intrinsic
 def _solve_group_wide(typingctx, weight, at, stride, mask, place, mask_stride, ns):  # type: ignore[no-untyped-def]
-    """The same in float64; by how much, at most, the 16 blocks together fall short of their optimum."""
+    """Masks of the 8 blocks from weight[at] on, in float64; by how much, at most, they fall short of their optimum."""
     n = ns.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        rows = [[x.wide() for x in row] for row in _load(context, builder, sig, args)]
+        rows = [[x.wide() for x in row] for row in _load(context, builder, sig, args, _WIDE_LANES)]
         total = _total(rows)
         guard = total * _WIDE_GUARD
         words, sure = _solve(rows, n, guard)
         _store(context, builder, sig, args, words)
-        exact = None
-        for x in (x for row in rows for x in row):
-            same = ((x + total) - total).equals(x)
-            exact = same if exact is None else exact & same
-        assert exact is not None
-        slack = (sure | exact).where(constant(total, F64, 0.0), guard)
-        lanes = [slack.lane(k) for k in range(LANES)]
-        while len(lanes) > 1:
-            lanes = [builder.fadd(p, q) for p, q in zip(lanes[::2], lanes[1::2], strict=True)]
-        return lanes[0]
+        slack = (sure | _exact(rows, total)).where(constant(total, F64, 0.0), guard)
+        lanes = [slack.lane(k) for k in range(_WIDE_LANES)]
+        return reduce(builder.fadd, lanes)
 
     return types.float64(weight, at, stride, mask, place, mask_stride, ns), codegen
 
@@ -108,8 +106,12 @@ def solve_closed(
         for c in range(0, cols, 4 * LANES):
             first = min(c, cols - 4 * LANES)  # the last group overlaps the one before
             at, place = r * stride + first, r * mask_stride + first
-            if _solve_group(weight, at, stride, mask, place, mask_stride, ns):
+            doubt = _solve_group(weight, at, stride, mask, place, mask_stride, ns)
+            if doubt & 0xFF:
                 slack += _solve_group_wide(weight, at, stride, mask, place, mask_stride, ns)
+            if doubt >> 8:
+                half = 4 * _WIDE_LANES
+                slack += _solve_group_wide(weight, at + half, stride, mask, place + half, mask_stride, ns)
     return slack
 
 
@@ -120,26 +122,30 @@ def _row_address(context: Any, builder: Any, sig: Any, args: Any, first: int, ro
     return address(context, builder, sig.args[first], array, index, vector)
 
 
-def _load(context: Any, builder: Any, sig: Any, args: Any) -> Rows:
-    """|w| of the 16 blocks, as 4 rows of 4 columns with a block a lane."""
+def _load(context: Any, builder: Any, sig: Any, args: Any, lanes: int) -> Rows:
+    """|w| of consecutive blocks, as 4 rows of 4 columns with a block a lane."""
     rows = []
     for i in range(4):
-        place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, 4 * LANES))
+        place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, 4 * lanes))
         entries = Vector(builder, builder.load(place, align=4))
-        rows.append([abs(entries.pick([4 * block + j for block in range(LANES)])) for j in range(4)])
+        rows.append([abs(entries.pick([4 * lane + j for lane in range(lanes)])) for j in range(4)])
     return rows
 
 
 def _store(context: Any, builder: Any, sig: Any, args: Any, words: list[Vector]) -> None:
     for i, word in enumerate(words):
-        place = _row_address(context, builder, sig, args, 3, i, ir.VectorType(I32, LANES))
-        builder.store(word.value, place, align=1)
+        builder.store(word.value, _row_address(context, builder, sig, args, 3, i, word.value.type), align=1)
 
 
 def _total(rows: Rows) -> Vector:
     """Sum of each block, each entry rounded 5 times."""
     p, q, r, s = ((row[0] + row[1]) + (row[2] + row[3]) for row in rows)
     return ((p + q) + r) + s
+
+
+def _exact(rows: Rows, total: Vector) -> Vector:
+    """Where all entries are multiples of the last place of their sum, so that nothing is rounded."""
+    return reduce(and_, [((x + total) - total).equals(x) for row in rows for x in row])
 
 
 def _solve(rows: Rows, n: int, guard: Vector) -> tuple[list[Vector], Vector]:

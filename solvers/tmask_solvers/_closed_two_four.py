@@ -13,22 +13,25 @@ Rounding. With u the unit roundoff (2^-24 in float32) a sum or difference is off
 direction, even where it is subnormal, since then it is exact. a, b, c take 2 roundings, a difference of two 3, a sum of
 two D 4. Each counts entries with signs, so all of them are off by at most e = ((1 + u)^4 - 1) T < 4.001 u T.
 
-What is sure. The caller's guard exceeds 8.1 u T, that is 2 e and more. So if a computed value exceeds another by more
-than the guard, it is truly larger. A pairing loses clearly if its computed value is below the best by more than the
-guard. In a pair of rows the choice is clear if the largest of the three magnitudes exceeds the next by more than the
-guard: then it exceeds its own negative by as much. The mask is proven optimal if each pairing
+What is sure. The caller's guard g exceeds 12 u T. So if a computed value exceeds another by more than g, it is truly
+larger. A pairing loses clearly if its computed value is below the best by more than g. In a pair of rows the choice is
+clear if the largest of the three magnitudes exceeds the next by more than g: then it exceeds its own negative by as
+much. The mask is proven optimal if each pairing
 
 - loses clearly, or
-- contains this mask and has clear choices in both pairs. Then this mask is the pairing's true optimum: if another mask
-  were, its computed value would exceed this mask's by more than the guard, hence its true value by more than g - e,
-  hence the computed value of the pairing that this mask was taken from by more than g - 2 e > 0; but that one is the
-  largest.
+- contains this mask and has clear choices in both pairs. Then this mask is the pairing's true optimum. For if the clear
+  choices were another mask, they would exceed this mask's computed value, which is within e of its true value, which is
+  within e of the largest computed value, by more than g; and so, with one more rounding, their pairing's computed value
+  would exceed the largest of all by more than g - 2 e - 1.1 u T > 0.
 
-The second case is needed although the first reads like all there is: a mask whose rows are all + or - the same one of
-A, B, C belongs to two pairings, which then tie exactly. No margin between them is needed, both lead to the same mask.
+The second case is not only that of the largest: a mask whose rows are all + or - the same one of A, B, C belongs to two
+pairings, which then tie exactly, and no margin between them is needed since both lead to this mask.
 """
 
 from __future__ import annotations
+
+from functools import reduce
+from operator import and_
 
 from tmask_solvers._vector import I32, Vector, constant, larger, smaller
 
@@ -42,7 +45,7 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
 
     Args:
         rows: |w|, 4 rows of 4 columns.
-        guard: the margin by which a comparison must be won, above 8.1 roundoffs of the block's sum.
+        guard: the margin by which a comparison must be won, above 12 roundoffs of the block's sum.
     Returns:
         A row's word holds a byte an entry, 1 = kept; words are valid even if entries are NaN or infinite.
     """
@@ -53,9 +56,7 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
     p, q = best.equals(values[0]), best.equals(values[1])
     # Row 0 and its partner, then the other two in order.
     upper = _row_word([abc[0][t] - p.where(abc[1][t], q.where(abc[2][t], abc[3][t])) for t in range(3)])
-    lower = _row_word(
-        [p.where(abc[2][t], abc[1][t]) - (p | q).where(abc[3][t], abc[2][t]) for t in range(3)],
-    )
+    lower = _row_word([p.where(abc[2][t], abc[1][t]) - (p | q).where(abc[3][t], abc[2][t]) for t in range(3)])
     not_upper, not_lower = upper ^ _ALL, lower ^ _ALL
     mask = [
         upper,
@@ -63,13 +64,11 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
         p.where(lower, q.where(not_upper, not_lower)),
         (p | q).where(not_lower, not_upper),
     ]
-    sure = None
+    proofs = []
     for (first, second), (one, two), value in zip(_PAIRINGS, tops, values, strict=True):
         contains = _opposite(mask, *first) & _opposite(mask, *second)
-        proven = (best - value > guard) | (contains & (smaller(one[1], two[1]) > guard))
-        sure = proven if sure is None else sure & proven
-    assert sure is not None
-    return mask, sure
+        proofs.append((best - value > guard) | (contains & (smaller(one[1], two[1]) > guard)))
+    return mask, reduce(and_, proofs)
 
 
 def _inner_products(row: list[Vector]) -> list[Vector]:

@@ -1,10 +1,10 @@
-"""A SIMD vector inside a numba intrinsic, with Python's operators: a formula reads as on paper and becomes LLVM vector code.
+"""A SIMD vector inside a numba intrinsic, with Python's operators: formulas read as on paper and become vector code.
 
 Every operator is one LLVM instruction without fast-math flags: rounded once or not at all, never fused or reordered. So
 results are the same on every processor, whatever the width of its registers.
 
-numba's intrinsics get their arguments as LLVM values; `address` turns an array among them, and an index, into a place to
-load from or to store to.
+Intrinsics get their arguments as LLVM values; `address` turns an array among them, and an index, into a place to load
+from or to store to.
 """
 
 from __future__ import annotations
@@ -99,11 +99,6 @@ class Vector:
     def lane(self, k: int) -> Any:
         """The scalar in lane k."""
         return self.builder.extract_element(self.value, ir.Constant(I32, k))
-
-    def holds(self) -> Any:
-        """An i1: whether this vector of truth values is true in every lane."""
-        bits = self.builder.bitcast(self.value, ir.IntType(self.value.type.count))
-        return self.builder.icmp_unsigned("==", bits, ir.Constant(bits.type, (1 << bits.type.width) - 1))
 
 
 def larger(x: Vector, y: Vector) -> Vector:
