@@ -78,7 +78,13 @@ def assert_optimal(weight: np.ndarray, n: int, **layout: int) -> None:
     assert shortfall(weight, masks, n) == 0
 
 
-# A group is proven as a whole, so one block is drawn and the others around it are plain.
+def among_plain_blocks(block: np.ndarray, position: int = 0) -> np.ndarray:
+    """(4, 64), 16 blocks: were others than this one in doubt, it would be done again on their account."""
+    weight = to_matrix(make_blocks("normal", 16, 4), 64)
+    weight[:, 4 * position : 4 * position + 4] = block
+    return weight
+
+
 entries = {
     "any": st.floats(width=32, allow_nan=False, allow_infinity=False),
     "small integers": st.integers(-3, 3).map(float),
@@ -107,9 +113,7 @@ def test_a_drawn_block_is_exactly_optimal_at_any_place(values, exponent, n, posi
         scaled = np.ldexp(block, exponent)
     if not np.array_equal(np.ldexp(scaled, -exponent), block):
         scaled = block
-    weight = to_matrix(make_blocks("normal", 16, 4), 64)
-    weight[:, 4 * position : 4 * position + 4] = scaled
-    assert_optimal(weight, n)
+    assert_optimal(among_plain_blocks(scaled, position), n)
 
 
 @given(st.lists(entries["any"], min_size=16, max_size=16), st.sampled_from(NS))
@@ -139,6 +143,26 @@ def test_ties_that_round_are_told_apart_in_float64(n):
     rng = np.random.default_rng(n)
     base = 2.0 ** rng.integers(0, 3, (640, 4, 4)) + rng.integers(0, 3, (640, 4, 4)) * 2.0**-22
     assert_optimal(to_matrix(base.astype(np.float32), 64), n)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=4, max_size=4), st.permutations(range(4)), st.booleans(), st.sampled_from(NS)
+)
+@settings(deadline=None, max_examples=300)
+def test_a_tie_that_rounds_in_one_place_of_a_clear_block(ulps, columns, flip, n):
+    """The columns of the upper and the lower rows are clear, and so is the order of one of these halves."""
+    block = np.full((4, 4), 20 if n == 3 else 0, np.float32)
+    block[:2, :2] = 1 + np.reshape(ulps, (2, 2)) * 2.0**-23
+    block[2:, 2:] = [[5, 1], [2, 7]]
+    block = block[:, columns][::-1] if flip else block[:, columns]
+    assert_optimal(among_plain_blocks(block), n)
+
+
+@pytest.mark.parametrize("n", NS)
+def test_a_sum_on_the_brink_of_overflow(n):
+    """In float32 the block's sum is finite, but the value of the wrong pairing of its rows rounds to infinity."""
+    units = [[1, 4, 1, 7], [2**27 - 8, 2**27, 0, 0], [2**27 - 8, 0, 2**27 - 32, 0], [4, 6, 1, 4]]
+    assert_optimal(among_plain_blocks(np.array(units, np.float32) * np.float32(2.0**99)), n)
 
 
 @pytest.mark.parametrize("n", NS)
