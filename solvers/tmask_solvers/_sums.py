@@ -44,10 +44,9 @@ def _add(typingctx, weight, at, mask, place, room):  # type: ignore[no-untyped-d
             shift = ir.Constant(I64, k)
             w = Vector(builder, builder.load(pointer(0, builder.add(args[1], shift), real), align=4))
             on = Vector(builder, builder.load(pointer(2, builder.add(args[3], shift), I8), align=1))
-            x = abs(w)
-            kept = on.matches(0).where(constant(x, real, 0.0), x)
-            all_parts.append(x.wide() if real == F32 else x)
-            kept_parts.append(kept.wide() if real == F32 else kept)
+            x = abs(w).wide() if real == F32 else abs(w)
+            all_parts.append(x)
+            kept_parts.append(on.matches(0).where(constant(x, F64, 0.0), x))
         for part, (p, q, r, s) in enumerate((kept_parts, all_parts)):
             slot = pointer(4, ir.Constant(I64, part * _LANES), F64)
             total = Vector(builder, builder.load(slot, align=8)) + ((p + q) + (r + s))
