@@ -1,7 +1,7 @@
 """Solve matrices where they lie: in parts that fit a cache, without a copy in blocks, on several threads.
 
-Matrices (h, w) whose entries a solver can read as they are, float32 or float64 with rows of unit stride, are handed over
-in bands of rows. All else (float16, bfloat16, the kernel positions of a convolution) is first copied into a small
+Matrices (h, w) whose entries a solver can read as they are, float32 or float64 with rows of unit stride, are handed
+over in bands of rows. All else (float16, bfloat16, the kernel positions of a convolution) is first copied into a small
 buffer, part by part, and so are the masks on their way back. Which entries form a part does not depend on the number
 of threads, and sums are added in the order of the parts: the result is the same for any number.
 """

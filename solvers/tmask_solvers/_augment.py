@@ -39,7 +39,7 @@ def grid_exponent(score: Array) -> int:
 
 @lean_kernel
 def quantise(score: Array, shift: int, q: Array) -> bool:
-    """q (m, m) int64 = score * 2^shift, rounded, and whether any was; in two steps, since 2^shift itself may overflow."""
+    """q (m, m) int64 = score * 2^shift, rounded; whether any was. In two steps, since 2^shift itself may overflow."""
     first = shift // 2
     s, t = math.ldexp(1.0, first), math.ldexp(1.0, shift - first)
     rounded = False

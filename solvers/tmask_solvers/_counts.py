@@ -1,4 +1,4 @@
-"""Whether a mask in a window keeps exactly n in each row and column of each tile: the last look before it is returned."""
+"""Whether a mask in a window keeps n in each row and column of each tile: the last look before it is returned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from tmask_solvers._numba import lean_kernel
-from tmask_solvers._room import Array
 from tmask_solvers._tiles import Window
 
 STEP = 64  # entries looked at together

@@ -11,7 +11,7 @@ from tmask.arrays import Scores
 from tmask.solver import Masks, Prices
 from tmask_solvers._counts import is_regular
 from tmask_solvers._numba import kernel
-from tmask_solvers._sums import sums
+from tmask_solvers._sums import ROOM, sums
 from tmask_solvers._tiles import make_window
 
 Array = npt.NDArray[Any]
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
     """See `tmask.matrices.examine`."""
     window = make_window(weight, mask)
-    kept, total = sums(window)
+    kept, total = sums(*window, np.empty(ROOM))
     return kept, total, is_regular(window, (0,) * n, (0,) * m)
 
 

@@ -1,7 +1,8 @@
 """Half-steps of the midpoint iteration as vector code; a SIMD lane is a block, 16 of float32 or 8 of float64.
 
-Rows and columns read the same copy of the weight (`_room` has the layout), so no operation crosses lanes. A row's mask is ceil(m/4) words of int32 a lane, a byte
-an entry: byte j % 4 of word j // 4 is 1 if column j is kept, and adding words counts columns.
+Rows and columns read the same copy of the weight (`_room` has the layout), so no operation crosses lanes. A row's mask
+is ceil(m/4) words of int32 a lane, a byte an entry: byte j % 4 of word j // 4 is 1 if column j is kept, and adding
+words counts columns.
 
 n and m must be constants here. They come as the lengths of two tuples, which are part of a type: so kernels that use
 them are plain module-level functions, compiled once for each n and m, and cached on disk.

@@ -39,7 +39,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
         room: scratch.
         prices: (tiles, m) float64, row by row of tiles, for the column prices; or (0, m) if nobody wants them.
     """
-    n, m = len(ns), len(ms)
+    m = len(ms)
     lanes = room.lanes
     width = len(lanes.block)
     tiles = (window.rows // m) * (window.cols // m)
@@ -104,7 +104,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
 
 @inlined
 def _way(window: Window, tile: int, tame: bool, ms: tuple[int, ...]) -> int:
-    """How a tile is solved: what is constant or not finite needs no search, what is huge cannot be priced in float32."""
+    """How a tile is solved: constant or not finite it needs no search; a huge one cannot be priced in float32."""
     m = len(ms)
     at, _ = locate(window, tile, ms)
     weight, stride = window.weight, window.stride

@@ -74,21 +74,23 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     def per_lane(count: int, kind: npt.DTypeLike) -> Array:
         return _aligned(count * lanes, kind)
 
-    def state() -> Array:
-        return np.zeros(lanes, np.int64)
+    def integers(count: int = lanes) -> Array:
+        return np.zeros(count, np.int64)
 
     noise = np.random.default_rng(64 * n + m).permutation(m * m) / (m * m)
     return Room(
         Lanes(
             per_lane(m * m, real), per_lane(m, real), per_lane(m, real), per_lane(m, real), per_lane(1, real),
-            noise.astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32), state(), state(), state(),
+            noise.astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
+            integers(), integers(), integers(),
         ),
         Pool(
             per_lane(m * m, np.float64), per_lane(m, np.float64), per_lane(m, np.float64),
-            per_lane(m * words, np.int32), state(), np.zeros(lanes),
+            per_lane(m * words, np.int32), integers(), np.zeros(lanes),
         ),
         Paths(
-            *(np.zeros(shape, np.int64) for shape in ((m, m), m, m, m, n + 1, m, 2 * m, 2 * m, 2 * m)),
+            np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),
+            integers(2 * m), integers(2 * m), integers(2 * m),
             np.zeros((m, m), np.bool_), np.zeros((m, m)), np.zeros(m),
         ),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Exact ties, which midpoints cannot part: parted by small distinct amounts, and the mask then proven on the true scores.
+"""Exact ties, which midpoints cannot part: parted by small distinct amounts, the mask then proven on the true scores.
 
 A block that ties gets distinct amounts added to its entries, a fixed permutation of 0, 1, ..., m^2 - 1 scaled so that
 the largest is a 32nd of the block's least positive score, but at least 2^-18 of its largest. Small against all gaps of

@@ -23,9 +23,9 @@ LARGEST = 2.0**90  # scores up to this have finite prices in float32
 class Window(NamedTuple):
     """A part of a matrix and of its mask, rows and cols being multiples of m.
 
-    Entry (r, c) is weight[r*stride + c] and mask[r*mask_stride + c]: 1-D arrays that start at the part's first entry, so
-    that one compiled version serves matrices and parts of them. Weights are float32 or float64 of any sign, the mask is
-    uint8.
+    Entry (r, c) is weight[r*stride + c] and mask[r*mask_stride + c]: 1-D arrays that start at the part's first entry,
+    so that one compiled version serves matrices and parts of them. Weights are float32 or float64 of any sign, the
+    mask is uint8.
     """
 
     weight: Array

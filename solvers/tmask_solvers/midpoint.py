@@ -15,6 +15,7 @@ Cost: O(m^2 log^2 m) a round and block, 2 rounds at m = 4 to 10 at m = 32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -26,9 +27,12 @@ from tmask.errors import InvalidProblemError
 from tmask.matrices import MatrixSolver, Values, Worker
 from tmask.solver import Answer
 from tmask_solvers._bands import in_bands
+from tmask_solvers._closed import LANES, solve_closed
 from tmask_solvers._midpoint import solve_window
 from tmask_solvers._room import make_room
 from tmask_solvers._tiles import make_window
+
+_NARROW_ENTRIES = 1 << 15  # laid out at once
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Midpoint(MatrixSolver):
         return Answer(masks, prices)
 
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
+        if m == 4 and dtype == np.float32:
+            return partial(_solve_closed, n)
         room = make_room(n, m, dtype)
         no_prices = np.empty((0, m))
 
@@ -70,3 +76,22 @@ class Midpoint(MatrixSolver):
             return solve_window(make_window(weight, mask), (0,) * n, (0,) * m, room, no_prices)
 
         return solve
+
+
+def _solve_closed(n: int, weight: Values, mask: Mask) -> float:
+    """Masks of 4-by-4 tiles in closed form. It needs 16 of them in a row, so narrow weights are laid out anew."""
+    rows, cols = weight.shape
+    least = 4 * LANES
+    if cols >= least:
+        return solve_closed(*make_window(weight, mask), (0,) * n)
+    slack = 0.0
+    step = _NARROW_ENTRIES // (4 * cols) * 4
+    for row in range(0, rows, step):
+        part = weight[row : row + step].reshape(-1, 4, cols).transpose(1, 0, 2).reshape(4, -1)
+        strip = np.zeros((4, max(least, part.shape[1])), np.float32)
+        kept = np.empty(strip.shape, np.bool_)
+        strip[:, : part.shape[1]] = part
+        slack += solve_closed(*make_window(strip, kept), (0,) * n)
+        tiles = kept[:, : part.shape[1]].reshape(4, -1, cols).transpose(1, 0, 2)
+        mask[row : row + step] = tiles.reshape(-1, cols)
+    return slack
