@@ -18,6 +18,7 @@ def fall_back(window: Window, tile: int, ns: tuple[int, ...], ms: tuple[int, ...
 
     Returns what the mask may lose against the optimum: 0 unless scores were rounded to the grid.
     """
+    paths.tiles[0] += 1
     n, m = np.int64(len(ns)), len(ms)  # not a constant: it would compile what is called once for each n
     at, mask_at = locate(window, tile, ms)
     score, start, q, v = paths.score, paths.start, paths.q, paths.v

@@ -6,9 +6,10 @@ proves s_p - v_p > s_q - v_q for the very vector v that was used, and complement
 needed, only a subtraction and a strict comparison; and finite prices, so blocks with scores above 2^90 take the
 fallback (docs/exactness.md).
 
-A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every other round, lanes that
-are not done are looked at: rows that tie exactly, with fewer than n entries above b, are parted (`_ties`), and so is a
-block that does not balance within the limit; one that has been parted takes the fallback (`_fallback`) instead.
+A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every second round a block
+that is not done is looked at: rows that tie exactly, with fewer than n entries above b, are parted (`_ties`), and so is
+one that does not balance within the limit; if it has been parted before, it takes the fallback (`_fallback`). What
+becomes of a block does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -73,12 +74,9 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
             row_step(lanes.weight, lanes.v, lanes.u, lanes.kept, lanes.counts, i, ns, ms)
         now += 1
         good = balanced(lanes.weight, lanes.counts, ns, ms)
-        look = now % 2 == 0
-        if good == 0 and not look:
-            continue
         for lane in range(width):
             success = (good >> lane) & 1 != 0
-            if lanes.block[lane] < 0 or not (success or look):
+            if lanes.block[lane] < 0 or not (success or (now - lanes.born[lane]) % 2 == 0):
                 continue
             outcome = _outcome(window, lane, success, now, waiting, room, ns, ms)
             if outcome == _SEARCHING:

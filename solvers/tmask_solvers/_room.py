@@ -57,6 +57,7 @@ class Paths(NamedTuple):
     kept: Array  # (m, m) bool
     score: Array  # (m, m) float64
     start: Array  # (m,) float64
+    tiles: Array  # (1,) how many tiles were solved so
 
 
 class Room(NamedTuple):
@@ -91,7 +92,7 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
         Paths(
             np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),
             integers(2 * m), integers(2 * m), integers(2 * m),
-            np.zeros((m, m), np.bool_), np.zeros((m, m)), np.zeros(m),
+            np.zeros((m, m), np.bool_), np.zeros((m, m)), np.zeros(m), integers(1),
         ),
     )  # fmt: skip
 

@@ -11,8 +11,10 @@ from tmask.certificate import judge
 from tmask.duals import is_regular, objectives, proves_optimal
 from tmask.solver import count_lines
 from tmask_solvers import _judging
-from tmask_solvers._midpoint import scratch, solve_blocks
+from tmask_solvers._midpoint import solve_window
+from tmask_solvers._room import make_room
 from tmask_solvers._selection import order_pair
+from tmask_solvers._tiles import make_window
 
 # Few patterns, since each is compiled once.
 PATTERNS = [(2, 4), (3, 5), (4, 8), (8, 16)]
@@ -65,13 +67,16 @@ def test_it_agrees_with_min_cost_flow(kind, n, m):
 
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
 def test_ordinary_blocks_hardly_need_the_fallback(n, m):
+    def fallbacks(scores):
+        masks, prices, room = np.empty(scores.shape, bool), np.empty((0, m)), make_room(n, m, np.float32)
+        window = make_window(scores.reshape(-1, m), masks.reshape(-1, m))
+        assert solve_window(window, (0,) * n, (0,) * m, room, prices) == 0
+        return room.paths.tiles[0]
+
     scores = make_blocks("normal", 2000, m)
-    masks, prices = np.empty(scores.shape, bool), np.empty(scores.shape[:2])
-    room = scratch(m, np.float32)
-    fallbacks = solve_blocks(scores, (0,) * n, (0,) * m, 16, *room, masks, prices)
-    assert fallbacks < 0.02 * len(scores)
-    constant = np.ones_like(scores)
-    assert solve_blocks(constant, (0,) * n, (0,) * m, 16, *room, masks, prices) == len(scores)
+    assert fallbacks(scores) < 0.002 * len(scores)
+    assert fallbacks(np.ones_like(scores)) == 0
+    assert fallbacks(scores * np.float32(2.0**120)) == len(scores)
 
 
 def test_scores_too_large_for_prices_take_the_fallback():
@@ -98,9 +103,10 @@ def test_threads_change_nothing(kind, threads):
     np.testing.assert_array_equal(one.masks, many.masks)
 
 
-def test_the_order_of_blocks_changes_nothing():
+@pytest.mark.parametrize("kind", ["normal", "ties"])
+def test_the_order_of_blocks_changes_nothing(kind):
     """Lanes are refilled as they end, so a block meets other neighbours in another order."""
-    scores = make_blocks("normal", 300, 8)
+    scores = make_blocks(kind, 300, 8)
     order = np.random.default_rng(0).permutation(len(scores))
     straight = tmask.get_solver("midpoint").solve(scores, 4)
     mixed = tmask.get_solver("midpoint").solve(scores[order], 4)
