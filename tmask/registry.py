@@ -53,7 +53,7 @@ BUILTIN: dict[str, Entry] = {
 AUTO = ("midpoint", "augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
 
 # What certificates take for bounds where it is installed.
-REFERENCE = "augmenting-paths"
+REFERENCES = ("midpoint", "augmenting-paths")
 
 _registered: dict[str, type[Solver]] = {}
 
@@ -138,8 +138,10 @@ def auto_solver(side: int) -> Solver:
 
 def reference_solver(side: int) -> Solver | None:
     """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
-    usable = not _missing(BUILTIN[REFERENCE].requires)
-    return get_solver(REFERENCE) if usable and solver_class(REFERENCE).max_side >= side else None
+    for name in REFERENCES:
+        if not _missing(BUILTIN[name].requires) and solver_class(name).max_side >= side:
+            return get_solver(name)
+    return None
 
 
 def solver_class(name: str) -> type[Solver]:

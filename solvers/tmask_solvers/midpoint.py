@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from threading import Lock
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
 from tmask.matrices import MatrixSolver, Values, Worker
 from tmask.solver import Answer
+from tmask_solvers._announce import announced
 from tmask_solvers._bands import in_bands
 from tmask_solvers._closed import LANES, solve_closed
 from tmask_solvers._midpoint import solve_window
@@ -33,6 +35,8 @@ from tmask_solvers._room import make_room
 from tmask_solvers._tiles import make_window
 
 _NARROW_ENTRIES = 1 << 15  # laid out at once
+_preparing = Lock()
+_prepared: set[tuple[int, int, np.dtype[Any]]] = set()
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Midpoint(MatrixSolver):
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
 
+        _prepare(n, side, scores.dtype)
+
         def solve_band(band: slice) -> None:
             window = make_window(scores[band].reshape(-1, side), masks[band].reshape(-1, side))
             solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band])
@@ -69,6 +75,7 @@ class Midpoint(MatrixSolver):
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
         if m == 4 and dtype == np.float32:
             return partial(_solve_closed, n)
+        _prepare(n, m, np.dtype(dtype))
         room = make_room(n, m, dtype)
         no_prices = np.empty((0, m))
 
@@ -76,6 +83,16 @@ class Midpoint(MatrixSolver):
             return solve_window(make_window(weight, mask), (0,) * n, (0,) * m, room, no_prices)
 
         return solve
+
+
+def _prepare(n: int, m: int, dtype: np.dtype[Any]) -> None:
+    """Have the kernels compiled or loaded, on a tile of ones; nothing the second time."""
+    with _preparing:
+        if (n, m, dtype) not in _prepared:
+            with announced(f"the midpoint kernels for {n}:{m}, {dtype}"):
+                window = make_window(np.ones((m, m), dtype), np.empty((m, m), np.bool_))
+                solve_window(window, (0,) * n, (0,) * m, make_room(n, m, dtype), np.empty((0, m)))
+            _prepared.add((n, m, dtype))
 
 
 def _solve_closed(n: int, weight: Values, mask: Mask) -> float:

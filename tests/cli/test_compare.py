@@ -58,7 +58,7 @@ def test_missing_solvers_are_listed_with_the_pip_line(weights, monkeypatch):
     monkeypatch.setattr(registry, "BUILTIN", {name: registry.BUILTIN[name] for name in ("bi-nm", "patterns")})
     entry = registry.Entry("networkx_simplex:NetworkxSimplex", ("no_such_library",), "networkx")
     monkeypatch.setitem(registry.BUILTIN, "networkx-simplex", entry)
-    monkeypatch.setitem(registry.BUILTIN, registry.REFERENCE, registry.Entry("", ("no_such_library",), "numba"))
+    monkeypatch.setattr(registry, "REFERENCES", ())
     result = run("compare", weights, "-p", "2:4", "--all-solvers", *QUICK)
     assert 'not installed: networkx-simplex; run: pip install "tmask[networkx]"' in one_line(result.stderr)
     assert "bi-nm" in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from tmask import __version__
 from tmask.cli.check import check
 from tmask.cli.compare import compare
 from tmask.cli.plot import plot
+from tmask.cli.report import NoteHandler
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
 
@@ -36,6 +38,9 @@ def root(
     ] = False,
 ) -> None:
     """Provably optimal transposable N:M sparsity masks (N weights are kept of every M)."""
+    log = logging.getLogger("tmask")
+    log.setLevel(logging.INFO)
+    log.handlers = [NoteHandler()]
 
 
 app.command()(solve)

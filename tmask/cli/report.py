@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import IntEnum
@@ -81,6 +82,14 @@ def complain(text: str) -> None:
 def note(text: str) -> None:
     """A remark on stderr."""
     stderr().print(Text(text, style="dim"))
+
+
+class NoteHandler(logging.Handler):
+    """Shows what the library logs as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        note(self.format(record))
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
