@@ -52,26 +52,6 @@ def _flat(matrix: Array) -> tuple[Array, int]:
     return as_strided(matrix, ((rows - 1) * stride + cols,), (matrix.itemsize,)), stride
 
 
-@inlined
-def locate(window: Window, tile: int, ms: tuple[int, ...]) -> tuple[int, int]:
-    """Where a tile, counted row by row, begins in the weight and in the mask."""
-    m = len(ms)
-    across = window.cols // m
-    row, col = tile // across * m, tile % across * m
-    return row * window.stride + col, row * window.mask_stride + col
-
-
-@lean_kernel
-def all_tame(window: Window) -> bool:
-    """Whether every |entry| is at most `LARGEST`; NaN is not."""
-    wild = 0
-    limit = window.weight.dtype.type(LARGEST)
-    for r in range(window.rows):
-        for x in window.weight[r * window.stride : r * window.stride + window.cols]:
-            wild += not abs(x) <= limit
-    return wild == 0
-
-
 @lean_kernel
 def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bool]:
     """The least and the largest |entry| of a tile, and whether all are finite."""
@@ -87,16 +67,21 @@ def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bo
 
 
 @inlined
-def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> None:
-    """|entries| of a tile into a lane."""
+def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> bool:
+    """|entries| of a tile into a lane; whether all are at most `LARGEST`, which NaN is not."""
     m = len(ms)
+    limit = to.dtype.type(LARGEST)
+    tame = True
     lanes = np.uint64(64 // to.itemsize)
     place = np.uint64(lane)
     for i in range(m):
         row = np.uint64(at + i * window.stride)
         for j in range(m):
-            to[place] = abs(window.weight[row + np.uint64(j)])
+            x = abs(window.weight[row + np.uint64(j)])
+            tame &= x <= limit
+            to[place] = x
             place += lanes
+    return tame
 
 
 @inlined
