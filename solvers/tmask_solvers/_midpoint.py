@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from tmask_solvers._fallback import fall_back
-from tmask_solvers._lanes import balanced, column_step, row_step
+from tmask_solvers._lanes import balanced, column_step, lowest_bit, row_step
 from tmask_solvers._numba import inlined, lean_kernel
 from tmask_solvers._room import Array, Lanes, Paths, Room
 from tmask_solvers._ties import enter, part, settle, tied
@@ -50,10 +50,8 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
     busy, odd = np.int64(0), np.int64(0)
     slack = 0.0
     while True:
-        lane = 0
         while following < tiles and busy != (1 << width) - 1:
-            while (busy >> lane) & 1:
-                lane += 1
+            lane = lowest_bit(~busy)
             at, mask_at = row * window.stride + col, row * window.mask_stride + col
             if not _constant(window, at, ms) and load(window, at, lane, lanes.weight, ms):
                 _enlist(lanes, lane, following, at, mask_at, now, ms)
@@ -77,11 +75,10 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
         now += 1
         good = balanced(lanes.weight, lanes.counts, ns, ms)
         due = busy & (good | (odd if now & 1 else ~odd))
-        lane = 0
-        while due >> lane:
-            while not (due >> lane) & 1:
-                lane += 1
+        while due:
+            lane = lowest_bit(due)
             bit = 1 << lane
+            due ^= bit
             outcome = _outcome(window, lane, good & bit != 0, now, waiting, room, ns, ms)
             if outcome == _STORED:
                 _store(window, lane, lanes, prices, ms)
@@ -99,7 +96,6 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
                 odd = odd & ~bit | (lanes.born[lane] & 1) << lane
                 bit = 0
             busy &= ~bit
-            lane += 1
     if waiting:
         slack += settle(window, waiting, room, prices, ns, ms)
     return slack
