@@ -62,6 +62,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
                 active += 1
                 free &= free - 1
             else:
+                room.paths.start[:] = 0  # not where the last tile left them
                 slack += _solve_apart(window, following, way, room.paths, prices, ns, ms)
             following += 1
         if active == 0:
@@ -164,12 +165,12 @@ def _store(window: Window, lane: int, lanes: Lanes, prices: Array, ms: tuple[int
 def _solve_apart(
     window: Window, tile: int, way: int, paths: Paths, prices: Array, ns: tuple[int, ...], ms: tuple[int, ...]
 ) -> float:
-    """A tile without the lanes; paths start from the prices in `paths.start`. Returns what may be lost."""
+    """A tile without the lanes; paths start from the prices in `paths.start`, which prove a constant tile if they are 0.
+    Returns what may be lost."""
     slack = 0.0
     if way == _BY_PATHS:
         slack = fall_back(window, tile, ns, ms, paths)
     else:
-        paths.start[:] = 0
         _, mask_at = locate(window, tile, ms)
         store_circulant(window, mask_at, ns, ms)
     if len(prices):
