@@ -165,8 +165,7 @@ def _store(window: Window, lane: int, lanes: Lanes, prices: Array, ms: tuple[int
 def _solve_apart(
     window: Window, tile: int, way: int, paths: Paths, prices: Array, ns: tuple[int, ...], ms: tuple[int, ...]
 ) -> float:
-    """A tile without the lanes; paths start from the prices in `paths.start`, which prove a constant tile if they are 0.
-    Returns what may be lost."""
+    """A tile without the lanes, from the prices in `paths.start`: 0 if it is constant. Returns what may be lost."""
     slack = 0.0
     if way == _BY_PATHS:
         slack = fall_back(window, tile, ns, ms, paths)
