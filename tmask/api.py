@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tmask.arrays import Scores, like, to_mask, to_scores, to_values
+from tmask.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
 from tmask.blocks import Mask, Region, Tiling
 from tmask.certificate import Judgement, judge, tally
 from tmask.errors import InvalidMaskError, InvalidProblemError
@@ -55,26 +55,29 @@ def solve(
     Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
     """
     pattern = Pattern.parse(pattern)
-    values = to_values(weight, "weight") if score is None else to_scores(weight, score)
-    tiling = Tiling(values.shape, pattern, groups)
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
+    # What solves matrices in place also checks them as it goes; for others the check comes first.
+    in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
+    values = to_values(weight, "weight") if in_place else to_scores(weight, score)
+    tiling = Tiling(values.shape, pattern, groups)
     mask = np.empty(values.shape, np.bool_)
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
-    scores = None  # (K, G, rows, cols), made where a solver needs blocks
     answers = []
     for region in tiling.regions():
         used = fixed if fixed and (region.full or fixed.max_side >= region.side) else auto_solver(region.side)
         if region.full and pattern.n < pattern.m and isinstance(used, MatrixSolver):
             answers.append(_solve_in_place(used, region, matrices, masks, pattern.n, progress))
             continue
-        if scores is None:
-            scores = tiling.to_matrices(to_scores(weight, score))
-        answers.append(_solve_blocks(used, region, scores, masks, pattern.n, certify, progress))
+        blocks = magnitudes(region.split(matrices))
+        with np.errstate(over="ignore"):
+            if not np.isfinite(blocks.sum(dtype=np.float64)):
+                raise unusable(weight, score)
+        answers.append(_solve_blocks(used, region, blocks, masks, pattern.n, certify, progress))
     total = sum(answer.total for answer in answers)
     if not np.isfinite(total):
-        to_scores(weight, score)  # says where
+        raise unusable(weight, score)
     objective = sum(answer.objective for answer in answers)
     dual_bound = sum(answer.bound for answer in answers) if certify else None
     return Solution(
@@ -116,15 +119,7 @@ def _solve_in_place(
     progress: Callable[[int], object] | None,
 ) -> _RegionAnswer:
     """Write the mask of a region of full tiles; no block is copied."""
-    weights, parts = region.cut(matrices), region.cut(masks)
-    answer = solve_matrices(
-        solver,
-        [matrix for stack in weights for matrix in stack],
-        n,
-        region.side,
-        [matrix for stack in parts for matrix in stack],
-        progress,
-    )
+    answer = solve_matrices(solver, region.cut(matrices), n, region.side, region.cut(masks), progress)
     return _RegionAnswer(
         objective=answer.objective,
         bound=answer.objective + answer.slack,
@@ -137,14 +132,13 @@ def _solve_in_place(
 def _solve_blocks(
     solver: Solver,
     region: Region,
-    scores: Scores,
+    blocks: Scores,
     masks: Mask,
     n: int,
     certify: bool,
     progress: Callable[[int], object] | None,
 ) -> _RegionAnswer:
-    """Write the mask of a region, cut into blocks."""
-    blocks = region.split(scores)
+    """Write the mask of a region, given in blocks."""
     answer = solver.solve(blocks, n, progress)
     region.join(answer.masks, masks)
     judgement = _judge(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)

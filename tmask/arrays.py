@@ -49,8 +49,24 @@ def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores
     with np.errstate(over="ignore"):
         total = scores.sum(dtype=np.float64)
     if not np.isfinite(total):
-        raise InvalidProblemError(f"{name}: the sum of its scores overflows float64; scale it down first")
+        raise _overflow(name)
     return scores
+
+
+def unusable(weight: Any, score: Any) -> InvalidProblemError:
+    """The error that says why the sum of some scores is not finite; the arguments are those of `to_scores`."""
+    try:
+        to_scores(weight, score)
+    except InvalidProblemError as error:
+        return error
+    return _overflow("weight")  # it depends on the order in which they are added
+
+
+def magnitudes(values: npt.NDArray[Any]) -> Scores:
+    """|values| of what `to_values` gave, as float32 or float64, perhaps not finite."""
+    if values.dtype == np.uint16:
+        values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+    return np.asarray(np.abs(values), np.float64 if values.dtype.itemsize == 8 else np.float32)
 
 
 def to_values(array: Any, name: str) -> npt.NDArray[Any]:
@@ -65,9 +81,9 @@ def to_values(array: Any, name: str) -> npt.NDArray[Any]:
             return np.asarray(array.detach().cpu().view(torch.int16).numpy()).view(np.uint16)
         return np.asarray(_checked(array, name).detach().cpu().numpy())
     if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
-        return array.view(np.uint16)
+        return np.asarray(array).view(np.uint16)  # no subclass: a matrix has two axes, whatever one does
     if isinstance(array, np.ndarray) and array.dtype.name in ("float16", "float32", "float64"):
-        return array
+        return np.asarray(array)
     return to_numpy(array, name)
 
 
@@ -126,6 +142,10 @@ def to_mask(mask: Any) -> npt.NDArray[np.bool_]:
     if values.dtype != np.bool_:
         raise InvalidProblemError(f"mask has dtype {values.dtype}; it must be bool, True = kept (try mask != 0)")
     return values
+
+
+def _overflow(name: str) -> InvalidProblemError:
+    return InvalidProblemError(f"{name}: the sum of its scores overflows float64; scale it down first")
 
 
 def _dtype_error(name: str, dtype: str) -> InvalidProblemError:

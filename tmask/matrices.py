@@ -11,9 +11,11 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,42 +73,46 @@ class MatrixAnswer:
 
 def solve_matrices(
     solver: MatrixSolver,
-    weights: Sequence[Values],
+    weights: Values,
     n: int,
     m: int,
-    masks: Sequence[Mask],
+    masks: Mask,
     progress: Callable[[int], object] | None = None,
 ) -> MatrixAnswer:
     """Masks that keep the most |weight|, written to `masks`, and what they keep.
 
     Args:
-        weights: 2-D arrays of one shape and dtype, m dividing both sides; uint16 is taken for bfloat16. Entries that
+        weights: (K, G, h, w), matrices (h, w) with m dividing both sides; uint16 is taken for bfloat16. Entries that
             are not finite show in `total`.
-        masks: bool arrays of that shape.
+        masks: bool of that shape.
         progress: called with the number of blocks done since the last call.
     Raises:
         SolverFailedError: the solver returned what is no mask of this pattern.
     Cost: memory below 1 MiB a thread.
     """
     begin = time.perf_counter()
-    real = np.float64 if weights[0].dtype == np.float64 else np.float32
-    parts = list(_parts(weights, masks, m))
+    real = np.float64 if weights.dtype.itemsize == 8 else np.float32  # whatever the byte order
+    direct = _is_direct(weights, masks, m)
     scratch = threading.local()
 
     def solve_part(part: _Part) -> tuple[float, float, float, int]:
         if not hasattr(scratch, "worker"):
             scratch.worker = solver._worker(n, m, real)
-            scratch.stage = _Stage(real)
-        weight, mask = scratch.stage.fetch(part) if part.staged else (part.weights[0], part.masks[0])
+            scratch.stage = None if direct else _Stage(real)
+        if direct:
+            (weight,), (mask,) = part.pieces(weights), part.pieces(masks)
+        else:
+            weight, mask = scratch.stage.fetch(part, weights)
         slack = scratch.worker(weight, mask)
         kept, total, regular = examine(weight, mask, n, m)
         if not regular:
             raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; please report this")
-        if part.staged:
-            scratch.stage.put_back(part, mask)
+        if not direct:
+            part.put(mask, masks)
         return kept, total, slack, weight.size // (m * m)
 
     objective = total = slack = 0.0
+    parts = _direct_parts(weights, m) if direct else _staged_parts(weights, m)
     for kept, entries, lost, blocks in _in_threads(solve_part, parts, solver.threads):
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
@@ -127,51 +133,64 @@ def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, b
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Pieces of matrices that are solved together; of one width, and just one unless staged."""
+    """What is solved together: of all matrices, one below the other, lines `first` to `last`, some columns of them."""
 
-    weights: list[Values]
-    masks: list[Mask]
-    staged: bool
+    first: int
+    last: int
+    across: slice
+
+    def pieces(self, matrices: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+        """Its part of each of the matrices (K, G, h, w) that it touches, in order: views."""
+        groups, height = matrices.shape[1:3]
+        line = self.first
+        while line < self.last:
+            matrix, row = divmod(line, height)
+            stop = min(height, row + self.last - line)
+            yield matrices[matrix // groups, matrix % groups, row:stop, self.across]
+            line += stop - row
+
+    def put(self, mask: Mask, masks: Mask) -> None:
+        """Its mask to where the pieces came from."""
+        row = 0
+        for piece in self.pieces(masks):
+            piece[...] = mask[row : row + len(piece)]
+            row += len(piece)
 
 
-def _parts(weights: Sequence[Values], masks: Sequence[Mask], m: int) -> Iterator[_Part]:
-    """Cut matrices at multiples of m; where they cannot be read in place, into what fits the stage."""
-    height, width = weights[0].shape
-    direct = all(_readable(weight) for weight in weights) and all(mask.strides[1] == 1 for mask in masks)
-    # Small matrices are gathered, so that each of them is not a part of its own.
-    if direct and (len(weights) == 1 or height * width >= _DIRECT_BLOCKS * m * m):
-        step = max(1, max(_DIRECT_ENTRIES, _DIRECT_BLOCKS * m * m) // (width * m)) * m
-        for weight, mask in zip(weights, masks, strict=True):
-            for row in range(0, height, step):
-                yield _Part([weight[row : row + step]], [mask[row : row + step]], staged=False)
-        return
-    room = _STAGED_BYTES // (8 if weights[0].dtype == np.float64 else 4)
+def _is_direct(weights: Values, masks: Mask, m: int) -> bool:
+    """Whether a solver can take the matrices as they are.
+
+    Read-only arrays would be another type to numba, and compile again. Small matrices are gathered, so that each of
+    them is not a part of its own.
+    """
+    matrices, groups, height, width = weights.shape
+    plain = weights.dtype in (np.float32, np.float64) and weights.dtype.isnative
+    down, across = weights.strides[2:]
+    rows = across == weights.itemsize and down >= width * across and down % across == 0
+    large = matrices * groups == 1 or height * width >= _DIRECT_BLOCKS * m * m
+    return plain and rows and weights.flags.aligned and weights.flags.writeable and masks.strides[3] == 1 and large
+
+
+def _direct_parts(weights: Values, m: int) -> Iterator[_Part]:
+    """Bands of rows of each matrix."""
+    matrices, groups, height, width = weights.shape
+    step = max(1, max(_DIRECT_ENTRIES, _DIRECT_BLOCKS * m * m) // (width * m)) * m
+    for top in range(0, matrices * groups * height, height):
+        for line in range(top, top + height, step):
+            yield _Part(line, min(line + step, top + height), slice(0, width))
+
+
+def _staged_parts(weights: Values, m: int) -> Iterator[_Part]:
+    """What fits the stage, cut at multiples of m."""
+    matrices, groups, height, width = weights.shape
+    room = _STAGED_BYTES // max(4, weights.dtype.itemsize)
     columns = min(width, room // m // (16 * m) * 16 * m)
+    lines = matrices * groups * height
     for col in range(0, width, columns):
         across = slice(col, min(col + columns, width))
-        left = lines = room // (across.stop - across.start) // m * m
-        part = _Part([], [], staged=True)
-        for weight, mask in zip(weights, masks, strict=True):
-            row = 0
-            while row < height:
-                taken = min(left, height - row)
-                part.weights.append(weight[row : row + taken, across])
-                part.masks.append(mask[row : row + taken, across])
-                row += taken
-                left -= taken
-                if not left:
-                    yield part
-                    part, left = _Part([], [], staged=True), lines
-        if part.weights:
-            yield part
-
-
-def _readable(weight: Values) -> bool:
-    """Whether a solver can take it as it is. Read-only arrays would be another type to numba, and compile again."""
-    plain = weight.dtype in (np.float32, np.float64) and weight.dtype.isnative
-    down, across = weight.strides
-    rows = across == weight.itemsize and down >= weight.shape[1] * across and down % across == 0
-    return plain and rows and weight.flags.aligned and weight.flags.writeable
+        step = room // (across.stop - across.start) // m * m
+        for line in range(0, lines, step):
+            yield _Part(line, min(line + step, lines), across)
 
 
 class _Stage:
@@ -181,13 +200,12 @@ class _Stage:
         entries = _STAGED_BYTES // np.dtype(dtype).itemsize
         self.weight, self.mask = np.empty(entries, dtype), np.empty(entries, np.bool_)
 
-    def fetch(self, part: _Part) -> tuple[Values, Mask]:
+    def fetch(self, part: _Part, weights: Values) -> tuple[Values, Mask]:
         """The part's pieces below one another, and a mask to write."""
-        width = part.weights[0].shape[1]
-        height = sum(len(piece) for piece in part.weights)
+        height, width = part.last - part.first, part.across.stop - part.across.start
         weight = self.weight[: height * width].reshape(height, width)
         row = 0
-        for piece in part.weights:
+        for piece in part.pieces(weights):
             target = weight[row : row + len(piece)]
             if piece.dtype == np.uint16:  # bfloat16 is the upper half of float32
                 np.left_shift(piece, np.uint32(16), out=target.view(np.uint32), dtype=np.uint32)
@@ -196,20 +214,24 @@ class _Stage:
             row += len(piece)
         return weight, self.mask[: height * width].reshape(height, width)
 
-    def put_back(self, part: _Part, mask: Mask) -> None:
-        """The rows of a mask to where the pieces came from."""
-        row = 0
-        for piece in part.masks:
-            piece[...] = mask[row : row + len(piece)]
-            row += len(piece)
-
 
 def _in_threads(
-    solve_part: Callable[[_Part], tuple[float, float, float, int]], parts: list[_Part], threads: int
+    solve_part: Callable[[_Part], tuple[float, float, float, int]], parts: Iterator[_Part], threads: int
 ) -> Iterator[tuple[float, float, float, int]]:
-    """The results in the order of the parts. An interrupt drops what has not begun."""
-    if min(threads, len(parts)) == 1:
+    """The results in the order of the parts. An interrupt drops what has not begun, and waits for what has."""
+    first = list(islice(parts, threads))
+    if len(first) == 1:
+        parts = chain(first, parts)
         yield from map(solve_part, parts)
         return
-    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-        yield from pool.map(solve_part, parts)
+    with ThreadPoolExecutor(len(first)) as pool:
+        # Twice as many as threads are under way: enough to keep them busy, few enough to cost no memory.
+        running = deque(pool.submit(solve_part, part) for part in chain(first, islice(parts, threads)))
+        try:
+            while running:
+                result = running.popleft().result()
+                running.extend(pool.submit(solve_part, part) for part in islice(parts, 1))
+                yield result
+        finally:
+            for future in running:
+                future.cancel()

@@ -47,7 +47,8 @@ def quantise(score: Array, shift: int, q: Array) -> bool:
         for j in range(score.shape[1]):
             scaled = np.float64(score[i, j]) * s * t
             q[i, j] = np.int64(scaled + 0.5)
-            rounded |= np.float64(q[i, j]) != scaled
+            # What is scaled to nothing was rounded, too: float64 spans more than its own exponents.
+            rounded |= np.float64(q[i, j]) != scaled or (score[i, j] > 0 and q[i, j] == 0)
     return rounded
 
 

@@ -28,8 +28,9 @@ def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tu
     half = shift // 2  # 2^shift itself may overflow
     rounded = quantise(score, shift, q)
     for j in range(m):
-        # Any start will do, so a wild one is cut off.
-        v[j] = np.int64(min(max(start[j] * 2.0**half * 2.0 ** (shift - half), -(2.0**48)), 2.0**48))
+        # Any start will do, so a wild one is dropped: prices that overflowed, or became NaN.
+        price = start[j] * 2.0**half * 2.0 ** (shift - half)
+        v[j] = np.int64(price) if abs(price) < 2.0**48 else np.int64(0)
     take_rows(q, n, paths.u, v, paths.top, paths.key, paths.kept, paths.counts)
     augment(q, n, paths.u, v, paths.best, paths.closed, paths.parent, paths.kept, paths.counts)
     for i in range(m):

@@ -58,7 +58,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
                 busy |= 1 << lane
                 odd = odd & ~(1 << lane) | (now & 1) << lane
             else:
-                room.paths.start[:] = 0
+                room.paths.start[:] = 0  # not where the last tile left them
                 slack += _solve_apart(window, following, at, mask_at, room.paths, prices, ns, ms)
             following += 1
             col += m
@@ -167,7 +167,7 @@ def _solve_apart(
     ns: tuple[int, ...],
     ms: tuple[int, ...],
 ) -> float:
-    """A tile without the lanes; paths start from the prices in `paths.start`. Returns what may be lost."""
+    """A tile without the lanes, from the prices in `paths.start`: 0 if it is constant. Returns what may be lost."""
     slack = 0.0
     low, high, finite = extremes(window, at, ms)
     if low < high and finite:

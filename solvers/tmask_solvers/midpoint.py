@@ -34,14 +34,14 @@ from tmask_solvers._midpoint import solve_window
 from tmask_solvers._room import make_room
 from tmask_solvers._tiles import make_window
 
-_NARROW_ENTRIES = 1 << 15  # laid out at once
+_NARROW_ENTRIES = 1 << 14  # laid out at once
 _preparing = Lock()
 _prepared: set[tuple[int, int, np.dtype[Any]]] = set()
 
 
 @dataclass(frozen=True)
 class Midpoint(MatrixSolver):
-    """Exact; up to n * m * 2^-46 of the largest score in fallback blocks that span more than 2^22 (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid (`_augment`).
 
     Args:
         threads: parts of a weight solved at once; the masks do not depend on it.
