@@ -9,6 +9,7 @@ solvers see fewer rows of the same matrix; compare microseconds a block.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -178,6 +179,52 @@ def proofs(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
     yield {"case": "normal", "solver": "midpoint", "seconds": seconds, "blocks": blocks, "proven": proven}
 
 
+def warm_start(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
+    """A 1024 x 1024 layer in training, solved from the prices of 1, 10 and 40 optimizer steps before, and from none."""
+    if pattern.m == 4:
+        return  # closed forms need no prices
+    for name in ("SGD", "AdamW"):
+        snapshots = _layer_in_training(name)
+        before = tmask.solve(snapshots[0], pattern, "midpoint", warm_start=True)
+        for steps in (1, 10, 40):
+            weight = snapshots[steps]
+            calls = {
+                "cold": solving(weight, pattern, "midpoint"),
+                "warm": solving(weight, pattern, "midpoint", warm_start=before),
+            }
+            case = f"{name}, {steps} steps"
+            yield from (
+                {"case": f"{case}, {row['solver']}", "side": 1024} | row | {"solver": "midpoint"}
+                for row in measure(calls, 7)
+            )
+
+
+@functools.cache
+def _layer_in_training(optimizer: str) -> dict[int, Matrix]:
+    """Weights of the middle layer of a network on scikit-learn's digits, by steps after the 200th."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    torch.manual_seed(0)
+    digits = load_digits()
+    images, labels = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
+    hidden = torch.nn.Linear(1024, 1024)
+    layers = (torch.nn.Linear(64, 1024), torch.nn.ReLU(), hidden, torch.nn.ReLU(), torch.nn.Linear(1024, 10))
+    network = torch.nn.Sequential(*layers)
+    settings: dict[str, Any] = {"lr": 0.05, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-3}
+    descent = getattr(torch.optim, optimizer)(network.parameters(), **settings)
+    snapshots = {}
+    for step in range(241):
+        if step - 200 in (0, 1, 10, 40):
+            snapshots[step - 200] = hidden.weight.detach().numpy().copy()
+        batch = torch.randint(len(images), (128,))
+        loss = torch.nn.functional.cross_entropy(network(images[batch]), labels[batch])
+        descent.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        descent.step()
+    return snapshots
+
+
 def compiling(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
     """The first call of a pattern in a fresh process: with an empty cache of kernels, and with a full one."""
     code = (
@@ -203,6 +250,7 @@ PARTS: dict[str, Callable[[Pattern, list[Case]], Iterator[Row]]] = {
     "distributions": distributions,
     "curve": curve,
     "proofs": proofs,
+    "warm_start": warm_start,
     "compiling": compiling,
 }
 COLUMNS = (

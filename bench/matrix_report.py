@@ -108,6 +108,7 @@ def report(csv: Path) -> str:
         ("distributions", "2048 x 2048: microseconds a block, by kind of weights"),
         ("curve", "Nanoseconds a weight, by side of the matrix"),
         ("proofs", "A million blocks and more: proven by `certify`, of how many"),
+        ("warm_start", "A layer in training, 1024 x 1024: microseconds a block"),
         ("compiling", "Seconds of the first call in a fresh process"),
     ):
         if name not in parts:
@@ -124,7 +125,7 @@ def report(csv: Path) -> str:
         elif name == "compiling":
             body = "\n" + _markdown(_pivot(part, ["case"], part["seconds"])) + "\n"
         else:
-            by = {"threads": "threads", "dtypes": "dtype", "distributions": "case"}[name]
+            by = {"threads": "threads", "dtypes": "dtype", "distributions": "case", "warm_start": "case"}[name]
             body = "\n" + _markdown(_pivot(part, [by], _micro(part))) + "\n"
         text += section(name, title, body)
     return text

@@ -27,7 +27,8 @@ from tmask.errors import SolverFailedError
 from tmask.solver import Solver
 
 Values = npt.NDArray[Any]  # a float dtype, or uint16 for the bits of bfloat16
-Worker = Callable[[Values, Mask], float]
+RowPrices = npt.NDArray[np.floating[Any]]
+Worker = Callable[[Values, Mask, RowPrices | None], float]
 
 _STAGED_BYTES = 1 << 19
 _DIRECT_ENTRIES = 1 << 20  # 4 MiB of float32: little is lost at the ends of parts, and threads share evenly
@@ -44,13 +45,18 @@ class MatrixSolver(Solver):
     threads: int = 1
     exact: ClassVar[bool] = True
 
+    def has_warm_start(self, m: int, dtype: np.dtype[Any]) -> bool:
+        """Whether it has a use for row prices to start from."""
+        return False
+
     @abstractmethod
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
         """A function with scratch of its own that solves parts of matrices, for one thread.
 
         It is called with weights (h, w) of this dtype, float32 or float64, of any sign and perhaps not finite, rows of
-        unit stride, m dividing h and w; and with a mask of that shape to write, n entries in each row and column of
-        each tile. It returns a bound on what the mask loses against the optimum: 0 where it is optimal.
+        unit stride, m dividing h and w; with a mask of that shape to write, n entries in each row and column of each
+        tile; and with row prices (tiles, m) of this dtype to start from and to leave better ones in, or None. It
+        returns a bound on what the mask loses against the optimum: 0 where it is optimal.
         """
 
 
@@ -78,6 +84,7 @@ def solve_matrices(
     m: int,
     masks: Mask,
     progress: Callable[[int], object] | None = None,
+    row_prices: RowPrices | None = None,
 ) -> MatrixAnswer:
     """Masks that keep the most |weight|, written to `masks`, and what they keep.
 
@@ -86,6 +93,8 @@ def solve_matrices(
             are not finite show in `total`.
         masks: bool of that shape.
         progress: called with the number of blocks done since the last call.
+        row_prices: `make_row_prices`, perhaps of an earlier call on nearly the same weights: where to start from, and
+            where the last prices are left, if the solver has a use for them.
     Raises:
         SolverFailedError: the solver returned what is no mask of this pattern.
     Cost: memory below 1 MiB a thread.
@@ -103,7 +112,13 @@ def solve_matrices(
             (weight,), (mask,) = part.pieces(weights), part.pieces(masks)
         else:
             weight, mask = scratch.stage.fetch(part, weights)
-        slack = scratch.worker(weight, mask)
+        if row_prices is None:
+            slack = scratch.worker(weight, mask, None)
+        else:
+            own = part.tiles(row_prices)
+            start = np.ascontiguousarray(own).reshape(-1, m)
+            slack = scratch.worker(weight, mask, start)
+            own[...] = start.reshape(own.shape)
         kept, total, regular = examine(weight, mask, n, m)
         if not regular:
             raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; please report this")
@@ -118,6 +133,13 @@ def solve_matrices(
         if progress is not None:
             progress(blocks)
     return MatrixAnswer(objective, total, slack, time.perf_counter() - begin)
+
+
+def make_row_prices(weights: Values, m: int) -> RowPrices:
+    """Zeros (tiles down all matrices, tiles across, m) for matrices (K, G, h, w)."""
+    matrices, groups, height, width = weights.shape
+    real = np.float64 if weights.dtype.itemsize == 8 else np.float32
+    return np.zeros((matrices * groups * height // m, width // m, m), real)
 
 
 def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, bool]:
@@ -148,6 +170,11 @@ class _Part:
             stop = min(height, row + self.last - line)
             yield matrices[matrix // groups, matrix % groups, row:stop, self.across]
             line += stop - row
+
+    def tiles(self, row_prices: RowPrices) -> RowPrices:
+        """Those of its tiles, (down, across, m): a view."""
+        m = row_prices.shape[2]
+        return row_prices[self.first // m : self.last // m, self.across.start // m : self.across.stop // m]
 
     def put(self, mask: Mask, masks: Mask) -> None:
         """Its mask to where the pieces came from."""

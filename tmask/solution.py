@@ -50,6 +50,7 @@ class Solution:
         seconds: wall-clock time that the solver took, without checks and certificate.
         solver: name of the solver that was used.
         pattern: n kept of every m.
+        row_prices: kept for the next solve with `warm_start`; None without it.
     """
 
     mask: Any = field(repr=False)
@@ -60,6 +61,7 @@ class Solution:
     seconds: float
     solver: str
     pattern: Pattern
+    row_prices: Any = field(default=None, repr=False)
 
     @property
     def optimality_gap(self) -> float | None:

@@ -29,7 +29,9 @@ _SEARCHING, _STORED, _POOLED, _LOST = np.int64(0), np.int64(1), np.int64(2), np.
 
 
 @lean_kernel
-def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room: Room, prices: Array) -> float:
+def solve_window(
+    window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room: Room, prices: Array, start: Array
+) -> float:
     """Masks of all tiles of a window; returns a bound on what they lose against the optimum, mostly 0.
 
     A tile that holds NaN or infinity gets a mask all the same; it is for the caller to refuse.
@@ -38,6 +40,8 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
         ns, ms: tuples of length n and m, 0 < n < m <= 32; their lengths are what counts.
         room: scratch.
         prices: (tiles, m) float64, row by row of tiles, for the column prices; or (0, m) if nobody wants them.
+        start: (tiles, m) of the weight's dtype, row prices to start from, any at all; the last ones replace them where
+            the lanes found them. (0, m) to start from zeros.
     """
     m = len(ms)
     lanes = room.lanes
@@ -54,7 +58,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
             lane = lowest_bit(~busy)
             at, mask_at = row * window.stride + col, row * window.mask_stride + col
             if not _constant(window, at, ms) and load(window, at, lane, lanes.weight, ms):
-                _enlist(lanes, lane, following, at, mask_at, now, ms)
+                _enlist(lanes, lane, following, at, mask_at, now, start, ms)
                 busy |= 1 << lane
                 odd = odd & ~(1 << lane) | (now & 1) << lane
             else:
@@ -81,11 +85,11 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
             due ^= bit
             outcome = _outcome(window, lane, good & bit != 0, now, waiting, room, ns, ms)
             if outcome == _STORED:
-                _store(window, lane, lanes, prices, ms)
+                _store(window, lane, lanes, prices, start, ms)
             elif outcome == _POOLED:
                 waiting += 1
                 if waiting == width:
-                    slack += settle(window, waiting, room, prices, ns, ms)
+                    slack += settle(window, waiting, room, prices, start, ns, ms)
                     waiting = 0
             elif outcome == _LOST:
                 for j in range(m):
@@ -97,7 +101,7 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
                 bit = 0
             busy &= ~bit
     if waiting:
-        slack += settle(window, waiting, room, prices, ns, ms)
+        slack += settle(window, waiting, room, prices, start, ns, ms)
     return slack
 
 
@@ -147,13 +151,16 @@ def _outcome(
 
 
 @inlined
-def _store(window: Window, lane: int, lanes: Lanes, prices: Array, ms: tuple[int, ...]) -> None:
+def _store(window: Window, lane: int, lanes: Lanes, prices: Array, start: Array, ms: tuple[int, ...]) -> None:
     """The mask, and the prices if wanted, of a lane that is done."""
     width = len(lanes.block)
     store(lanes.kept, lane, width, window, lanes.mask_at[lane], ms)
     if len(prices):
         for j in range(len(ms)):
             prices[lanes.block[lane], j] = lanes.v[j * width + lane]
+    if len(start):
+        for i in range(len(ms)):
+            start[lanes.block[lane], i] = lanes.u[i * width + lane]
 
 
 @lean_kernel
@@ -191,12 +198,14 @@ def _reset(lanes: Lanes) -> None:
 
 
 @inlined
-def _enlist(lanes: Lanes, lane: int, tile: int, at: int, mask_at: int, now: int, ms: tuple[int, ...]) -> None:
-    """Start a tile in a lane: no row prices, no momentum yet."""
+def _enlist(
+    lanes: Lanes, lane: int, tile: int, at: int, mask_at: int, now: int, start: Array, ms: tuple[int, ...]
+) -> None:
+    """Start a tile in a lane: row prices as given or 0, no momentum yet."""
     width = len(lanes.block)
     lanes.block[lane], lanes.at[lane], lanes.mask_at[lane] = tile, at, mask_at
     lanes.born[lane] = now
     lanes.parted[lane] = 0
     lanes.momentum[lane] = 0
     for i in range(len(ms)):
-        lanes.u[np.uint64(i * width + lane)] = 0
+        lanes.u[np.uint64(i * width + lane)] = start[tile, i] if len(start) else 0

@@ -79,26 +79,37 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: t
 
 
 @lean_kernel
-def settle(window: Window, used: int, room: Room, prices: Array, ns: tuple[int, ...], ms: tuple[int, ...]) -> float:
+def settle(
+    window: Window,
+    used: int,
+    room: Room,
+    prices: Array,
+    start: Array,
+    ns: tuple[int, ...],
+    ms: tuple[int, ...],
+) -> float:
     """Prove and store the masks in the first `used` places of the pool; returns what may be lost (`fall_back`)."""
     m = len(ms)
-    pool, start = room.pool, room.paths.start
+    pool, column_prices = room.pool, room.paths.start
     width = len(pool.block)
     unproven = _unproven(room, used, ms)
     slack = 0.0
     for place in range(used):
         good = (unproven >> place) & 1 == 0
         for j in range(m):
-            start[j] = pool.v[np.uint64(j * width + place)]
+            column_prices[j] = pool.v[np.uint64(j * width + place)]
             row_price = pool.u[np.uint64(j * width + place)]
-            good &= abs(start[j]) < pool.bound[place] and abs(row_price) < pool.bound[place]
+            good &= abs(column_prices[j]) < pool.bound[place] and abs(row_price) < pool.bound[place]
         if good:
             store(pool.kept, place, width, window, pool.mask_at[place], ms)
         else:
             slack += fall_back(window, pool.at[place], pool.mask_at[place], ns, ms, room.paths)
         if len(prices):
             for j in range(m):
-                prices[pool.block[place], j] = start[j]
+                prices[pool.block[place], j] = column_prices[j]
+        if len(start):
+            for i in range(m):
+                start[pool.block[place], i] = pool.u[np.uint64(i * width + place)]
     return slack
 
 

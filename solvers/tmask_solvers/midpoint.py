@@ -25,7 +25,7 @@ import numpy.typing as npt
 from tmask.arrays import Scores
 from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
-from tmask.matrices import MatrixSolver, Values, Worker
+from tmask.matrices import MatrixSolver, RowPrices, Values, Worker
 from tmask.solver import Answer
 from tmask_solvers._announce import announced
 from tmask_solvers._bands import in_bands
@@ -67,20 +67,26 @@ class Midpoint(MatrixSolver):
 
         def solve_band(band: slice) -> None:
             window = make_window(scores[band].reshape(-1, side), masks[band].reshape(-1, side))
-            solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band])
+            nowhere = np.empty((0, side), scores.dtype)
+            solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band], nowhere)
 
         in_bands(solve_band, num_blocks, self.threads)
         return Answer(masks, prices)
+
+    def has_warm_start(self, m: int, dtype: np.dtype[Any]) -> bool:
+        """All patterns but those in closed form."""
+        return m != 4 or dtype.itemsize == 8
 
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
         if m == 4 and dtype == np.float32:
             return partial(_solve_closed, n)
         _prepare(n, m, np.dtype(dtype))
         room = make_room(n, m, dtype)
-        no_prices = np.empty((0, m))
+        no_prices, nowhere = np.empty((0, m)), np.empty((0, m), dtype)
 
-        def solve(weight: Values, mask: Mask) -> float:
-            return solve_window(make_window(weight, mask), (0,) * n, (0,) * m, room, no_prices)
+        def solve(weight: Values, mask: Mask, start: RowPrices | None) -> float:
+            start = nowhere if start is None else start
+            return solve_window(make_window(weight, mask), (0,) * n, (0,) * m, room, no_prices, start)
 
         return solve
 
@@ -91,12 +97,16 @@ def _prepare(n: int, m: int, dtype: np.dtype[Any]) -> None:
         if (n, m, dtype) not in _prepared:
             with announced(f"the midpoint kernels for {n}:{m}, {dtype}"):
                 window = make_window(np.ones((m, m), dtype), np.empty((m, m), np.bool_))
-                solve_window(window, (0,) * n, (0,) * m, make_room(n, m, dtype), np.empty((0, m)))
+                nothing = np.empty((0, m))
+                solve_window(window, (0,) * n, (0,) * m, make_room(n, m, dtype), nothing, nothing.astype(dtype))
             _prepared.add((n, m, dtype))
 
 
-def _solve_closed(n: int, weight: Values, mask: Mask) -> float:
-    """Masks of 4-by-4 tiles in closed form. It needs 16 of them in a row, so narrow weights are laid out anew."""
+def _solve_closed(n: int, weight: Values, mask: Mask, start: RowPrices | None) -> float:
+    """Masks of 4-by-4 tiles in closed form, which has no use for prices.
+
+    It needs 16 tiles in a row, so narrow weights are laid out anew.
+    """
     rows, cols = weight.shape
     least = 4 * LANES
     if cols >= least:

@@ -70,7 +70,7 @@ def test_ordinary_blocks_hardly_need_the_fallback(n, m):
     def fallbacks(scores):
         masks, prices, room = np.empty(scores.shape, bool), np.empty((0, m)), make_room(n, m, np.float32)
         window = make_window(scores.reshape(-1, m), masks.reshape(-1, m))
-        assert solve_window(window, (0,) * n, (0,) * m, room, prices) == 0
+        assert solve_window(window, (0,) * n, (0,) * m, room, prices, prices.astype(np.float32)) == 0
         return room.paths.tiles[0]
 
     scores = make_blocks("normal", 2000, m)
@@ -134,3 +134,44 @@ def test_compiled_checks_agree_with_numpy(problem, seed, optimal):
     rows, cols = count_lines(answer.masks)
     np.testing.assert_array_equal(rows, answer.masks.sum(2))
     np.testing.assert_array_equal(cols, answer.masks.sum(1))
+
+
+@pytest.mark.parametrize("kind", ["normal", "bf16", "ties"])
+def test_a_warm_start_changes_the_work_alone(kind):
+    first = make_blocks(kind, 64, 8).reshape(64, 64)
+    changed = first + np.float32(1e-3) * make_blocks("normal", 64, 8, seed=9).reshape(64, 64)
+    earlier = tmask.solve(first, "4:8", "midpoint", warm_start=True)
+    kept = earlier.row_prices.copy()
+    warm = tmask.solve(changed, "4:8", "midpoint", warm_start=earlier)
+    cold = tmask.solve(changed, "4:8", "midpoint")
+    assert warm.status == cold.status == "optimal"
+    np.testing.assert_allclose(warm.objective, cold.objective, rtol=1e-12)
+    np.testing.assert_array_equal(earlier.row_prices, kept)
+    tmask.check_mask(warm.mask, "4:8")
+
+
+def test_the_prices_that_were_kept_lead_to_the_same_mask():
+    weight = make_blocks("normal", 400, 8).reshape(160, 160)
+    first = tmask.solve(weight, "4:8", warm_start=True)
+    mask, room, start = np.empty(weight.shape, bool), make_room(4, 8, np.float32), first.row_prices.reshape(-1, 8)
+    solve_window(make_window(weight, mask), (0,) * 4, (0,) * 8, room, np.empty((0, 8)), start.copy())
+    np.testing.assert_array_equal(mask, first.mask)
+
+
+@pytest.mark.parametrize("start", [np.nan, np.inf, -1e30, 1e30])
+def test_any_start_leads_to_the_optimum(start):
+    weight = make_blocks("normal", 64, 8).reshape(64, 64)
+    earlier = tmask.solve(weight, "4:8", "midpoint", warm_start=True)
+    cold = earlier.mask.copy()
+    earlier.row_prices[...] = start
+    warm = tmask.solve(weight, "4:8", "midpoint", warm_start=earlier)
+    assert warm.status == "optimal"
+    np.testing.assert_array_equal(warm.mask, cold)
+
+
+def test_a_warm_start_must_fit():
+    weight = make_blocks("normal", 64, 8).reshape(64, 64)
+    with pytest.raises(tmask.InvalidProblemError, match="solution without prices"):
+        tmask.solve(weight, "4:8", "midpoint", warm_start=tmask.solve(weight, "4:8"))
+    with pytest.raises(tmask.InvalidProblemError, match=r"of 2:8 on \(64, 64\)"):
+        tmask.solve(weight, "4:8", "midpoint", warm_start=tmask.solve(weight, "2:8", warm_start=True))
