@@ -36,6 +36,7 @@ Matrix = npt.NDArray[Any]
 Row = dict[str, Any]
 
 SIDE = 2048
+_TURN = 0.05  # seconds
 PATTERNS = tuple(Pattern.parse(text) for text in ("1:4", "2:4", "2:8", "4:8", "8:16", "16:32"))
 # Rows of the matrix that a solver sees, where it is too slow for all.
 _ROWS = {"ortools-flow": 256, "networkx-simplex": 32}
@@ -51,14 +52,23 @@ def matrix(case: Case, pattern: Pattern, side: int = SIDE) -> Matrix:
 
 
 def measure(groups: dict[str, Callable[[], Row]], repeats: int) -> Iterator[Row]:
-    """Run all in turn, after one unmeasured call each; the wall-clock seconds of each call in its row."""
-    for call in groups.values():
+    """Run all in turn, after one unmeasured call each; the mean wall-clock seconds of a turn's calls in its row.
+
+    A turn is one call, or as many as fill `_TURN`: what ran before has then left the caches.
+    """
+    numbers = {}
+    for name, call in groups.items():
         call()
+        begin = time.perf_counter()
+        call()
+        numbers[name] = max(1, round(_TURN / (time.perf_counter() - begin)))
     for repeat in range(repeats):
         for name, call in groups.items():
             begin = time.perf_counter()
-            row = call()
-            yield {"solver": name, "repeat": repeat, "seconds": time.perf_counter() - begin} | row
+            for _ in range(numbers[name]):
+                row = call()
+            seconds = (time.perf_counter() - begin) / numbers[name]
+            yield {"solver": name, "repeat": repeat, "calls": numbers[name], "seconds": seconds} | row
 
 
 def solving(weight: Any, pattern: Pattern, solver: str, certify: bool = True, **settings: Any) -> Callable[[], Row]:
@@ -196,7 +206,7 @@ PARTS: dict[str, Callable[[Pattern, list[Case]], Iterator[Row]]] = {
     "compiling": compiling,
 }
 COLUMNS = (
-    *("part", "case", "n", "m", "side", "dtype", "solver", "threads", "repeat", "seconds", "solver_seconds"),
+    *("part", "case", "n", "m", "side", "dtype", "solver", "threads", "repeat", "calls", "seconds", "solver_seconds"),
     *("blocks", "objective", "dual_bound", "gap", "proven"),
 )
 

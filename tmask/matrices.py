@@ -30,7 +30,7 @@ Values = npt.NDArray[Any]  # a float dtype, or uint16 for the bits of bfloat16
 Worker = Callable[[Values, Mask], float]
 
 _STAGED_BYTES = 1 << 19
-_DIRECT_ENTRIES = 1 << 18  # 1 MiB of float32: what is summed after a solve is still in cache
+_DIRECT_ENTRIES = 1 << 20  # 4 MiB of float32: little is lost at the ends of parts, and threads share evenly
 _DIRECT_BLOCKS = 1 << 10  # enough to keep SIMD lanes busy that wait for a part's last blocks
 
 

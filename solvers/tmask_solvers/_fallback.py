@@ -9,18 +9,17 @@ import numpy as np
 from tmask_solvers._augment import augment, grid_exponent, quantise, take_rows
 from tmask_solvers._numba import lean_kernel
 from tmask_solvers._room import Paths
-from tmask_solvers._tiles import Window, locate
+from tmask_solvers._tiles import Window
 
 
 @lean_kernel
-def fall_back(window: Window, tile: int, ns: tuple[int, ...], ms: tuple[int, ...], paths: Paths) -> float:
-    """Solve a tile from the column prices in `paths.start`, which receives the final ones.
+def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tuple[int, ...], paths: Paths) -> float:
+    """Solve the tile at these places from the column prices in `paths.start`, which receives the final ones.
 
     Returns what the mask may lose against the optimum: 0 unless scores were rounded to the grid.
     """
     paths.tiles[0] += 1
     n, m = np.int64(len(ns)), len(ms)  # not a constant: it would compile what is called once for each n
-    at, mask_at = locate(window, tile, ms)
     score, start, q, v = paths.score, paths.start, paths.q, paths.v
     for i in range(m):
         for j in range(m):

@@ -148,3 +148,13 @@ def balanced(typingctx, weight, count, ns, ms):  # type: ignore[no-untyped-def]
         return builder.zext(builder.bitcast(good, ir.IntType(emit.lanes)), _I64)
 
     return types.int64(weight, count, ns, ms), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The number of the lowest bit that is set; a loop over lanes would be mispredicted for every block."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen

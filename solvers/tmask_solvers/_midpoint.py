@@ -17,15 +17,14 @@ from __future__ import annotations
 import numpy as np
 
 from tmask_solvers._fallback import fall_back
-from tmask_solvers._lanes import balanced, column_step, row_step
+from tmask_solvers._lanes import balanced, column_step, lowest_bit, row_step
 from tmask_solvers._numba import inlined, lean_kernel
 from tmask_solvers._room import Array, Lanes, Paths, Room
 from tmask_solvers._ties import enter, part, settle, tied
-from tmask_solvers._tiles import LARGEST, Window, all_tame, extremes, load, locate, store, store_circulant
+from tmask_solvers._tiles import Window, extremes, load, store, store_circulant
 
 _EARLY = 2  # rounds before a tie is believed
 # np.int64, because numba compiles a function anew for each plain constant that it is called with.
-_IN_LANES, _BY_PATHS, _CIRCULANT = np.int64(0), np.int64(1), np.int64(2)  # ways to solve a tile
 _SEARCHING, _STORED, _POOLED, _LOST = np.int64(0), np.int64(1), np.int64(2), np.int64(3)  # what a round made of a lane
 
 
@@ -44,28 +43,28 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
     lanes = room.lanes
     width = len(lanes.block)
     tiles = (window.rows // m) * (window.cols // m)
-    tame = all_tame(window)
     _reset(lanes)
     following, now, waiting = np.int64(0), np.int64(0), np.int64(0)
-    active, free = 0, (1 << width) - 1
+    row, col = np.int64(0), np.int64(0)  # where the following tile begins
+    # A bit for each lane: whether it is at work, and whether it was filled (or parted) after an odd round.
+    busy, odd = np.int64(0), np.int64(0)
     slack = 0.0
     while True:
-        lane = 0
-        while free and following < tiles:
-            while not (free >> lane) & 1:
-                lane += 1
-            way = _way(window, following, tame, ms)
-            if way == _IN_LANES:
-                at, _ = locate(window, following, ms)
-                load(window, at, lane, lanes.weight, ms)
-                _enlist(lanes, lane, following, now, ms)
-                active += 1
-                free &= free - 1
+        while following < tiles and busy != (1 << width) - 1:
+            lane = lowest_bit(~busy)
+            at, mask_at = row * window.stride + col, row * window.mask_stride + col
+            if not _constant(window, at, ms) and load(window, at, lane, lanes.weight, ms):
+                _enlist(lanes, lane, following, at, mask_at, now, ms)
+                busy |= 1 << lane
+                odd = odd & ~(1 << lane) | (now & 1) << lane
             else:
                 room.paths.start[:] = 0  # not where the last tile left them
-                slack += _solve_apart(window, following, way, room.paths, prices, ns, ms)
+                slack += _solve_apart(window, following, at, mask_at, room.paths, prices, ns, ms)
             following += 1
-        if active == 0:
+            col += m
+            if col == window.cols:
+                row, col = row + m, np.int64(0)
+        if busy == 0:
             break
         for j in range(m):
             column_step(lanes.weight, lanes.u, lanes.v, lanes.target, lanes.momentum, j, ns, ms)
@@ -75,13 +74,12 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
             row_step(lanes.weight, lanes.v, lanes.u, lanes.kept, lanes.counts, i, ns, ms)
         now += 1
         good = balanced(lanes.weight, lanes.counts, ns, ms)
-        for lane in range(width):
-            success = (good >> lane) & 1 != 0
-            if lanes.block[lane] < 0 or not (success or (now - lanes.born[lane]) % 2 == 0):
-                continue
-            outcome = _outcome(window, lane, success, now, waiting, room, ns, ms)
-            if outcome == _SEARCHING:
-                continue
+        due = busy & (good | (odd if now & 1 else ~odd))
+        while due:
+            lane = lowest_bit(due)
+            bit = 1 << lane
+            due ^= bit
+            outcome = _outcome(window, lane, good & bit != 0, now, waiting, room, ns, ms)
             if outcome == _STORED:
                 _store(window, lane, lanes, prices, ms)
             elif outcome == _POOLED:
@@ -89,33 +87,31 @@ def solve_window(window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room:
                 if waiting == width:
                     slack += settle(window, waiting, room, prices, ns, ms)
                     waiting = 0
-            else:
+            elif outcome == _LOST:
                 for j in range(m):
                     room.paths.start[j] = lanes.v[j * width + lane]
-                slack += _solve_apart(window, lanes.block[lane], _BY_PATHS, room.paths, prices, ns, ms)
-            lanes.block[lane] = -1
-            free |= 1 << lane
-            active -= 1
+                block, at, mask_at = lanes.block[lane], lanes.at[lane], lanes.mask_at[lane]
+                slack += _solve_apart(window, block, at, mask_at, room.paths, prices, ns, ms)
+            else:
+                odd = odd & ~bit | (lanes.born[lane] & 1) << lane
+                bit = 0
+            busy &= ~bit
     if waiting:
         slack += settle(window, waiting, room, prices, ns, ms)
     return slack
 
 
 @inlined
-def _way(window: Window, tile: int, tame: bool, ms: tuple[int, ...]) -> int:
-    """How a tile is solved: constant or not finite it needs no search; a huge one cannot be priced in float32."""
+def _constant(window: Window, at: int, ms: tuple[int, ...]) -> bool:
+    """Whether all entries of a tile are equal."""
     m = len(ms)
-    at, _ = locate(window, tile, ms)
     weight, stride = window.weight, window.stride
     first = abs(weight[at])
-    # Three entries on different lines are equal in few blocks, but in all that are constant.
-    alike = first == abs(weight[at + stride + m - 1]) and first == abs(weight[at + (m - 1) * stride + 1])
-    if tame and not alike:
-        return _IN_LANES
-    low, high, finite = extremes(window, at, ms)
-    if low == high or not finite:
-        return _CIRCULANT
-    return _IN_LANES if high <= LARGEST else _BY_PATHS
+    # Three on different lines are equal in few tiles, which spares the others the look at all.
+    if first != abs(weight[at + stride + m - 1]) or first != abs(weight[at + (m - 1) * stride + 1]):
+        return False
+    low, high, _ = extremes(window, at, ms)
+    return bool(low == high)
 
 
 @inlined
@@ -141,7 +137,7 @@ def _outcome(
     limit = 16 if m <= 16 else 24
     if parted:
         limit *= 2
-    if age < limit and (age < _EARLY or not tied(lanes.kept, lane, len(lanes.block), n, ms)):
+    if age < limit and (age < _EARLY or not tied(lanes.counts, lane, len(lanes.block), n, ms)):
         return _SEARCHING
     if parted:
         return _LOST
@@ -153,25 +149,31 @@ def _outcome(
 @inlined
 def _store(window: Window, lane: int, lanes: Lanes, prices: Array, ms: tuple[int, ...]) -> None:
     """The mask, and the prices if wanted, of a lane that is done."""
-    m, width, tile = len(ms), len(lanes.block), lanes.block[lane]
-    _, mask_at = locate(window, tile, ms)
-    store(lanes.kept, lane, width, window, mask_at, ms)
+    width = len(lanes.block)
+    store(lanes.kept, lane, width, window, lanes.mask_at[lane], ms)
     if len(prices):
-        for j in range(m):
-            prices[tile, j] = lanes.v[j * width + lane]
+        for j in range(len(ms)):
+            prices[lanes.block[lane], j] = lanes.v[j * width + lane]
 
 
 @lean_kernel
 def _solve_apart(
-    window: Window, tile: int, way: int, paths: Paths, prices: Array, ns: tuple[int, ...], ms: tuple[int, ...]
+    window: Window,
+    tile: int,
+    at: int,
+    mask_at: int,
+    paths: Paths,
+    prices: Array,
+    ns: tuple[int, ...],
+    ms: tuple[int, ...],
 ) -> float:
     """A tile without the lanes, from the prices in `paths.start`: 0 if it is constant. Returns what may be lost."""
     slack = 0.0
-    if way == _BY_PATHS:
-        slack = fall_back(window, tile, ns, ms, paths)
+    low, high, finite = extremes(window, at, ms)
+    if low < high and finite:
+        slack = fall_back(window, at, mask_at, ns, ms, paths)
     else:
-        _, mask_at = locate(window, tile, ms)
-        store_circulant(window, mask_at, ns, ms)
+        store_circulant(window, mask_at, ns, ms)  # of equal entries, any mask is best
     if len(prices):
         for j in range(len(ms)):
             prices[tile, j] = paths.start[j]
@@ -180,20 +182,19 @@ def _solve_apart(
 
 @lean_kernel
 def _reset(lanes: Lanes) -> None:
-    """No block in any lane; idle lanes compute on zeros."""
+    """Idle lanes compute on zeros."""
     lanes.weight[:] = 0
     lanes.u[:] = 0
     lanes.v[:] = 0
     lanes.target[:] = 0
     lanes.momentum[:] = 0
-    lanes.block[:] = -1
 
 
 @inlined
-def _enlist(lanes: Lanes, lane: int, tile: int, now: int, ms: tuple[int, ...]) -> None:
+def _enlist(lanes: Lanes, lane: int, tile: int, at: int, mask_at: int, now: int, ms: tuple[int, ...]) -> None:
     """Start a tile in a lane: no row prices, no momentum yet."""
     width = len(lanes.block)
-    lanes.block[lane] = tile
+    lanes.block[lane], lanes.at[lane], lanes.mask_at[lane] = tile, at, mask_at
     lanes.born[lane] = now
     lanes.parted[lane] = 0
     lanes.momentum[lane] = 0

@@ -26,7 +26,9 @@ class Lanes(NamedTuple):
     noise: Array  # (m * m,) distinct, in [0, 1): see `_ties`
     kept: Array
     counts: Array
-    block: Array  # the number of its tile, -1 for an idle lane
+    block: Array  # the number of its tile
+    at: Array  # where the tile begins in the weight,
+    mask_at: Array  # and in the mask
     born: Array  # the round before its first
     parted: Array  # whether its ties were parted
 
@@ -38,7 +40,9 @@ class Pool(NamedTuple):
     u: Array
     v: Array
     kept: Array
-    tile: Array  # its number
+    block: Array  # as in Lanes
+    at: Array
+    mask_at: Array
     bound: Array  # sums of scores and prices up to this are not rounded
 
 
@@ -83,11 +87,11 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
         Lanes(
             per_lane(m * m, real), per_lane(m, real), per_lane(m, real), per_lane(m, real), per_lane(1, real),
             noise.astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
-            integers(), integers(), integers(),
+            integers(), integers(), integers(), integers(), integers(),
         ),
         Pool(
             per_lane(m * m, np.float64), per_lane(m, np.float64), per_lane(m, np.float64),
-            per_lane(m * words, np.int32), integers(), np.zeros(lanes),
+            per_lane(m * words, np.int32), integers(), integers(), integers(), np.zeros(lanes),
         ),
         Paths(
             np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),

@@ -14,25 +14,21 @@ import math
 import numpy as np
 
 from tmask_solvers._fallback import fall_back
-from tmask_solvers._numba import lean_kernel
+from tmask_solvers._numba import inlined, lean_kernel
 from tmask_solvers._proof import row_proof
 from tmask_solvers._room import Array, Lanes, Pool, Room
-from tmask_solvers._tiles import Window, locate, store
+from tmask_solvers._tiles import Window, store
 
 
-@lean_kernel
-def tied(kept: Array, lane: int, lanes: int, n: int, ms: tuple[int, ...]) -> bool:
-    """Whether some row has fewer than n entries above its (n+1)-th largest."""
+@inlined
+def tied(counts: Array, lane: int, width: int, n: int, ms: tuple[int, ...]) -> bool:
+    """Whether some row has fewer than n entries above its (n+1)-th largest: none has more, so all together do."""
     m = len(ms)
-    words = (m + 3) // 4
-    for i in range(m):
-        total = 0
-        for k in range(words):
-            word = kept[np.uint64((i * words + k) * lanes + lane)]
-            total += ((word * 0x01010101) >> 24) & 63  # the sum of its bytes
-        if total < n:
-            return True
-    return False
+    total = 0
+    for k in range((m + 3) // 4):
+        word = np.int64(counts[np.uint64(k * width + lane)])
+        total += ((word * 0x01010101) >> 24) & 0xFF  # the sum of its bytes
+    return total < n * m
 
 
 @lean_kernel
@@ -58,7 +54,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: t
     m = len(ms)
     words = (m + 3) // 4
     width = len(lanes.block)
-    at, _ = locate(window, lanes.block[lane], ms)
+    at = lanes.at[lane]
     high = 0.0
     for i in range(m):
         for j in range(m):
@@ -77,7 +73,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: t
         pool.v[np.uint64(j * width + place)] = (price + magic) - magic
     for k in range(m * words):
         pool.kept[np.uint64(k * width + place)] = lanes.kept[np.uint64(k * width + lane)]
-    pool.tile[place] = lanes.block[lane]
+    pool.block[place], pool.at[place], pool.mask_at[place] = lanes.block[lane], at, lanes.mask_at[lane]
     pool.bound[place] = bound
     return good
 
@@ -87,7 +83,7 @@ def settle(window: Window, used: int, room: Room, prices: Array, ns: tuple[int, 
     """Prove and store the masks in the first `used` places of the pool; returns what may be lost (`fall_back`)."""
     m = len(ms)
     pool, start = room.pool, room.paths.start
-    width = len(pool.tile)
+    width = len(pool.block)
     unproven = _unproven(room, used, ms)
     slack = 0.0
     for place in range(used):
@@ -97,13 +93,12 @@ def settle(window: Window, used: int, room: Room, prices: Array, ns: tuple[int, 
             row_price = pool.u[np.uint64(j * width + place)]
             good &= abs(start[j]) < pool.bound[place] and abs(row_price) < pool.bound[place]
         if good:
-            _, mask_at = locate(window, pool.tile[place], ms)
-            store(pool.kept, place, width, window, mask_at, ms)
+            store(pool.kept, place, width, window, pool.mask_at[place], ms)
         else:
-            slack += fall_back(window, pool.tile[place], ns, ms, room.paths)
+            slack += fall_back(window, pool.at[place], pool.mask_at[place], ns, ms, room.paths)
         if len(prices):
             for j in range(m):
-                prices[pool.tile[place], j] = start[j]
+                prices[pool.block[place], j] = start[j]
     return slack
 
 

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 
 from tmask_solvers._numba import inlined, lean_kernel
+from tmask_solvers._vector import Vector, address, constant
 
 Array = npt.NDArray[Any]
 
@@ -52,26 +54,6 @@ def _flat(matrix: Array) -> tuple[Array, int]:
     return as_strided(matrix, ((rows - 1) * stride + cols,), (matrix.itemsize,)), stride
 
 
-@inlined
-def locate(window: Window, tile: int, ms: tuple[int, ...]) -> tuple[int, int]:
-    """Where a tile, counted row by row, begins in the weight and in the mask."""
-    m = len(ms)
-    across = window.cols // m
-    row, col = tile // across * m, tile % across * m
-    return row * window.stride + col, row * window.mask_stride + col
-
-
-@lean_kernel
-def all_tame(window: Window) -> bool:
-    """Whether every |entry| is at most `LARGEST`; NaN is not."""
-    wild = 0
-    limit = window.weight.dtype.type(LARGEST)
-    for r in range(window.rows):
-        for x in window.weight[r * window.stride : r * window.stride + window.cols]:
-            wild += not abs(x) <= limit
-    return wild == 0
-
-
 @lean_kernel
 def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bool]:
     """The least and the largest |entry| of a tile, and whether all are finite."""
@@ -87,16 +69,19 @@ def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bo
 
 
 @inlined
-def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> None:
-    """|entries| of a tile into a lane."""
+def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> bool:
+    """|entries| of a tile into a lane; whether all are at most `LARGEST`, which NaN is not."""
     m = len(ms)
+    wild = 0
     lanes = np.uint64(64 // to.itemsize)
     place = np.uint64(lane)
     for i in range(m):
         row = np.uint64(at + i * window.stride)
+        wild |= _wild_row(window.weight, at + i * window.stride, ms)
         for j in range(m):
             to[place] = abs(window.weight[row + np.uint64(j)])
             place += lanes
+    return wild == 0
 
 
 @inlined
@@ -125,6 +110,22 @@ def store_circulant(window: Window, at: int, ns: tuple[int, ...], ms: tuple[int,
             turn = j - first
             window.mask[np.uint64(at + i * window.mask_stride + j)] = (turn if turn >= 0 else turn + m) < n
         first = (first + n) % m
+
+
+@intrinsic
+def _wild_row(typingctx, weight, at, ms):  # type: ignore[no-untyped-def]
+    """Bits of those among m entries in a row that are not at most `LARGEST` in magnitude; as one vector, for speed."""
+    m = ms.count
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(context.get_value_type(sig.args[0].dtype), m)
+        place = address(context, builder, sig.args[0], args[0], args[1], kind)
+        x = abs(Vector(builder, builder.load(place, align=4)))
+        limit = constant(x, kind.element, LARGEST)
+        wild = builder.fcmp_unordered(">", x.value, limit.value)  # unordered: NaN too
+        return builder.zext(builder.bitcast(wild, ir.IntType(m)), ir.IntType(64))
+
+    return types.int64(weight, types.int64, ms), codegen
 
 
 @intrinsic
