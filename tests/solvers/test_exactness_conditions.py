@@ -130,10 +130,10 @@ def test_the_fallback_starts_from_anything(start):
 def solve_subnormals(threads: int = 1) -> None:
     """4:8 and, in closed form, 2:4."""
     for pattern, n, m in (("4:8", 4, 8), ("2:4", 2, 4)):
-        scores = np.float32(2.0**-149) * np.random.default_rng(0).integers(0, 2**20, (200, m, m)).astype(np.float32)
+        whole = np.random.default_rng(0).integers(0, 2**20, (200, m, m)).astype(np.float32)  # out of reach of a flush
+        scores = whole * np.float32(2.0**-149)
         matrix = np.ascontiguousarray(scores.transpose(1, 0, 2)).reshape(m, -1)
         mask = tmask.solve(matrix, pattern, "midpoint").mask.reshape(m, -1, m).transpose(1, 0, 2)
-        whole = np.rint(scores * 2.0**149).astype(np.float32)  # the same scores, out of reach of a flush
         assert_same_objectives(whole, mask, tmask.get_solver("augmenting-paths").solve(whole, n).masks, n)
 
 
