@@ -262,7 +262,7 @@ def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
     class Counting(Midpoint):
         def _worker(self, n, m, dtype):
             solve_part = super()._worker(n, m, dtype)
-            return lambda weight, mask: started.append(1) or solve_part(weight, mask)
+            return lambda *part: started.append(1) or solve_part(*part)
 
     calls = []
 
@@ -301,7 +301,7 @@ class Circulant(MatrixSolver):
         raise NotImplementedError
 
     def _worker(self, n, m, dtype):
-        def solve(weight, mask):
+        def solve(weight, mask, start):
             rows, cols = np.indices(weight.shape)
             mask[...] = (cols - rows) % m < n
             if self.spoil is not None:
