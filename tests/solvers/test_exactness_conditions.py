@@ -98,11 +98,11 @@ def test_what_may_be_lost_is_stated(kind):
     """Conditions: parted ties are proven on the true scores, on a grid that holds them; else the slack says so."""
     n, m = 2, 4
     masks = regular_masks(n)
-    room = make_room(n, m, np.float64)
+    room, nothing = make_room(n, m, np.float64), np.empty((0, m))
     blocks = np.float64(WIDE[kind](np.random.default_rng(0), (150, m, m)))
     for block in blocks:
         mask = np.empty((m, m), np.bool_)
-        slack = solve_window(make_window(block, mask), (0,) * n, (0,) * m, room, np.empty((0, m)))
+        slack = solve_window(make_window(block, mask), (0,) * n, (0,) * m, room, nothing, nothing)
         units = np.array([int(Fraction(x) / UNIT) for x in block.ravel()], object)
         assert list(mask.sum(0)) == list(mask.sum(1)) == [n] * m
         lost = (masks @ units).max() - (mask.ravel().astype(int) @ units)
