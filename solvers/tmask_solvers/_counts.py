@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 
 from tmask_solvers._numba import lean_kernel
 from tmask_solvers._tiles import Window
+from tmask_solvers._vector import address
 
 STEP = 64  # entries looked at together
 
@@ -48,7 +49,6 @@ def _wrong_step(typingctx, mask, at, stride, ns, ms):  # type: ignore[no-untyped
     width = 32 if m == 4 else 64
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
         word = ir.IntType(width)
         packed = ir.VectorType(word, STEP * 8 // width)
         ones = ir.Constant(packed, [ir.Constant(word, int("01" * (width // 8), 16))] * packed.count)
@@ -56,7 +56,7 @@ def _wrong_step(typingctx, mask, at, stride, ns, ms):  # type: ignore[no-untyped
         columns = wrong = None
         place = args[1]
         for _ in range(m):
-            row = builder.load(builder.bitcast(builder.gep(data, [place]), packed.as_pointer()), align=1)
+            row = builder.load(address(context, builder, sig.args[0], args[0], place, packed), align=1)
             place = builder.add(place, args[2])
             columns = row if columns is None else builder.add(columns, row)  # bytes do not overflow: m <= 32
             sums = builder.lshr(builder.mul(row, ones), shift)

@@ -133,8 +133,7 @@ def _put_word(typingctx, mask, at, word):  # type: ignore[no-untyped-def]
     """Store the four bytes of an int32 at mask[at], wherever that lies."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        place = builder.bitcast(builder.gep(data, [args[1]]), args[2].type.as_pointer())
+        place = address(context, builder, sig.args[0], args[0], args[1], args[2].type)
         builder.store(args[2], place, align=1)
         return context.get_dummy_value()
 
