@@ -243,7 +243,7 @@ THREADED = {
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 @pytest.mark.parametrize("case", sorted(THREADED))
 def test_the_number_of_threads_changes_nothing(case, pattern, monkeypatch):
-    monkeypatch.setattr("tmask.matrices._DIRECT_ENTRIES", 1 << 16)
+    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 16)
     weight = THREADED[case]()
     one, *others = (tmask.solve(weight, pattern, "midpoint", threads=threads) for threads in (1, 2, 3, 8))
     for other in others:
@@ -254,7 +254,7 @@ def test_the_number_of_threads_changes_nothing(case, pattern, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("after", [1, 5])
 def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
-    monkeypatch.setattr("tmask.matrices._DIRECT_ENTRIES", 1 << 16)
+    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 16)
     weight = weight_of("ties", (4096, 1024))
     expected = tmask.solve(weight, "4:8", "midpoint", threads=threads).mask
     started = []
@@ -281,7 +281,7 @@ def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
 
 
 def test_progress_counts_every_block_in_the_order_of_the_parts(monkeypatch):
-    monkeypatch.setattr("tmask.matrices._DIRECT_ENTRIES", 1 << 14)
+    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 14)
     counts = []
     tmask.solve(weight_of("normal", (2056, 1030)), "4:8", "midpoint", threads=3, progress=counts.append)
     assert sum(counts) == 257 * 129
@@ -321,7 +321,7 @@ def test_what_is_no_mask_is_refused(spoil, pattern, threads):
 
 
 def test_slack_is_added_to_the_bound(monkeypatch):
-    monkeypatch.setattr("tmask.matrices._DIRECT_ENTRIES", 1 << 14)
+    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 14)
     weight = weight_of("normal", (2048, 1024))
     solution = tmask.solve(weight, "4:8", Circulant(slack=0.5))
     tmask.check_mask(solution.mask, "4:8")

@@ -12,7 +12,8 @@ from tmask.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values
 from tmask.blocks import Mask, Region, Tiling
 from tmask.certificate import Judgement, judge, tally
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.matrices import MatrixSolver, RowPrices, Values, make_row_prices, solve_matrices
+from tmask.matrices import MatrixSolver, make_row_prices, solve_matrices
+from tmask.parts import RowPrices, Values
 from tmask.pattern import Pattern
 from tmask.registry import auto_solver, get_solver, reference_solver
 from tmask.solution import ROUNDING, Certificate, Solution, Status
@@ -69,18 +70,18 @@ def solve(
     mask = np.empty(values.shape, np.bool_)
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
     answers = []
-    row_prices = None
     for region in tiling.regions():
         used = fixed if fixed and (region.full or fixed.max_side >= region.side) else auto_solver(region.side)
         if region.full and pattern.n < pattern.m and isinstance(used, MatrixSolver):
-            row_prices = _row_prices(used, region.cut(matrices), pattern, warm_start)
-            answers.append(_solve_in_place(used, region, matrices, masks, pattern.n, progress, row_prices))
+            weights, kept = region.cut(matrices), region.cut(masks)
+            answers.append(_solve_in_place(used, weights, kept, pattern, progress, warm_start))
             continue
         blocks = magnitudes(region.split(matrices))
         with np.errstate(over="ignore"):
-            if not np.isfinite(blocks.sum(dtype=np.float64)):
-                raise unusable(weight, score)
-        answers.append(_solve_blocks(used, region, blocks, masks, pattern.n, certify, progress))
+            entries = float(blocks.sum(dtype=np.float64))
+        if not np.isfinite(entries):
+            raise unusable(weight, score)
+        answers.append(_solve_blocks(used, region, blocks, entries, masks, pattern.n, certify, progress))
     total = sum(answer.total for answer in answers)
     if not np.isfinite(total):
         raise unusable(weight, score)
@@ -100,7 +101,7 @@ def solve(
         seconds=sum(answer.seconds for answer in answers),
         solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
         pattern=pattern,
-        row_prices=row_prices,
+        row_prices=next((answer.row_prices for answer in answers if answer.row_prices is not None), None),
     )
 
 
@@ -115,26 +116,27 @@ class _RegionAnswer:
     solver: str
     underfilled: bool = False
     limit_reached: bool = False
+    row_prices: RowPrices | None = None
 
 
 def _solve_in_place(
     solver: MatrixSolver,
-    region: Region,
-    matrices: Values,
+    weights: Values,
     masks: Mask,
-    n: int,
+    pattern: Pattern,
     progress: Callable[[int], object] | None,
-    row_prices: RowPrices | None,
+    warm_start: Solution | bool,
 ) -> _RegionAnswer:
-    """Write the mask of a region of full tiles; no block is copied."""
-    weights = region.cut(matrices)
-    answer = solve_matrices(solver, weights, n, region.side, region.cut(masks), progress, row_prices)
+    """Write the masks of full tiles, matrices (K, G, h, w); no block is copied."""
+    row_prices = _row_prices(solver, weights, pattern, warm_start)
+    answer = solve_matrices(solver, weights, pattern.n, pattern.m, masks, progress, row_prices)
     return _RegionAnswer(
         objective=answer.objective,
         bound=answer.objective + answer.slack,
         total=answer.total,
         seconds=answer.seconds,
         solver=solver.name,
+        row_prices=row_prices,
     )
 
 
@@ -161,19 +163,20 @@ def _solve_blocks(
     solver: Solver,
     region: Region,
     blocks: Scores,
+    total: float,
     masks: Mask,
     n: int,
     certify: bool,
     progress: Callable[[int], object] | None,
 ) -> _RegionAnswer:
-    """Write the mask of a region, given in blocks."""
+    """Write the mask of a region, given in blocks and their sum."""
     answer = solver.solve(blocks, n, progress)
     region.join(answer.masks, masks)
     judgement = _judge(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
     return _RegionAnswer(
         objective=float(judgement.objective.sum()),
         bound=float(judgement.bound.sum()),
-        total=float(blocks.sum(dtype=np.float64)),
+        total=total,
         seconds=answer.seconds,
         solver=solver.name,
         underfilled=region.full and not judgement.regular.all(),

@@ -1,9 +1,6 @@
-"""Solve matrices where they lie: in parts that fit a cache, without a copy in blocks, on several threads.
+"""Solve matrices where they lie, part by part (`tmask.parts`), without a copy in blocks, on several threads.
 
-Matrices (h, w) whose entries a solver can read as they are, float32 or float64 with rows of unit stride, are handed
-over in bands of rows. All else (float16, bfloat16, the kernel positions of a convolution) is first copied into a small
-buffer, part by part, and so are the masks on their way back. Which entries form a part does not depend on the number
-of threads, and sums are added in the order of the parts: the result is the same for any number.
+Sums are added in the order of the parts, so the result is the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -24,15 +21,10 @@ import numpy.typing as npt
 from tmask.blocks import Mask
 from tmask.compiled import judging
 from tmask.errors import SolverFailedError
+from tmask.parts import Part, RowPrices, Stage, Values, direct_parts, is_direct, real_dtype, staged_parts
 from tmask.solver import Solver
 
-Values = npt.NDArray[Any]  # a float dtype, or uint16 for the bits of bfloat16
-RowPrices = npt.NDArray[np.floating[Any]]
 Worker = Callable[[Values, Mask, RowPrices | None], float]
-
-_STAGED_BYTES = 1 << 19
-_DIRECT_ENTRIES = 1 << 20  # 4 MiB of float32: little is lost at the ends of parts, and threads share evenly
-_DIRECT_BLOCKS = 1 << 10  # enough to keep SIMD lanes busy that wait for a part's last blocks
 
 
 class MatrixSolver(Solver):
@@ -100,14 +92,14 @@ def solve_matrices(
     Cost: memory below 1 MiB a thread.
     """
     begin = time.perf_counter()
-    real = np.float64 if weights.dtype.itemsize == 8 else np.float32  # whatever the byte order
-    direct = _is_direct(weights, masks, m)
+    real = real_dtype(weights)
+    direct = is_direct(weights, masks, m)
     scratch = threading.local()
 
-    def solve_part(part: _Part) -> tuple[float, float, float, int]:
+    def solve_part(part: Part) -> tuple[float, float, float, int]:
         if not hasattr(scratch, "worker"):
             scratch.worker = solver._worker(n, m, real)
-            scratch.stage = None if direct else _Stage(real)
+            scratch.stage = None if direct else Stage(real)
         if direct:
             (weight,), (mask,) = part.pieces(weights), part.pieces(masks)
         else:
@@ -127,7 +119,7 @@ def solve_matrices(
         return kept, total, slack, weight.size // (m * m)
 
     objective = total = slack = 0.0
-    parts = _direct_parts(weights, m) if direct else _staged_parts(weights, m)
+    parts = direct_parts(weights, m) if direct else staged_parts(weights, m)
     for kept, entries, lost, blocks in _in_threads(solve_part, parts, solver.threads):
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
@@ -138,8 +130,7 @@ def solve_matrices(
 def make_row_prices(weights: Values, m: int) -> RowPrices:
     """Zeros (tiles down all matrices, tiles across, m) for matrices (K, G, h, w)."""
     matrices, groups, height, width = weights.shape
-    real = np.float64 if weights.dtype.itemsize == 8 else np.float32
-    return np.zeros((matrices * groups * height // m, width // m, m), real)
+    return np.zeros((matrices * groups * height // m, width // m, m), real_dtype(weights))
 
 
 def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, bool]:
@@ -153,97 +144,8 @@ def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, b
     return float(scores.sum(where=mask, dtype=np.float64)), float(scores.sum(dtype=np.float64)), regular
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What is solved together: of all matrices, one below the other, lines `first` to `last`, some columns of them."""
-
-    first: int
-    last: int
-    across: slice
-
-    def pieces(self, matrices: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-        """Its part of each of the matrices (K, G, h, w) that it touches, in order: views."""
-        groups, height = matrices.shape[1:3]
-        line = self.first
-        while line < self.last:
-            matrix, row = divmod(line, height)
-            stop = min(height, row + self.last - line)
-            yield matrices[matrix // groups, matrix % groups, row:stop, self.across]
-            line += stop - row
-
-    def tiles(self, row_prices: RowPrices) -> RowPrices:
-        """Those of its tiles, (down, across, m): a view."""
-        m = row_prices.shape[2]
-        return row_prices[self.first // m : self.last // m, self.across.start // m : self.across.stop // m]
-
-    def put(self, mask: Mask, masks: Mask) -> None:
-        """Its mask to where the pieces came from."""
-        row = 0
-        for piece in self.pieces(masks):
-            piece[...] = mask[row : row + len(piece)]
-            row += len(piece)
-
-
-def _is_direct(weights: Values, masks: Mask, m: int) -> bool:
-    """Whether a solver can take the matrices as they are.
-
-    Read-only arrays would be another type to numba, and compile again. Small matrices are gathered, so that each of
-    them is not a part of its own.
-    """
-    matrices, groups, height, width = weights.shape
-    plain = weights.dtype in (np.float32, np.float64) and weights.dtype.isnative
-    down, across = weights.strides[2:]
-    rows = across == weights.itemsize and down >= width * across and down % across == 0
-    large = matrices * groups == 1 or height * width >= _DIRECT_BLOCKS * m * m
-    return plain and rows and weights.flags.aligned and weights.flags.writeable and masks.strides[3] == 1 and large
-
-
-def _direct_parts(weights: Values, m: int) -> Iterator[_Part]:
-    """Bands of rows of each matrix."""
-    matrices, groups, height, width = weights.shape
-    step = max(1, max(_DIRECT_ENTRIES, _DIRECT_BLOCKS * m * m) // (width * m)) * m
-    for top in range(0, matrices * groups * height, height):
-        for line in range(top, top + height, step):
-            yield _Part(line, min(line + step, top + height), slice(0, width))
-
-
-def _staged_parts(weights: Values, m: int) -> Iterator[_Part]:
-    """What fits the stage, cut at multiples of m."""
-    matrices, groups, height, width = weights.shape
-    room = _STAGED_BYTES // max(4, weights.dtype.itemsize)
-    columns = min(width, room // m // (16 * m) * 16 * m)
-    lines = matrices * groups * height
-    for col in range(0, width, columns):
-        across = slice(col, min(col + columns, width))
-        step = room // (across.stop - across.start) // m * m
-        for line in range(0, lines, step):
-            yield _Part(line, min(line + step, lines), across)
-
-
-class _Stage:
-    """Room for a part that is copied."""
-
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        entries = _STAGED_BYTES // np.dtype(dtype).itemsize
-        self.weight, self.mask = np.empty(entries, dtype), np.empty(entries, np.bool_)
-
-    def fetch(self, part: _Part, weights: Values) -> tuple[Values, Mask]:
-        """The part's pieces below one another, and a mask to write."""
-        height, width = part.last - part.first, part.across.stop - part.across.start
-        weight = self.weight[: height * width].reshape(height, width)
-        row = 0
-        for piece in part.pieces(weights):
-            target = weight[row : row + len(piece)]
-            if piece.dtype == np.uint16:  # bfloat16 is the upper half of float32
-                np.left_shift(piece, np.uint32(16), out=target.view(np.uint32), dtype=np.uint32)
-            else:
-                target[...] = piece
-            row += len(piece)
-        return weight, self.mask[: height * width].reshape(height, width)
-
-
 def _in_threads(
-    solve_part: Callable[[_Part], tuple[float, float, float, int]], parts: Iterator[_Part], threads: int
+    solve_part: Callable[[Part], tuple[float, float, float, int]], parts: Iterator[Part], threads: int
 ) -> Iterator[tuple[float, float, float, int]]:
     """The results in the order of the parts. An interrupt drops what has not begun, and waits for what has."""
     first = list(islice(parts, threads))

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from tmask.arrays import Scores
 from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
-from tmask.matrices import MatrixSolver, RowPrices, Values, Worker
+from tmask.matrices import MatrixSolver, Worker
+from tmask.parts import RowPrices, Values
 from tmask.solver import Answer
 from tmask_solvers._announce import announced
 from tmask_solvers._bands import in_bands
