@@ -25,7 +25,7 @@ import numpy.typing as npt
 import typer
 
 import tmask
-from bench.cases import CASES, Case, bfloat16, weight_case
+from bench.cases import CASES, Case, weight_case
 from bench.run import RESULTS, commit, read_rows
 from tmask.cli.report import write_csv
 from tmask.environment import environment
@@ -39,8 +39,8 @@ Row = dict[str, Any]
 SIDE = 2048
 _TURN = 0.05  # seconds
 PATTERNS = tuple(Pattern.parse(text) for text in ("1:4", "2:4", "2:8", "4:8", "8:16", "16:32"))
-# Rows of the matrix that a solver sees, where it is too slow for all.
-_ROWS = {"ortools-flow": 256, "networkx-simplex": 32}
+# What `midpoint` is compared with, and how many rows of the matrix that sees; the slow ones not all.
+_OTHERS = {"greedy-keep": SIDE, "ortools-flow": 256, "networkx-simplex": 32}
 
 
 def matrix(case: Case, pattern: Pattern, side: int = SIDE) -> Matrix:
@@ -110,13 +110,9 @@ def ratios(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
     for case in cases:
         weight = matrix(case, pattern)
         calls = {"midpoint": solving(weight, pattern, "midpoint"), "read and write": floor(weight, pattern)}
-        calls["greedy-keep"] = solving(weight, pattern, "greedy-keep", certify=False)
-        fast = measure(calls, 9)
-        yield from ({"case": case.name} | row for row in fast)
-        slow = {name: solving(weight[:rows], pattern, name, certify=False) for name, rows in _ROWS.items()} | {
-            "midpoint": calls["midpoint"]
-        }
-        yield from ({"case": case.name} | row for row in measure(slow, 3) if row["solver"] in _ROWS)
+        for name, rows in _OTHERS.items():
+            calls[name] = solving(weight[:rows], pattern, name, certify=False)
+        yield from ({"case": case.name} | row for row in measure(calls, 7))
 
 
 def threads(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
@@ -140,11 +136,10 @@ def dtypes(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
 
 def distributions(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
     """What ties cost: float32 matrices of every case, and of 8-bit steps, of one step, and of zeros."""
-    normal = matrix(cases[0], pattern)
-    weights = {case.name: matrix(case, pattern) for case in (*CASES, *cases)}
+    weights = {case.name: matrix(case, pattern) for case in (*CASES, *cases[1:])}
+    normal = weights["normal"]
     weights |= {
         "int8": np.round(normal * np.float32(32)).clip(0, 127) * np.float32(0.03),
-        "bf16": bfloat16(normal),
         "constant": np.full_like(normal, 0.7),
         "zero": np.zeros_like(normal),
     }

@@ -98,9 +98,6 @@ def report(csv: Path) -> str:
     )
     parts = dict(list(rows.groupby("part", sort=False)))
 
-    def section(name: str, title: str, body: str) -> str:
-        return f"\n## {title}\n{body}" if name in parts else ""
-
     for name, title in (
         ("ratios", "2048 x 2048 float32: times as long as `midpoint`"),
         ("threads", "4096 x 4096: microseconds a block, by threads"),
@@ -127,7 +124,7 @@ def report(csv: Path) -> str:
         else:
             by = {"threads": "threads", "dtypes": "dtype", "distributions": "case", "warm_start": "case"}[name]
             body = "\n" + _markdown(_pivot(part, [by], _micro(part))) + "\n"
-        text += section(name, title, body)
+        text += f"\n## {title}\n{body}"
     return text
 
 
