@@ -29,9 +29,11 @@ format: $(READY)
 nightly: $(READY)  ## long checks against OR-Tools
 	$(BIN)/pytest -m nightly --numprocesses auto
 
-bench: $(READY)  ## regenerate bench/results (about 4 minutes on 2 cores)
+bench: $(READY)  ## regenerate bench/results (about 18 minutes on 2 cores)
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench.matrix
+	$(BIN)/python -m bench.matrix_report
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

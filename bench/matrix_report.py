@@ -36,11 +36,11 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _pivot(rows: pd.DataFrame, columns: list[str], values: pd.Series) -> pd.DataFrame:
+def _pivot(rows: pd.DataFrame, column: str, values: pd.Series) -> pd.DataFrame:
     """Medians, patterns across in the order of the rows."""
     rows = rows.assign(pattern=_pattern(rows), value=values)
-    table = rows.pivot_table(index=columns, columns="pattern", values="value", aggfunc="median", sort=False)
-    table.index = [" ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
+    table = rows.pivot_table(index=column, columns="pattern", values="value", aggfunc="median", sort=False)
+    table.index = [f"{key:g}" if isinstance(key, float) else str(key) for key in table.index]
     return table[list(dict.fromkeys(rows["pattern"]))]
 
 
@@ -48,8 +48,8 @@ def ratios(rows: pd.DataFrame) -> str:
     """How many times as long as `midpoint` the others take, and `midpoint` against reading and writing."""
     text = ""
     for case, part in rows.groupby("case", sort=False):
-        calls = _pivot(part, ["solver"], _micro(part))
-        alone = _pivot(part, ["solver"], _micro(part, "solver_seconds"))
+        calls = _pivot(part, "solver", _micro(part))
+        alone = _pivot(part, "solver", _micro(part, "solver_seconds"))
         lines = {
             "`midpoint`, us a block": calls.loc["midpoint"],
             "`midpoint` / read and write": calls.loc["midpoint"] / calls.loc["read and write"],
@@ -72,7 +72,7 @@ def curve(rows: pd.DataFrame, target: Path) -> str:
 
     rows = rows.assign(side=rows["side"].astype(int))
     values = 1e9 * rows["seconds"] / rows["side"] ** 2
-    table = _pivot(rows, ["side"], values)
+    table = _pivot(rows, "side", values)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for pattern in table.columns:
         axes.plot([int(side) for side in table.index], table[pattern], marker="o", label=pattern)
@@ -120,10 +120,10 @@ def report(csv: Path) -> str:
             body = "\n| pattern | proven | blocks |\n|---|---|---|\n"
             body += "".join(f"| {p} | {row['proven']} | {row['blocks']} |\n" for p, row in counts.iterrows())
         elif name == "compiling":
-            body = "\n" + _markdown(_pivot(part, ["case"], part["seconds"])) + "\n"
+            body = "\n" + _markdown(_pivot(part, "case", part["seconds"])) + "\n"
         else:
             by = {"threads": "threads", "dtypes": "dtype", "distributions": "case", "warm_start": "case"}[name]
-            body = "\n" + _markdown(_pivot(part, [by], _micro(part))) + "\n"
+            body = "\n" + _markdown(_pivot(part, by, _micro(part))) + "\n"
         text += f"\n## {title}\n{body}"
     return text
 

@@ -50,7 +50,7 @@ def solve(
         progress: called with the number of blocks done since the last call.
         warm_start: the solution of nearly the same weights, to start from its prices; or True, to keep prices for
             that in the first place, which costs 1 / m of the weight's memory. The mask is as good either way;
-            `midpoint` is faster with it where weights have changed by less than a hundredth, others ignore it.
+            `midpoint` is the faster with it the less the weights have changed, others ignore it.
         settings: of the solver, by name.
     Returns:
         A Solution; its mask is of the weight's kind, shape and device.
