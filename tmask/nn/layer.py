@@ -1,0 +1,99 @@
+"""A weight that has, or will have, a mask: who owns it, under which pattern, on which backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from tmask.errors import InvalidProblemError
+from tmask.nn import backends
+from tmask.nn.parametrization import Gradient, Masked, masked_of, put_on, steps_of, take_off
+from tmask.nn.report import Score
+from tmask.pattern import Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A module, the name of its tensor, and that tensor's full name in the model."""
+
+    module: nn.Module = field(repr=False)
+    tensor: str
+    name: str
+
+
+@dataclass(eq=False)
+class SparseLayer:
+    """One weight under a mask, with every module that shares it.
+
+    Args:
+        owners: modules that hold the weight; more than one if it is tied.
+        pattern: that training ends with.
+        groups: of the tiling; no block crosses a group.
+        backend: what multiplies; `reason` says why, where another one was conceivable.
+        score, step: of the mask in force, and when it was found; None while there is none.
+        dense: whether no mask is in force: before the schedule begins and in its dense tail.
+    """
+
+    owners: tuple[Owner, ...]
+    pattern: Pattern
+    groups: int = 1
+    backend: str = backends.MASKED
+    reason: str = ""
+    score: Score | None = None
+    step: int | None = None
+    dense: bool = True
+
+    @property
+    def name(self) -> str:
+        """Full name of the parameter, where the model lists it first."""
+        return self.owners[0].name
+
+    @property
+    def masked(self) -> Masked:
+        """The parametrization.
+
+        Raises:
+            InvalidProblemError: it was taken off, by `export` for example.
+        """
+        owner = self.owners[0]
+        masked = masked_of(owner.module, owner.tensor)
+        if masked is None:
+            raise InvalidProblemError(
+                f"layer {self.name!r} has no mask any more; after export, end with sparsifier.remove()"
+            )
+        return masked
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense master weight."""
+        owner = self.owners[0]
+        if masked_of(owner.module, owner.tensor) is None:
+            return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
+        return steps_of(owner.module, owner.tensor).original
+
+    def put_mask_on(self, gradient: Gradient) -> None:
+        """Register one parametrization, all True, with every owner."""
+        masked = Masked(self.weight, self.pattern, gradient)
+        for owner in self.owners:
+            put_on(owner.module, owner.tensor, masked)
+
+    def set_mask(self, mask: Tensor, score: Score, step: int, *, dense: bool) -> int:
+        """Replace the mask in place; returns how many of its bits changed."""
+        held = self.masked.mask
+        flips = int((held != mask).sum())
+        held.copy_(mask)
+        self.score, self.step, self.dense = score, step, dense
+        self.refresh()
+        return flips
+
+    def refresh(self) -> None:
+        """Bring the backend's own copy of the weight up to date, after the weight or the mask has changed."""
+        for owner in self.owners:
+            backends.use(owner.module, self.backend, dense=self.dense)
+
+    def remove(self) -> None:
+        """Leave the dense master weight as a plain parameter."""
+        for owner in self.owners:
+            backends.release(owner.module)
+            take_off(owner.module, owner.tensor)
