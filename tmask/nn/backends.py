@@ -1,24 +1,23 @@
 """Which product a masked layer runs on, and the calls that keep a faster one up to date.
 
-"masked" multiplies with the dense masked weight and runs anywhere. "semi_structured" keeps packed 2:4 copies of the
-weight for both directions, on a GPU (`tmask.nn.semi_structured`).
+"masked" multiplies with the dense masked weight and runs anywhere. "semi_structured" multiplies with packed 2:4 copies
+of the weight, in both directions, on a GPU (`tmask.nn.semi_structured`).
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from tmask.errors import InvalidProblemError
+from tmask.nn import semi_structured
 from tmask.pattern import Pattern
 
 Backend = Literal["auto", "masked", "semi_structured"]
-_MODULE = "tmask.nn.semi_structured"
 MASKED = "masked"
 SEMI_STRUCTURED = "semi_structured"
 
@@ -30,59 +29,56 @@ def check_backend(requested: str) -> None:
 
 
 def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Pattern, requested: str) -> tuple[str, str]:
-    """The backend for a module's weight, and why it is not a faster one ("" where nothing is to be said).
+    """The backend for a module's weight, and why; "" where it is what was asked for.
 
-    "auto" takes semi_structured where device, dtype, shape and pattern allow it and it was measured to pay.
+    "auto" takes semi_structured where device, dtype, shape and pattern allow it and it was measured to pay. A float32
+    weight is judged by what autocast makes of it; without autocast it is multiplied masked.
 
     Raises:
         InvalidProblemError: semi_structured was asked for, and cannot run this layer; the text says why.
     """
     if requested == MASKED:
         return MASKED, ""
-    reason = _obstacle(module, tensor, weight, pattern)
+    dtype = torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
+    problem = _misuse(module, tensor)
+    if not problem:
+        _, problem = semi_structured.supported(tuple(weight.shape), dtype, weight.device, pattern)
     if requested == SEMI_STRUCTURED:
-        if reason:
-            raise InvalidProblemError(f'backend "semi_structured" cannot run it: {reason}; exclude it, or use "auto"')
+        if problem:
+            raise InvalidProblemError(f'backend "semi_structured" cannot run it: {problem}; exclude it, or use "auto"')
         return SEMI_STRUCTURED, ""
-    if reason:
-        return MASKED, reason
-    semi_structured = _semi_structured()
-    pays, why = semi_structured.pays(tuple(weight.shape), weight.dtype, weight.device)
-    return (SEMI_STRUCTURED, why) if pays else (MASKED, why)
+    if problem:
+        return MASKED, problem
+    pays, measured = semi_structured.pays(tuple(weight.shape), dtype, weight.device)
+    return (SEMI_STRUCTURED if pays else MASKED), measured
 
 
-def use(module: nn.Module, backend: str, *, dense: bool) -> None:
-    """Bring the backend's packed weights up to date with weight and mask; without a mask, multiply dense.
+def update(module: nn.Module, backend: str, *, complete: bool) -> None:
+    """Bring packed weights up to date with weight and mask: after every optimizer step, not per micro-batch.
 
-    Called after every optimizer step, not per micro-batch.
+    Args:
+        complete: whether the mask in force has the layer's final pattern; before, and in a dense phase, the layer
+            multiplies with the dense masked weight.
     """
-    if backend != SEMI_STRUCTURED:
-        return
-    semi_structured = _semi_structured()
-    if dense:
-        semi_structured.detach(module)
-    elif semi_structured.attached(module):
-        semi_structured.refresh(module)
-    else:
-        semi_structured.attach(module)
+    if backend == SEMI_STRUCTURED:
+        if complete:
+            semi_structured.attach(module)
+        else:
+            semi_structured.detach(module)
 
 
 def release(module: nn.Module) -> None:
     """Give the module its own forward back, where packed weights have replaced it."""
-    if find_spec(_MODULE) and (semi_structured := _semi_structured()).attached(module):
-        semi_structured.detach(module)
+    semi_structured.detach(module)
 
 
-def _semi_structured() -> Any:
-    return import_module(_MODULE)
-
-
-def _obstacle(module: nn.Module, tensor: str, weight: Tensor, pattern: Pattern) -> str:
-    """Why packed weights cannot run this layer, or ""."""
-    if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
-        kind = type_before_parametrizations(module).__name__
-        return f"it takes nn.Linear only, not {tensor} of {kind}"
-    if not find_spec(_MODULE):
-        return "packed weights are not part of this build"
-    possible, reason = _semi_structured().supported(tuple(weight.shape), weight.dtype, weight.device, pattern)
-    return "" if possible else reason
+def _misuse(module: nn.Module, tensor: str) -> str:
+    """Why this layer's own forward is no plain product that another could replace, or ""."""
+    kind = type_before_parametrizations(module)
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "MultiheadAttention reads the weight of its out_proj without calling it"
+    if not isinstance(module, nn.Linear):
+        return f"it takes nn.Linear alone, not {tensor} of {kind.__name__}"
+    if kind.forward is not nn.Linear.forward:  # type: ignore[attr-defined]
+        return f"{kind.__name__} has a forward of its own"
+    return ""

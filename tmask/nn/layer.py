@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tmask.errors import InvalidProblemError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
 from tmask.nn.parametrization import Gradient, Masked, masked_of, put_on, steps_of, take_off
 from tmask.nn.report import Score
@@ -32,7 +32,7 @@ class SparseLayer:
         groups: of the tiling; no block crosses a group.
         backend: what multiplies; `reason` says why, where another one was conceivable.
         score, step: of the mask in force, and when it was found; None while there is none.
-        dense: whether no mask is in force: before the schedule begins and in its dense tail.
+        in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
     """
 
     owners: tuple[Owner, ...]
@@ -42,7 +42,7 @@ class SparseLayer:
     reason: str = ""
     score: Score | None = None
     step: int | None = None
-    dense: bool = True
+    in_force: Pattern | None = None
 
     @property
     def name(self) -> str:
@@ -78,19 +78,26 @@ class SparseLayer:
         for owner in self.owners:
             put_on(owner.module, owner.tensor, masked)
 
-    def set_mask(self, mask: Tensor, score: Score, step: int, *, dense: bool) -> int:
+    def set_mask(self, mask: Tensor, pattern: Pattern | None, score: Score, step: int) -> int:
         """Replace the mask in place; returns how many of its bits changed."""
         held = self.masked.mask
         flips = int((held != mask).sum())
         held.copy_(mask)
-        self.score, self.step, self.dense = score, step, dense
+        self.in_force, self.score, self.step = pattern, score, step
         self.refresh()
         return flips
 
     def refresh(self) -> None:
-        """Bring the backend's own copy of the weight up to date, after the weight or the mask has changed."""
+        """Bring the backend's own copy of the weight up to date, after the weight or the mask has changed.
+
+        Raises:
+            TmaskError: the backend refuses the mask, such as one of a heuristic that left rows short.
+        """
         for owner in self.owners:
-            backends.use(owner.module, self.backend, dense=self.dense)
+            try:
+                backends.update(owner.module, self.backend, complete=self.in_force == self.pattern)
+            except TmaskError as error:
+                raise type(error)(f"layer {owner.name!r}: {error}") from error
 
     def remove(self) -> None:
         """Leave the dense master weight as a plain parameter."""

@@ -113,7 +113,7 @@ class Sparsifier:
         layers = {
             layer.name: {
                 "pattern": str(layer.pattern),
-                "dense": layer.dense,
+                "in_force": None if layer.in_force is None else str(layer.in_force),
                 "step": layer.step,
                 "score": None if layer.score is None else [*_sums(layer.score)],
             }
@@ -142,7 +142,8 @@ class Sparsifier:
         self.steps = state["steps"]
         for layer in self.layers:
             own = saved[layer.name]
-            layer.dense, layer.step = own["dense"], own["step"]
+            layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
+            layer.step = own["step"]
             layer.score = None if own["score"] is None else Score(*own["score"])
             layer.refresh()
 
@@ -202,9 +203,9 @@ class Sparsifier:
         found = self._find_masks(patterns, given)
         rows = []
         for layer in self.layers:
-            mask, pattern = found[layer.name], patterns[layer.name]
-            flips = layer.set_mask(mask.mask, mask.score, self.steps, dense=pattern is None)
-            rows.append(LayerRenewal(layer.name, pattern, mask.score, flips, mask.mask.numel(), mask.seconds))
+            new, pattern = found[layer.name], patterns[layer.name]
+            flips = layer.set_mask(new.mask, pattern, new.score, self.steps)
+            rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
         self.last_renewal = Renewal(self.steps, tuple(rows), time.perf_counter() - begin)
         if self._on_renewal is not None:
             self._on_renewal(self.last_renewal)
