@@ -6,6 +6,7 @@
 from tmask.nn.applying import sparsify
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.exporting import export, export_state_dict
+from tmask.nn.packing import Packed, pack, unpack
 from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report, Score
 from tmask.nn.schedules import Frozen, Periodic, Schedule
 from tmask.nn.sparsifier import Sparsifier
@@ -15,6 +16,7 @@ __all__ = [
     "LayerRenewal",
     "LayerReport",
     "MaskedDecay",
+    "Packed",
     "Periodic",
     "Renewal",
     "Report",
@@ -23,5 +25,7 @@ __all__ = [
     "Sparsifier",
     "export",
     "export_state_dict",
+    "pack",
     "sparsify",
+    "unpack",
 ]
