@@ -168,7 +168,7 @@ def refresh(module: nn.Module) -> None:
         raise InvalidProblemError("refresh: the module has no packed weights; call attach first")
     state: _Packed = module.__dict__[_STATE]
     dtypes = list(state.operands)
-    state.operands.clear()
+    state.operands.clear()  # before packing, so that memory need not hold both
     for dtype in dtypes:
         _pack(module, dtype)
 
