@@ -108,7 +108,7 @@ def select_layers(model: nn.Module, choice: Choice) -> tuple[list[SparseLayer], 
 
 
 def _owners(model: nn.Module) -> Iterator[Owner]:
-    """Every parameter of two or more axes, as often as modules hold it."""
+    """Every parameter of two or more axes, as often as modules hold it; one that is not initialised has no axes yet."""
     for module_name, module in model.named_modules():
         if isinstance(module, Masked):
             layer = module_name.removesuffix(".0").replace("parametrizations.", "")
@@ -117,7 +117,7 @@ def _owners(model: nn.Module) -> Iterator[Owner]:
                 "or export the model"
             )
         for tensor, parameter in module._parameters.items():
-            if parameter is not None and (is_lazy(parameter) or parameter.ndim >= 2):
+            if parameter is not None and (is_lazy(parameter) or parameter.ndim >= 2) and tensor != "bias":
                 name = f"{module_name}.{tensor}" if module_name else tensor
                 yield Owner(module, tensor, name)
 
