@@ -185,6 +185,12 @@ def test_a_state_of_another_run_is_refused(other, says):
         Run(**other).sparsifier.load_state_dict(state)
 
 
+def test_what_is_no_state_is_refused():
+    sparsifier = Run().sparsifier
+    with pytest.raises(tmask.InvalidProblemError, match="no state of a Sparsifier: it lacks layers, schedule"):
+        sparsifier.load_state_dict({"steps": 3})
+
+
 def test_an_optimizer_must_hold_the_weights():
     model = mlp()
     optimizer = sgd(copy.deepcopy(model))
@@ -218,9 +224,10 @@ def test_an_optimizer_can_be_watched_later():
     sparsifier.watch(optimizer)
     train(model, optimizer, 3)
     assert sparsifier.steps == 3
-    sparsifier.remove()
+    sparsifier.unwatch()
     train(model, optimizer, 1)
-    assert sparsifier.steps == 3
+    sparsifier.step()
+    assert sparsifier.steps == 4
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,6 +1,7 @@
 """Sparse training in PyTorch: transposable N:M masks in the forward and the backward pass.
 
 `sparsify` puts masks on a model and returns a `Sparsifier`, which renews them by a schedule; `export` bakes them in.
+`pack` and `unpack` give a 2:4 weight the layout of sparse tensor cores, and back.
 """
 
 from tmask.nn.applying import sparsify

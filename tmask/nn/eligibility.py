@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.layer import Owner, SparseLayer
-from tmask.nn.parametrization import Masked
+from tmask.nn.parametrization import Masked, layer_name
 from tmask.nn.report import LayerReport
 from tmask.pattern import Pattern
 
@@ -111,10 +111,9 @@ def _owners(model: nn.Module) -> Iterator[Owner]:
     """Every parameter of two or more axes, as often as modules hold it; one that is not initialised has no axes yet."""
     for module_name, module in model.named_modules():
         if isinstance(module, Masked):
-            layer = module_name.removesuffix(".0").replace("parametrizations.", "")
             raise InvalidProblemError(
-                f"the model is sparsified already (layer {layer!r} has a mask); call remove() on its Sparsifier first, "
-                "or export the model"
+                f"the model is sparsified already (layer {layer_name(module_name)!r} has a mask); call remove() on its "
+                "Sparsifier first, or export the model"
             )
         for tensor, parameter in module._parameters.items():
             if parameter is not None and (is_lazy(parameter) or parameter.ndim >= 2) and tensor != "bias":

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.backends import release
-from tmask.nn.parametrization import Masked, take_off
+from tmask.nn.parametrization import Masked, layer_name, take_off
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def export_state_dict(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(steps, ParametrizationList) and id(steps.original) in effective:
             for key in [key for key in state if key.startswith(f"{name}.")]:
                 del state[key]
-            state[name.replace("parametrizations.", "")] = effective[id(steps.original)]
+            state[layer_name(name)] = effective[id(steps.original)]
     return state
 
 

@@ -59,11 +59,11 @@ class Masked(nn.Module):
     Buffers, saved with the model:
         mask: bool, the weight's shape, True = kept. It is replaced in place, so that compiled graphs and the buckets
             of distributed wrappers stay valid; torch refuses a backward pass across such a change.
-        pattern: int64 (2,), the n and m that training ends with. Loading a checkpoint of another pattern is an error.
+        pattern: int64 (2,), n and m of `target`: a checkpoint of another pattern is not loaded without a word.
 
     Args:
         weight: gives the shape and the device; the mask begins as all True.
-        pattern: of the layer.
+        pattern: that training ends with, kept as `target`.
         gradient: rule for the gradient of W.
     """
 
@@ -73,6 +73,7 @@ class Masked(nn.Module):
     def __init__(self, weight: Tensor, pattern: Pattern, gradient: Gradient) -> None:
         super().__init__()
         self.gradient = gradient
+        self.target = pattern
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("pattern", torch.tensor([pattern.n, pattern.m], device=weight.device))
 
@@ -87,19 +88,21 @@ class Masked(nn.Module):
         return weight
 
     def extra_repr(self) -> str:
-        n, m = self.pattern.tolist()
-        return f"{n}:{m}, gradient={self.gradient}"
+        return f"{self.target}, gradient={self.gradient}"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "pattern")
-        if saved is not None and saved.tolist() != self.pattern.tolist():
-            (n, m), (own_n, own_m) = saved.tolist(), self.pattern.tolist()
-            layer = prefix.removesuffix(".0.").replace("parametrizations.", "")
+        if saved is not None and (trained := Pattern(*saved.tolist())) != self.target:
             raise InvalidProblemError(
-                f"layer {layer!r}: the checkpoint was trained with pattern {n}:{m}, this model with {own_n}:{own_m}; "
-                "call sparsify with the checkpoint's pattern before loading it"
+                f"layer {layer_name(prefix)!r}: the checkpoint was trained with pattern {trained}, this model with "
+                f"{self.target}; call sparsify with the checkpoint's pattern before loading it"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def layer_name(path: str) -> str:
+    """The parameter's own name behind the path of its parametrization in the model."""
+    return path.removesuffix(".").removesuffix(".0").replace("parametrizations.", "")
 
 
 def masked_of(module: nn.Module, tensor: str) -> Masked | None:

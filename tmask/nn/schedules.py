@@ -73,7 +73,7 @@ class Periodic(Schedule):
         gradient: "straight-through" (masked weights learn and can come back) or "masked" (they cannot).
     Raises:
         InvalidProblemError: a setting out of range, or an end that comes before the ramp has reached the target.
-    Source: [Hubara2021], section 4, every = 40; [ZhuGupta2017], equation 1, for the ramp; [Hu2024] for
+    Source: [Hubara2021], section 4, every = 40; [Zhu2017], equation 1, for the ramp; [Hu2024] for
         the dense tail (there the last sixth of training).
     """
 

@@ -79,6 +79,12 @@ class Sparsifier:
             optimizer.register_step_post_hook(self._after_step),
         ]
 
+    def unwatch(self) -> None:
+        """Take the hooks off the optimizer, if one is watched."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
     def step(self) -> Renewal | None:
         """Count an optimizer step, and renew masks where the schedule says so. Call it right after the optimizer's.
 
@@ -127,6 +133,8 @@ class Sparsifier:
         Raises:
             InvalidProblemError: the state belongs to other layers, patterns or another schedule.
         """
+        if missing := self.state_dict().keys() - state.keys():
+            raise InvalidProblemError(f"this is no state of a Sparsifier: it lacks {', '.join(sorted(missing))}")
         saved = state["layers"]
         if differing := sorted(saved.keys() ^ {layer.name for layer in self.layers}):
             raise InvalidProblemError(f"the checkpoint has masks on other layers; these differ: {', '.join(differing)}")
@@ -152,9 +160,7 @@ class Sparsifier:
 
         After `tmask.nn.export` it only takes the hooks off: the exported weights stay masked.
         """
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self.unwatch()
         for layer in reversed(self.layers):
             layer.remove()
 
