@@ -7,20 +7,12 @@ import itertools
 import pytest
 import torch
 
-from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidProblemError
-from tmask.nn import doctor, routes, timing, verification
+from tmask.nn import doctor, timing
 from tmask.nn.doctor import Diagnosis, diagnose, examine, kernels
 from tmask.nn.timing import Timing
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def unpacked(monkeypatch):
-    monkeypatch.setattr(verification, "_verified", set())
-    monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
-    return routes.ROUTES["unpacked"]
 
 
 class Stopwatch:

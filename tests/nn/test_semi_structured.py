@@ -1,9 +1,8 @@
-"""Packed linear layers against masked ones: by a stand-in route on the CPU, by the real ones where there is a GPU."""
+"""Packed linear layers against masked ones, on every route that can run."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -13,58 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
-from tmask.errors import InvalidMaskError, InvalidProblemError, KernelError
+from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.nn import routes, semi_structured, verification
 from tmask.nn.packed_linear import packed_linear, packed_product
-from tmask.nn.parametrization import Masked, put_on
-from tmask.nn.routes.cutlass import tile_bits
-from tmask.pattern import Pattern
 
-CUDA = torch.device("cuda", 0)
-TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-
-@pytest.fixture(params=["unpacked", "cutlass", "cusparselt"])
-def route(request, monkeypatch):
-    """A route and its device; each real one is skipped where it cannot run."""
-    monkeypatch.setattr(verification, "_verified", set())
-    monkeypatch.setattr(semi_structured, "_paid", {})
-    if request.param == "unpacked":
-        monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
-        return routes.ROUTES["unpacked"], torch.device("cpu")
-    if problem := routes.ROUTES[request.param].problem(CUDA):
-        pytest.skip(problem)
-    return routes.ROUTES[request.param], CUDA
-
-
-@pytest.fixture
-def unpacked(monkeypatch):
-    """The stand-in alone."""
-    monkeypatch.setattr(verification, "_verified", set())
-    monkeypatch.setattr(semi_structured, "_paid", {})
-    monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
-    return routes.ROUTES["unpacked"]
-
-
-def masked_linear(
-    out=64, into=128, *, device="cpu", dtype=torch.bfloat16, bias=True, gradient="straight-through", seed=0
-):
-    torch.manual_seed(seed)
-    layer = nn.Linear(into, out, bias=bias, device=device, dtype=dtype)
-    masked = Masked(layer.weight, Pattern(2, 4), gradient)
-    masked.mask.copy_(random_mask(out, into, seed))
-    put_on(layer, "weight", masked)
-    return layer
-
-
-def mask_of(layer):
-    return layer.parametrizations.weight[0].mask
-
-
-def master_of(layer):
-    return layer.parametrizations.weight.original
+TOLERANCE = 2e-2  # of the largest entry; bfloat16 keeps 8 bits
 
 
 def run(layer, x, gradient):
@@ -80,7 +35,7 @@ def assert_close(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
-        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[torch.bfloat16] * float(other.abs().max() + 1e-6))
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE * float(other.abs().max() + 1e-6))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -158,7 +113,7 @@ def test_training_follows_the_masked_layer_and_packs_once_a_step(route):
     packs = kind.packs if kind.name == "unpacked" else None
     batches = [torch.randn(24, 128, device=device) for _ in range(9)]
     for layer in (plain, packed):
-        optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, fused=True)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9, fused=True)
         for step in range(3):
             for x in batches[3 * step : 3 * step + 3]:
                 with torch.autocast(device.type, torch.bfloat16):
@@ -238,6 +193,21 @@ def test_frozen_inputs_and_weights_cost_no_product(unpacked):
     x = torch.randn(8, 128).bfloat16().requires_grad_()
     layer(x).sum().backward()
     assert unpacked.products == products + 3
+
+
+def test_compiled_models_follow_attach_and_detach(unpacked):
+    layer = masked_linear()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager")
+    x = torch.randn(8, 128).bfloat16()
+    expected = compiled(x)
+    semi_structured.attach(layer)
+    products = unpacked.products
+    torch.testing.assert_close(compiled(x), expected)
+    assert unpacked.products == products + 1
+    semi_structured.detach(layer)
+    torch.testing.assert_close(compiled(x), expected)
+    assert unpacked.products == products + 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -358,169 +328,3 @@ def test_what_cannot_be_attached_is_refused(unpacked):
 def test_without_a_gpu_attach_says_so():
     with pytest.raises(InvalidProblemError, match="no sparse kernel runs on a cpu device; use backend 'masked'"):
         semi_structured.attach(masked_linear())
-
-
-def test_supported_gives_the_reason(unpacked):
-    def why(shape=(64, 64), dtype=torch.bfloat16, device="cpu", pattern="2:4"):
-        return semi_structured.supported(shape, dtype, device, pattern)
-
-    assert why() == (True, "")
-    assert why(pattern="4:8") == (False, "sparse tensor cores multiply 2:4 alone, not 4:8")
-    for expected, arguments in (
-        ("both sides in multiples of 32", {"shape": (64, 40)}),
-        ("both sides in multiples of 32", {"shape": (0, 64)}),
-        ("4 axes", {"shape": (64, 64, 3, 3)}),
-        ("dtype float32", {"dtype": torch.float32}),
-        ("no sparse kernel runs on a meta device", {"device": "meta"}),
-    ):
-        fits, reason = why(**arguments)
-        assert not fits
-        assert expected in reason
-
-
-@pytest.mark.parametrize(("name", "multiple"), [("cutlass", 64), ("cusparselt", 16)])
-def test_shapes_that_fit_the_real_routes(name, multiple):
-    real = routes.ROUTES[name]
-    for rows, cols in itertools.product((16, 32, 64, 96, 128, 4096), repeat=2):
-        fits = rows % multiple == 0 and cols % multiple == 0
-        assert (semi_structured.misfit(real, (rows, cols), torch.float16) == "") == fits
-
-
-@pytest.mark.parametrize(
-    ("capability", "name"), [((8, 0), "cutlass"), ((8, 9), "cutlass"), ((9, 0), "cusparselt"), ((12, 0), "cusparselt")]
-)
-def test_the_route_follows_the_compute_capability(monkeypatch, capability, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
-    found, problem = routes.find_route(torch.device("cuda"))
-    assert found is not None
-    assert (found.name, problem) == (name, "")
-
-
-def test_no_route_for_old_devices_or_without_the_library(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    found, problem = routes.find_route(torch.device("cuda"))
-    assert found is None
-    assert "need compute capability 8.x; this device has 7.5" in problem
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: False)
-    assert "without cuSPARSELt" in routes.find_route(torch.device("cuda"))[1]
-
-
-def test_verification_passes_once_and_is_remembered(route):
-    kind, device = route
-    verification.verify(kind, (64, 128), torch.bfloat16, device)
-    products = kind.products if kind.name == "unpacked" else None
-    verification.verify(kind, (64, 128), torch.bfloat16, device)
-    assert products is None or kind.products == products
-    verification.verify(kind, (128, 192), torch.float16, device)
-
-
-def test_values_in_the_wrong_place_are_found(unpacked):
-    unpacked.shift = 1
-    with pytest.raises(KernelError, match=r"packed W puts wrong values in \d+ places, first at row \d+, column 0"):
-        semi_structured.attach(masked_linear())
-    unpacked.shift = 0
-    verification.verify(unpacked, (64, 128), torch.bfloat16, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("wrong", ["a column too few", "no bias", "NaN"])
-def test_wrong_sums_are_found(unpacked, monkeypatch, dtype, wrong):
-    right = Unpacked.product
-
-    def product(self, tokens, operand, rows, bias):
-        if wrong == "no bias":
-            return right(self, tokens, operand, rows, None)
-        result = right(self, tokens, operand, rows, bias)
-        if len(tokens) == 256:  # right with tokens of one nonzero each
-            result[200, 3] = float("nan") if wrong == "NaN" else result[200, 3] + 1
-        return result
-
-    monkeypatch.setattr(Unpacked, "product", product)
-    with pytest.raises(KernelError, match=r"is off by .* of its size"):
-        verification.verify(unpacked, (64, 128), dtype, torch.device("cpu"))
-
-
-def test_a_kernel_that_raises_is_named(unpacked, monkeypatch):
-    def fail(self, weight, plan):
-        raise RuntimeError("CUDA error: architecture mismatch when calling cusparseLtInit")
-
-    monkeypatch.setattr(Unpacked, "pack", fail)
-    with pytest.raises(KernelError, match="unpacked fails on cpu: CUDA error: architecture mismatch"):
-        semi_structured.attach(masked_linear())
-
-
-def test_trial_masks_are_complete():
-    mask = verification.random_mask(64, 96, torch.device("cpu"))
-    assert mask.view(64, -1, 4).sum(-1).eq(2).all()
-    assert mask.t().reshape(96, -1, 4).sum(-1).eq(2).all()
-
-
-def test_pays_measures_once_and_says_what(route):
-    kind, device = route
-    answer, why = semi_structured.pays((64, 128), torch.bfloat16, device, tokens=32)
-    assert isinstance(answer, bool)
-    assert "ms packed" in why
-    assert "measured with 32 tokens" in why
-    products = kind.products if kind.name == "unpacked" else None
-    assert semi_structured.pays((64, 128), torch.bfloat16, device, tokens=32) == (answer, why)
-    assert products is None or kind.products == products
-
-
-@pytest.mark.parametrize(("sparse_forward", "faster", "total"), [(1, True, "5"), (2.2, True, "6.2"), (3, False, "7")])
-def test_pays_compares_a_whole_step_with_the_masked_one(unpacked, monkeypatch, sparse_forward, faster, total):
-    monkeypatch.setattr(semi_structured, "measure_linear", lambda *_: semi_structured_timing(1e-3 * sparse_forward))
-    answer, why = semi_structured.pays((64, 64), torch.bfloat16, "cpu")
-    assert answer == faster
-    assert f"{total} ms packed (2 of them packing) against 6.5 ms masked, measured with 8192 tokens" in why
-
-
-def semi_structured_timing(sparse_forward):
-    from tmask.nn.timing import Timing
-
-    return Timing(
-        tokens=8192, dense_forward=2e-3, dense_backward=4e-3, sparse_forward=sparse_forward, sparse_backward=2e-3,
-        mask=5e-4, pack=2e-3,
-    )  # fmt: skip
-
-
-def test_a_wrong_kernel_does_not_pay_and_warns(unpacked):
-    unpacked.shift = 1
-    with pytest.warns(RuntimeWarning, match="masked products instead of packed ones: unpacked with a 64x64 weight"):
-        answer, why = semi_structured.pays((64, 64), torch.bfloat16, "cpu")
-    assert not answer
-    assert "puts wrong values" in why
-
-
-def test_pays_refuses_what_is_not_supported(unpacked):
-    with pytest.raises(InvalidProblemError, match="no packed product: dtype float32"):
-        semi_structured.pays((64, 64), torch.float32, "cpu")
-
-
-def test_the_bitmask_of_tiles_entry_by_entry():
-    mask = random_mask(32, 64, 3)
-    expected = torch.zeros(4, 8, 8, dtype=torch.uint8)
-    for row, col in mask.nonzero().tolist():
-        quarter = 2 * (row % 8 // 4) + col % 8 // 4
-        bit = 4 * (row % 4) + col % 4
-        expected[row // 8, col // 8, 2 * quarter + bit // 8] |= 1 << bit % 8
-    assert torch.equal(tile_bits(mask), expected)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cutlass_packs_as_the_reference_does():
-    from tmask.nn.packing import bits, pack
-
-    cutlass = routes.ROUTES["cutlass"]
-    if problem := cutlass.problem(CUDA):
-        pytest.skip(problem)
-    mask, weight = random_mask(128, 192).to(CUDA), torch.randn(128, 192, device=CUDA).bfloat16()
-    (values, meta), (values_t, meta_t) = cutlass.pack(weight, cutlass.plan(mask, torch.bfloat16))
-    expected = pack(weight, mask)
-    for ours, theirs in ((values, expected.values), (values_t, expected.values_t)):
-        assert torch.equal(bits(ours), bits(theirs))
-    for ours, theirs in ((meta, expected.meta), (meta_t, expected.meta_t)):
-        assert torch.equal(ours.permute(2, 0, 1).flatten(), theirs.flatten())  # (rows, 2, cols / 32), columns outermost

@@ -9,7 +9,7 @@ import torch
 
 from tmask.errors import InvalidProblemError, KernelError
 from tmask.nn.routes import ROUTES, Route, find_route
-from tmask.nn.semi_structured import misfit
+from tmask.nn.support import misfit
 from tmask.nn.timing import REPEATS, Timing, measure_linear
 from tmask.nn.verification import verify
 

@@ -14,7 +14,6 @@ product cannot run, in float32 or on another device, a call multiplies with the 
 from __future__ import annotations
 
 import types
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,19 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tmask.errors import InvalidProblemError, KernelError
+from tmask.errors import InvalidProblemError
 from tmask.nn.packed_linear import packed_linear
 from tmask.nn.packing import check_complete
 from tmask.nn.parametrization import Masked, masked_of
-from tmask.nn.routes import ROUTES, Operand, Route, find_route
-from tmask.nn.timing import measure_linear
+from tmask.nn.routes import ROUTES, Operand
+from tmask.nn.support import find_fitting, pays, supported
 from tmask.nn.verification import verify
-from tmask.pattern import Pattern
 
-TOKENS = 8192  # in a batch, where nobody says how many
+__all__ = ["attach", "attached", "detach", "pays", "refresh", "supported"]
 
 _STATE = "_tmask_packed"
-_paid: dict[tuple[tuple[int, ...], torch.dtype, torch.device, int], tuple[bool, str]] = {}
 
 Stamp = tuple[object, ...]
 
@@ -48,81 +45,6 @@ class _Packed:
     mask_stamp: Stamp = ()
     plans: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     operands: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
-
-
-def supported(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str, pattern: Pattern | str
-) -> tuple[bool, str]:
-    """Whether a weight (out, in) can be packed for this device, and why not.
-
-    Args:
-        dtype: that the layer multiplies in: the autocast dtype under autocast.
-    """
-    if Pattern.parse(pattern) != Pattern(2, 4):
-        return False, f"sparse tensor cores multiply 2:4 alone, not {Pattern.parse(pattern)}"
-    route, problem = find_route(torch.device(device))
-    if route is None:
-        return False, problem
-    problem = misfit(route, shape, dtype)
-    return not problem, problem
-
-
-def misfit(route: Route, shape: tuple[int, ...], dtype: torch.dtype) -> str:
-    """Why a weight of this shape and dtype does not fit a route, wherever it runs, or ""."""
-    if len(shape) != 2:
-        return f"a weight of {len(shape)} axes; the kernels multiply matrices of linear layers"
-    if dtype not in route.dtypes:
-        names = " and ".join(str(one).removeprefix("torch.") for one in route.dtypes)
-        return (
-            f"dtype {str(dtype).removeprefix('torch.')}; the kernels multiply {names} (autocast, or convert the model)"
-        )
-    if not all(side and side % route.multiple == 0 for side in shape):
-        return f"shape {shape[0]}x{shape[1]}; {route.name} needs both sides in multiples of {route.multiple}"
-    return ""
-
-
-def pays(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str, tokens: int = TOKENS
-) -> tuple[bool, str]:
-    """Whether a step with the packed weight is faster than with the dense masked one, and by what measurement.
-
-    A step is forward, backward and one packing, for this many tokens; verified, then measured once in a process.
-
-    Raises:
-        InvalidProblemError: the weight is not supported.
-    """
-    device = torch.device(device)
-    key = tuple(shape), dtype, device, tokens
-    if key not in _paid:
-        _paid[key] = _measured(_route(shape, dtype, device), *key)
-    return _paid[key]
-
-
-def _measured(
-    route: Route, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, tokens: int
-) -> tuple[bool, str]:
-    rows, cols = shape
-    try:
-        verify(route, (rows, cols), dtype, device)
-        timing = measure_linear(route, (rows, cols), dtype, device, tokens)
-    except KernelError as error:
-        warnings.warn(f"masked products instead of packed ones: {error}", RuntimeWarning, stacklevel=2)
-        return False, str(error)
-    except torch.cuda.OutOfMemoryError as error:
-        return False, f"no memory to measure it with {tokens} tokens ({error})"
-    return timing.sparse < timing.masked, (
-        f"{route.name}: {1e3 * timing.sparse:.3g} ms packed ({1e3 * timing.pack:.3g} of them packing) against "
-        f"{1e3 * timing.masked:.3g} ms masked, measured with {tokens} tokens"
-    )
-
-
-def _route(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Route:
-    """The route for this weight; raises InvalidProblemError where there is none."""
-    fits, problem = supported(shape, dtype, device, "2:4")
-    route, _ = find_route(device)
-    if route is None or not fits:
-        raise InvalidProblemError(f"no packed product: {problem}; use backend 'masked'")
-    return route
 
 
 def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -139,7 +61,7 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """
     _, weight = _masked_weight(module)
     dtype = dtype or (weight.dtype if weight.dtype != torch.float32 else None)
-    route = _route(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
+    route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
     if not attached(module):
         setattr(module, _STATE, _Packed(route.name))
         module.forward = types.MethodType(_forward, module)
@@ -180,14 +102,15 @@ def detach(module: nn.Module) -> None:
         del module.__dict__["forward"]
 
 
-# Within inference_mode(False), so that what an evaluation packs can serve training. Out of compiled graphs, since the
-# packing kernels have no fake implementations, and run once for each step of the optimizer alone.
-@torch.inference_mode(False)
-@torch.no_grad()
 def _pack_eagerly(module: nn.Module, dtype: torch.dtype) -> None:
     """Pack for one dtype; the new tensors replace the old ones, which a pending backward pass may still hold."""
-    state: _Packed = module.__dict__[_STATE]
     mask, weight = _masked_weight(module)
+    # Whatever the forward pass is in: what an evaluation packs must serve training.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        _pack_weight(module.__dict__[_STATE], mask, weight, dtype)
+
+
+def _pack_weight(state: _Packed, mask: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
     route = ROUTES[state.route]
     rows, cols = weight.shape
     verify(route, (rows, cols), dtype, weight.device)
@@ -202,9 +125,10 @@ def _pack_eagerly(module: nn.Module, dtype: torch.dtype) -> None:
         state.stamp = stamp
     if dtype not in state.plans:
         state.plans[dtype] = route.plan(mask, dtype)
-    state.operands[dtype] = route.pack(weight.detach().to(dtype).contiguous(), state.plans[dtype])
+    state.operands[dtype] = route.pack(weight.to(dtype).contiguous(), state.plans[dtype])
 
 
+# Out of compiled graphs: the packing kernels have no fake implementations, and run once for each optimizer step alone.
 _pack: Callable[[nn.Module, torch.dtype], None] = torch.compiler.disable(_pack_eagerly)  # type: ignore[no-untyped-call]
 
 

@@ -32,7 +32,8 @@ def verify(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: tor
     if key in _verified:
         return
     try:
-        _compare(route, shape, dtype, device)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # whatever the caller is in the middle of
+            _compare(route, shape, dtype, device)
     except RuntimeError as error:
         if isinstance(error, KernelError | torch.cuda.OutOfMemoryError):
             raise

@@ -37,8 +37,9 @@ class Cutlass(Route):
         Raises:
             KernelError: the kernel chose another mask than the one given.
         """
-        tiled = torch._sparse_semi_structured_tile(mask.to(dtype), algorithm="largest_values_greedy", use_cutlass=True)
-        _, meta, _, meta_t, bitmask = tiled
+        _, meta, _, meta_t, bitmask = torch._sparse_semi_structured_tile(
+            mask.to(dtype).contiguous(), algorithm="largest_values_greedy", use_cutlass=True
+        )
         if not torch.equal(bitmask, tile_bits(mask)):
             raise KernelError(
                 f"cutlass: the packing kernel changed the mask on {mask.device}; use backend 'masked' here"
