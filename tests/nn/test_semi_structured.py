@@ -16,7 +16,7 @@ from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.nn import routes, semi_structured, verification
+from tmask.nn import Periodic, routes, semi_structured, sparsify, verification
 from tmask.nn.packed_linear import packed_linear, packed_product
 
 TOLERANCE = 2e-2  # of the largest entry; bfloat16 keeps 8 bits
@@ -328,3 +328,27 @@ def test_what_cannot_be_attached_is_refused(unpacked):
 def test_without_a_gpu_attach_says_so():
     with pytest.raises(InvalidProblemError, match="no sparse kernel runs on a cpu device; use backend 'masked'"):
         semi_structured.attach(masked_linear())
+
+
+@pytest.mark.parametrize("gradient", ["straight-through", "masked"])
+def test_sparsify_trains_alike_on_packed_and_on_masked_weights(route, gradient):
+    _, device = route
+    losses = {}
+    for backend in ("masked", "semi_structured"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(128, 192), nn.GELU(), nn.Linear(192, 64)).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9, fused=True)
+        schedule = Periodic(every=2, dense_from=8, gradient=gradient)
+        sparsifier = sparsify(model, "2:4", solver="patterns", schedule=schedule, optimizer=optimizer, backend=backend)
+        assert {row.backend for row in sparsifier.report()} == {backend}
+        x, y = torch.randn(40, 128, device=device), torch.randn(40, 64, device=device)
+        losses[backend] = []
+        for _ in range(10):
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = functional.mse_loss(model(x).float(), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[backend].append(float(loss))
+    assert losses["masked"][-1] < 0.9 * losses["masked"][0]
+    assert losses["semi_structured"] == pytest.approx(losses["masked"], rel=2e-2)
