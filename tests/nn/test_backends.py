@@ -46,6 +46,14 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
     assert (row.backend, row.reason) == ("masked", "Scaled has a forward of its own")
 
 
+@pytest.mark.usefixtures("unpacked")
+def test_a_layer_that_attention_does_not_call_is_not_packed():
+    attention = nn.MultiheadAttention(32, 2, dtype=torch.bfloat16)
+    found = {row.layer: row for row in tnn.sparsify(attention).report()}
+    assert found["out_proj.weight"].backend == "masked"
+    assert found["out_proj.weight"].reason == "MultiheadAttention reads the weight of its out_proj without calling it"
+
+
 def test_auto_says_why_it_took_the_masked_product():
     row = tnn.sparsify(linear()).report()[0]
     assert (row.backend, row.reason) == ("masked", "no sparse kernel runs on a cpu device")
@@ -119,14 +127,15 @@ def test_a_mask_that_cannot_be_packed_names_its_layer():
         layer.set_mask(torch.zeros(32, 64, dtype=torch.bool), layer.pattern, layer.score, 1)
 
 
-@pytest.mark.usefixtures("unpacked")
-def test_a_loaded_checkpoint_is_packed_at_once():
+def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811
     model, fresh = linear(), linear()
     with torch.no_grad():
         model[0].weight.mul_(3).add_(1)
     saved = tnn.sparsify(model, backend="semi_structured")
     resumed = tnn.sparsify(fresh, backend="semi_structured")
     fresh.load_state_dict(model.state_dict())
+    packs = unpacked.packs
     resumed.load_state_dict(saved.state_dict())
+    assert unpacked.packs == packs + 1
     x = torch.ones(8, 64, dtype=torch.bfloat16)
     assert torch.equal(fresh(x), model(x))

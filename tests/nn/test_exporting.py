@@ -81,6 +81,14 @@ def test_ties_survive_in_the_state_dict_for_export():
     assert state["first.weight"] is state["second.weight"]
 
 
+def test_a_module_under_two_names_is_exported_under_both():
+    model = nn.Sequential(*[nn.Linear(8, 8)] * 2)
+    tnn.sparsify(model)
+    state = tnn.export_state_dict(model)
+    assert state.keys() == tnn.export(model).state_dict().keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert state["0.weight"] is state["1.weight"]
+
+
 def test_a_model_without_masks_is_refused():
     model = mlp()
     for call in (tnn.export, tnn.export_state_dict):

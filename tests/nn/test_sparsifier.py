@@ -109,6 +109,17 @@ def test_masks_from_the_user_are_taken():
         assert layer.score.gap == judged.optimality_gap > 0
 
 
+def test_masks_of_grouped_convolutions_are_judged_by_group():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(12, 12, 3, groups=2)  # 6 x 6 in each group, so that blocks lie elsewhere than in 12 x 6
+    mask = tmask.solve(layer.weight, "2:4", groups=2).mask
+    sparsifier = tnn.sparsify(layer, masks={"weight": mask})
+    assert sparsifier.report()[0].gap == 0
+    sparsifier.remove()
+    with pytest.raises(tmask.InvalidMaskError):
+        tnn.sparsify(layer, masks={"weight": tmask.solve(layer.weight, "2:4").mask})
+
+
 @pytest.mark.parametrize(
     ("masks", "error", "says"),
     [

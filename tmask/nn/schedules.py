@@ -117,11 +117,10 @@ class Periodic(Schedule):
     def pattern_at(self, step: int, target: Pattern) -> Pattern | None:
         if step < self.begin or (self.dense_from is not None and step >= self.dense_from):
             return None
-        last = step if self.end is None else min(step, self.end)
-        renewal = (last - self.begin) // self.every * self.every  # steps from begin to the renewal in force
-        if renewal >= self.ramp:
+        elapsed = (step - self.begin) // self.every * self.every  # from begin to the renewal in force
+        if elapsed >= self.ramp:
             return target
-        remaining = (1 - renewal / self.ramp) ** 3
+        remaining = (1 - elapsed / self.ramp) ** 3
         kept = target.m - (target.m - target.n) * (1 - remaining)
         # Rounding errors of the cubic must not add an entry to a value that is an integer.
         return Pattern(max(target.n, math.ceil(kept - 1e-9)), target.m)
