@@ -89,6 +89,26 @@ def test_a_module_under_two_names_is_exported_under_both():
     assert state["0.weight"] is state["1.weight"]
 
 
+def test_other_parametrizations_must_go_first():
+    model = mlp()
+    sparsifier = tnn.sparsify(model)
+    nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    for call in (lambda: tnn.export(model), sparsifier.remove):
+        with pytest.raises(tmask.InvalidProblemError, match=r"beside its mask \(Identity\); remove them first"):
+            call()
+
+
+def test_an_old_sparsifier_leaves_the_masks_of_a_new_one_alone():
+    model = mlp()
+    old = tnn.sparsify(model, schedule=tnn.Periodic(every=1))
+    tnn.export(model)
+    new = tnn.sparsify(model)
+    old.remove()
+    assert new.layers[0].masked is not None
+    with pytest.raises(tmask.InvalidProblemError, match="has this mask no more"):
+        old.step()
+
+
 def test_a_model_without_masks_is_refused():
     model = mlp()
     for call in (tnn.export, tnn.export_state_dict):
@@ -101,7 +121,7 @@ def test_training_on_after_export_says_how_to_end():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     sparsifier = tnn.sparsify(model, schedule=tnn.Periodic(every=1), optimizer=optimizer)
     weight = tnn.export(model)[0].weight.detach().clone()
-    with pytest.raises(tmask.InvalidProblemError, match=r"layer '0.weight' has no mask any more.*sparsifier.remove"):
+    with pytest.raises(tmask.InvalidProblemError, match=r"layer '0.weight' has this mask no more.*sparsifier.remove"):
         train(model, optimizer, 1)
     sparsifier.remove()
     train(model, optimizer, 1)

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.backends import check_backend, choose_backend
+from tmask.nn.choice import Choice, Filter, Patterns
 from tmask.nn.decay import MaskedDecay
-from tmask.nn.eligibility import Choice, Filter, Patterns, select_layers
+from tmask.nn.eligibility import select_layers
 from tmask.nn.finding import MaskFinder, ScoreFn
 from tmask.nn.layer import SparseLayer
 from tmask.nn.report import Renewal

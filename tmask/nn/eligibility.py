@@ -1,16 +1,9 @@
-"""Which weights of a model can have a mask; what is left out is listed with its reason, never silently.
-
-A layer goes by the full name of its parameter ("encoder.0.linear1.weight"). A glob matches it by that name, or by the
-name of any module that holds it ("encoder.0.linear1", "encoder").
-"""
+"""Which weights of a model can have a mask; what is left out is listed with its reason, never silently."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,65 +12,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.choice import Choice
 from tmask.nn.layer import Owner, SparseLayer
 from tmask.nn.parametrization import Masked, layer_name
 from tmask.nn.report import LayerReport
-from tmask.pattern import Pattern
-
-Filter = Callable[[nn.Module, str], bool]
-Patterns = Pattern | str | Mapping[str, Pattern | str]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What the user asked for, checked.
-
-    Args:
-        patterns: glob to pattern; the first that matches counts.
-        include, exclude: globs.
-        filter_fn: called with the module and the layer's name; True = mask it.
-    """
-
-    patterns: Mapping[str, Pattern]
-    include: Sequence[str]
-    exclude: Sequence[str]
-    filter_fn: Filter | None
-
-    @classmethod
-    def parse(cls, pattern: Patterns, include: Sequence[str], exclude: Sequence[str], fn: Filter | None) -> Choice:
-        """The choice behind the arguments of `sparsify`.
-
-        Raises:
-            InvalidProblemError: no pattern, or a text where a list of globs belongs.
-        """
-        for option, globs in (("include", include), ("exclude", exclude)):
-            if isinstance(globs, str):  # a sequence too, but of single letters
-                raise InvalidProblemError(f"{option} is the text {globs!r}; give a list of globs: [{globs!r}]")
-        patterns = pattern if isinstance(pattern, Mapping) else {"*": pattern}
-        return cls({glob: Pattern.parse(p) for glob, p in patterns.items()}, tuple(include), tuple(exclude), fn)
-
-    @property
-    def globs(self) -> tuple[str, ...]:
-        """All of them; "*" matches any model."""
-        return (*self.patterns, *self.include, *self.exclude)
-
-    def pattern(self, name: str) -> Pattern | None:
-        """The pattern that a layer gets, or None."""
-        return next((pattern for glob, pattern in self.patterns.items() if _matches(glob, name)), None)
-
-    def refusal(self, module: nn.Module, name: str) -> str:
-        """Why the user does not want a mask there, or ""."""
-        if any(_matches(glob, name) for glob in self.exclude):
-            return "excluded"
-        if not any(_matches(glob, name) for glob in self.include):
-            return "not included"
-        if self.pattern(name) is None:
-            return "no pattern is given for it"
-        if self.filter_fn is not None and not self.filter_fn(module, name):
-            return "filter_fn says no"
-        return ""
 
 
 def select_layers(model: nn.Module, choice: Choice) -> tuple[list[SparseLayer], list[LayerReport]]:
@@ -88,9 +28,7 @@ def select_layers(model: nn.Module, choice: Choice) -> tuple[list[SparseLayer], 
             given different patterns, nothing left to mask.
     """
     owners = list(_owners(model))
-    for glob in choice.globs:
-        if glob != "*" and not any(_matches(glob, owner.name) for owner in owners):
-            raise InvalidProblemError(_no_match(glob, [owner.name for owner in owners]))
+    choice.check_globs([owner.name for owner in owners])
     sharing: dict[int, list[Owner]] = defaultdict(list)
     for owner in owners:
         sharing[id(_tensor(owner))].append(owner)
@@ -202,16 +140,3 @@ def _tensor(owner: Owner) -> Tensor:
 def _shape(owner: Owner) -> tuple[int, ...]:
     tensor = _tensor(owner)
     return () if is_lazy(tensor) else tuple(tensor.shape)
-
-
-def _matches(glob: str, name: str) -> bool:
-    """Whether a glob matches a layer's name, or that of a module around it."""
-    parts = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
-
-
-def _no_match(glob: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(glob.strip("*"), [*names, *(n.rpartition(".")[0] for n in names)], 3, cutoff=0.4)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "no weights of two or more axes"
-    return f"{glob!r} matches no layer; {hint}the model has {shown}"

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.backends import release
-from tmask.nn.parametrization import Masked, layer_name, take_off
+from tmask.nn.parametrization import Masked, check_alone, layer_name, take_off
 
 
 @torch.no_grad()
@@ -23,12 +23,16 @@ def export(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     Raises:
-        InvalidProblemError: no layer has a mask.
+        InvalidProblemError: no layer has a mask, or the user has put other parametrizations beside one.
     """
-    for module, tensor, steps in reversed(_masked_tensors(model)):
-        steps.original.copy_(steps())
-        release(module)
+    found = _masked_tensors(model)
+    for module, tensor, _ in found:
+        check_alone(module, tensor)
+    for module, tensor, steps in reversed(found):
+        original, effective = steps.original, steps()
         take_off(module, tensor)
+        release(module)
+        original.copy_(effective)
     return model
 
 

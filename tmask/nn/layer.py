@@ -43,6 +43,7 @@ class SparseLayer:
     score: Score | None = None
     step: int | None = None
     in_force: Pattern | None = None
+    _masked: Masked | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -56,13 +57,11 @@ class SparseLayer:
         Raises:
             InvalidProblemError: it was taken off, by `export` for example.
         """
-        owner = self.owners[0]
-        masked = masked_of(owner.module, owner.tensor)
-        if masked is None:
+        if self._masked is None or not all(self._holds(owner) for owner in self.owners):
             raise InvalidProblemError(
-                f"layer {self.name!r} has no mask any more; after export, end with sparsifier.remove()"
+                f"layer {self.name!r} has this mask no more; after export, end with sparsifier.remove()"
             )
-        return masked
+        return self._masked
 
     @property
     def weight(self) -> Tensor:
@@ -74,9 +73,9 @@ class SparseLayer:
 
     def put_mask_on(self, gradient: Gradient) -> None:
         """Register one parametrization, all True, with every owner."""
-        masked = Masked(self.weight, self.pattern, gradient)
+        self._masked = Masked(self.weight, self.pattern, gradient)
         for owner in self.owners:
-            put_on(owner.module, owner.tensor, masked)
+            put_on(owner.module, owner.tensor, self._masked)
 
     def set_mask(self, mask: Tensor, pattern: Pattern | None, score: Score, step: int) -> int:
         """Replace the mask in place; returns how many of its bits changed."""
@@ -100,7 +99,11 @@ class SparseLayer:
                 raise type(error)(f"layer {owner.name!r}: {error}") from error
 
     def remove(self) -> None:
-        """Leave the dense master weight as a plain parameter."""
+        """Leave the dense master weight as a plain parameter. A mask that another Sparsifier has put on stays."""
         for owner in self.owners:
-            backends.release(owner.module)
-            take_off(owner.module, owner.tensor)
+            if self._holds(owner):
+                backends.release(owner.module)
+                take_off(owner.module, owner.tensor)
+
+    def _holds(self, owner: Owner) -> bool:
+        return self._masked is not None and masked_of(owner.module, owner.tensor) is self._masked

@@ -57,8 +57,9 @@ class Masked(nn.Module):
     """W -> where(mask, W, 0). One instance serves every layer that shares the weight.
 
     Buffers, saved with the model:
-        mask: bool, the weight's shape, True = kept. It is replaced in place, so that compiled graphs and the buckets
-            of distributed wrappers stay valid; torch refuses a backward pass across such a change.
+        mask: bool, the weight's shape, True = kept. It is replaced in place, so that compiled graphs and
+            distributed wrappers go on with the same tensor. Under the masked rule torch refuses a backward pass across
+            such a change; the straight-through one needs the mask in forward alone.
         pattern: int64 (2,), n and m of `target`: a checkpoint of another pattern is not loaded without a word.
 
     Args:
@@ -131,15 +132,26 @@ def take_off(module: nn.Module, tensor: str) -> None:
     """The dense master weight as a plain parameter again, at its old place among the module's parameters.
 
     A module's masks come off in the reverse order, so that each position is again what it was.
+
+    Raises:
+        InvalidProblemError: the user has put other parametrizations on it.
     """
-    if masked_of(module, tensor) is None:
-        return
+    check_alone(module, tensor)
     position: int = vars(steps_of(module, tensor))["position"]
     _own_class(module)
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
     later = [name for name in module._parameters if name != tensor][position:]
     for name in later:
         module._parameters[name] = module._parameters.pop(name)
+
+
+def check_alone(module: nn.Module, tensor: str) -> None:
+    """Return if the mask is the tensor's only parametrization; raise InvalidProblemError if not."""
+    if others := [type(step).__name__ for step in steps_of(module, tensor) if not isinstance(step, Masked)]:
+        raise InvalidProblemError(
+            f"{tensor} of {type(module).__name__} has other parametrizations beside its mask ({', '.join(others)}); "
+            "remove them first"
+        )
 
 
 def _own_class(module: nn.Module) -> None:

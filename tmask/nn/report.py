@@ -31,6 +31,10 @@ class Score:
         """The proven optimality gap, or None."""
         return optimality_gap(self.objective, self.dual_bound)
 
+    def sums(self) -> list[float | None]:
+        """The arguments that make it again."""
+        return [self.objective, self.total, self.dual_bound]
+
     def __add__(self, other: Score) -> Score:
         known = self.dual_bound is not None and other.dual_bound is not None
         return Score(

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.checkpoint import capture, restore
 from tmask.nn.decay import MaskedDecay, learning_rates
 from tmask.nn.finding import FoundMask, MaskFinder
 from tmask.nn.layer import SparseLayer
-from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report, Score
+from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report
 from tmask.nn.schedules import Schedule
 from tmask.pattern import Pattern
 
@@ -116,16 +117,7 @@ class Sparsifier:
 
         The masks are not in it: they are buffers of the model and travel with its state.
         """
-        layers = {
-            layer.name: {
-                "pattern": str(layer.pattern),
-                "in_force": None if layer.in_force is None else str(layer.in_force),
-                "step": layer.step,
-                "score": None if layer.score is None else [*_sums(layer.score)],
-            }
-            for layer in self.layers
-        }
-        return {"steps": self.steps, "schedule": self.schedule.settings(), "layers": layers}
+        return capture(self.steps, self.schedule, self.layers)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Load the model's state first.
@@ -133,27 +125,7 @@ class Sparsifier:
         Raises:
             InvalidProblemError: the state belongs to other layers, patterns or another schedule.
         """
-        if missing := self.state_dict().keys() - state.keys():
-            raise InvalidProblemError(f"this is no state of a Sparsifier: it lacks {', '.join(sorted(missing))}")
-        saved = state["layers"]
-        if differing := sorted(saved.keys() ^ {layer.name for layer in self.layers}):
-            raise InvalidProblemError(f"the checkpoint has masks on other layers; these differ: {', '.join(differing)}")
-        for layer in self.layers:
-            if (pattern := saved[layer.name]["pattern"]) != str(layer.pattern):
-                raise InvalidProblemError(
-                    f"layer {layer.name!r}: the checkpoint was trained with pattern {pattern}, not {layer.pattern}"
-                )
-        if state["schedule"] != self.schedule.settings():
-            raise InvalidProblemError(
-                f"the checkpoint was trained with schedule {state['schedule']}, not {self.schedule.settings()}"
-            )
-        self.steps = state["steps"]
-        for layer in self.layers:
-            own = saved[layer.name]
-            layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
-            layer.step = own["step"]
-            layer.score = None if own["score"] is None else Score(*own["score"])
-            layer.refresh()
+        self.steps = restore(state, self.schedule, self.layers)
 
     def remove(self) -> None:
         """Undo sparsify: hooks and masks off, the dense master weights are the layers' parameters again.
@@ -240,7 +212,3 @@ def _row(layer: SparseLayer) -> LayerReport:
         reason=layer.reason,
         tied=tuple(owner.name for owner in layer.owners[1:]),
     )
-
-
-def _sums(score: Score) -> tuple[float, float, float | None]:
-    return score.objective, score.total, score.dual_bound
