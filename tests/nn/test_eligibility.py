@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import tmask
@@ -155,3 +157,28 @@ def test_a_model_is_not_sparsified_twice():
         tnn.sparsify(model, include=["2"])
     sparsifier.remove()
     tnn.sparsify(model)
+
+
+@given(
+    kernel=st.sampled_from([(), (1,), (3,), (2, 2)]),
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 11),
+    cols=st.integers(1, 11),
+    pattern=st.sampled_from(["1:4", "2:4"]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape_is_masked_as_its_pattern_says_or_skipped(kernel, groups, rows, cols, pattern, seed):
+    torch.manual_seed(seed)
+    if kernel:
+        kind = nn.Conv1d if len(kernel) == 1 else nn.Conv2d
+        layer = kind(groups * cols, groups * rows, kernel, groups=groups)
+    else:
+        layer, groups = nn.Linear(cols, rows), 1
+    row = tnn.sparsify(nn.ModuleList([nn.Linear(4, 4), layer]), pattern).report()[-1 if min(rows, cols) < 4 else 1]
+    assert row.layer == "1.weight"
+    assert row.skipped == (min(rows, cols) < 4)
+    if not row.skipped:
+        tmask.check_mask(layer.weight != 0, pattern, groups=groups)
+        assert row.gap == 0
+        kept = layer.weight.detach().abs().sum().item()
+        assert row.retained == pytest.approx(kept / layer.parametrizations.weight.original.abs().sum().item())
