@@ -63,6 +63,8 @@ def test_no_route_for_old_devices_or_without_the_library(monkeypatch):
     found, problem = routes.find_route(torch.device("cuda"))
     assert found is None
     assert "need compute capability 8.x; this device has 7.5" in problem
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert "from compute capability 9.0 on; this device has 8.6" in routes.ROUTES["cusparselt"].problem(CUDA)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: False)
     assert "without cuSPARSELt" in routes.find_route(torch.device("cuda"))[1]
@@ -209,3 +211,13 @@ def test_a_packing_kernel_that_changes_the_mask_is_found(emulated_cutlass, monke
     monkeypatch.setattr(torch, "_sparse_semi_structured_tile", lambda weight, **_: tile(other.to(weight.dtype), **_))
     with pytest.raises(KernelError, match="the packing kernel changed the mask on cpu"):
         emulated_cutlass.plan(mask, torch.bfloat16)
+
+
+def test_a_plan_is_not_reached_by_later_writes_to_the_mask(route):
+    kind, device = route
+    mask, weight = random_mask(128, 192).to(device), torch.randn(128, 192, device=device).bfloat16()
+    plan = kind.plan(mask, torch.bfloat16)
+    before = kind.pack(weight, plan)
+    mask.zero_()
+    for ours, theirs in zip(itertools.chain(*kind.pack(weight, plan)), itertools.chain(*before), strict=True):
+        assert torch.equal(ours.contiguous().view(torch.int16), theirs.contiguous().view(torch.int16))

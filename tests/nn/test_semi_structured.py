@@ -248,7 +248,7 @@ def test_operators_keep_torchs_rules(route):
     mask = random_mask(64, 128).to(device)
     weight = torch.randn(64, 128, device=device, requires_grad=True)
     packed, packed_t = kind.pack(weight.detach().bfloat16(), kind.plan(mask, torch.bfloat16))
-    x, bias = (torch.randn(*shape, device=device).bfloat16().requires_grad_() for shape in ((16, 128), (64,)))
+    x, bias = (torch.randn(*shape, device=device).bfloat16().requires_grad_() for shape in ((13, 128), (64,)))
     arguments = (x, weight, bias, packed, packed_t, mask, kind.name)
     torch.library.opcheck(torch.ops.tmask.packed_linear.default, arguments)
     torch.library.opcheck(torch.ops.tmask.packed_product.default, (x.detach(), packed, 64, kind.name, None))

@@ -61,8 +61,7 @@ def _product(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias:
         tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
     # The kernels take the transposed view, so the rows themselves must be contiguous.
     result = ROUTES[route].product(tokens.contiguous(), operand, rows, bias)  # (T + missing, rows)
-    # A copy, since an operator must not return a view of what a route may keep or a part of a larger memory.
-    return result[:count].clone() if missing else result
+    return result[:count]
 
 
 def _product_fake(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:

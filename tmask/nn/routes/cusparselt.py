@@ -35,8 +35,8 @@ class Cusparselt(Route):
         return ""
 
     def plan(self, mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """The mask in both directions, so that both are masked from memory in order."""
-        return [mask, mask.t().contiguous()]
+        """The mask in both directions, copied: a later write to the mask must not reach one direction alone."""
+        return [mask.clone(), mask.t().contiguous()]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Each direction masked and compressed."""
