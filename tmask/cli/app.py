@@ -10,6 +10,7 @@ import typer
 from tmask import __version__
 from tmask.cli.check import check
 from tmask.cli.compare import compare
+from tmask.cli.doctor import doctor
 from tmask.cli.plot import plot
 from tmask.cli.report import NoteHandler
 from tmask.cli.solve import solve
@@ -48,6 +49,7 @@ app.command()(compare)
 app.command()(check)
 app.command()(solvers)
 app.command()(plot)
+app.command()(doctor)
 
 
 def main() -> None:
