@@ -38,6 +38,7 @@ def sparsify(
     decay: MaskedDecay | None = None,
     certify: bool = True,
     on_renewal: Callable[[Renewal], object] | None = None,
+    distributed: Any = None,
 ) -> Sparsifier:
     """Put transposable N:M masks on a model's weights, in place, and keep them up to date while it trains.
 
@@ -59,12 +60,15 @@ def sparsify(
         decay: of masked-out weights.
         certify: prove an optimality gap at each renewal; free with exact solvers.
         on_renewal: called with the figures of each renewal, the first included.
+        distributed: the process group that trains the model together; None for all processes where torch.distributed
+            runs, False where each trains a model of its own.
     Returns:
         The Sparsifier.
     Raises:
         InvalidProblemError: nothing is eligible, a glob or a setting that fits nothing, a model that is sparsified
             already, an optimizer that does not hold the weights, a backend that cannot run a layer, masks that do not
             fit. The model is then as it was.
+        RanksDifferError: processes hold other layers, weights or masks.
         InvalidMaskError: a given mask is not transposable N:M.
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
@@ -81,7 +85,9 @@ def sparsify(
         _choose_backend(layer, backend)
     if masks is not None:
         _check_masks(masks, layers, schedule)
-    sparsifier = Sparsifier(layers, skipped, MaskFinder(solver, score, certify), schedule, decay, on_renewal)
+    sparsifier = Sparsifier(
+        layers, skipped, MaskFinder(solver, score, certify), schedule, decay, on_renewal, distributed
+    )
     try:
         if optimizer is not None:
             sparsifier.watch(optimizer)

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from tmask.errors import InvalidProblemError
 from tmask.nn.choice import Choice
 from tmask.nn.layer import Owner, SparseLayer
-from tmask.nn.parametrization import Masked, layer_name
+from tmask.nn.parametrization import Masked, is_sharded, layer_name
 from tmask.nn.report import LayerReport
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -112,6 +112,11 @@ def _is_gpt2_conv1d(module: nn.Module) -> bool:
 
 def _layer(group: list[Owner], choice: Choice) -> SparseLayer:
     first = group[0]
+    if is_sharded(_tensor(first)):
+        raise InvalidProblemError(
+            f"layer {first.name!r} is sharded already: call sparsify on the whole model, then fully_shard, then make "
+            "the optimizer"
+        )
     pattern = choice.pattern(first.name)
     groups = _groups(first.module, first.tensor)
     for owner in group[1:]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
-from tmask.nn.parametrization import Gradient, Masked, masked_of, put_on, steps_of, take_off
+from tmask.nn.parametrization import Gradient, Masked, is_sharded, masked_of, put_on, steps_of, take_off
 from tmask.nn.report import Score
 from tmask.pattern import Pattern
 
@@ -77,10 +77,32 @@ class SparseLayer:
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 
+    def follow_shards(self) -> bool:
+        """Cut the mask like the weight if `fully_shard` has cut it since; returns whether it did.
+
+        Raises:
+            InvalidProblemError: the weight was cut in another way, or its packed copies would be wrong.
+        """
+        if self._masked is None:
+            return False
+        weight = self.weight
+        if weight.shape != self._masked.mask.shape:
+            raise InvalidProblemError(
+                f"layer {self.name!r}: its weight has become {tuple(weight.shape)}, its mask is "
+                f"{tuple(self._masked.mask.shape)}; of FSDP, only fully_shard is supported"
+            )
+        if is_sharded(weight) and self.backend != backends.MASKED:
+            raise InvalidProblemError(
+                f"layer {self.name!r}: backend {self.backend!r} packs whole weights, and fully_shard has cut this one; "
+                'call sparsify with backend="masked"'
+            )
+        return self._masked.follow(weight)
+
     def set_mask(self, mask: Tensor, pattern: Pattern | None, score: Score, step: int) -> int:
         """Replace the mask in place; returns how many of its bits changed."""
         held = self.masked.mask
-        flips = int((held != mask).sum())
+        changed = (held != mask).sum()
+        flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
         held.copy_(mask)
         self.in_force, self.score, self.step = pattern, score, step
         self.refresh()

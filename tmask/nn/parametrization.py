@@ -11,7 +11,7 @@ Gradient rules, with G the gradient of the effective weight:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -53,13 +53,18 @@ def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, weight, 0.0)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, as `fully_shard` makes of parameters; told without importing that class."""
+    return hasattr(tensor, "device_mesh")
+
+
 class Masked(nn.Module):
     """W -> where(mask, W, 0). One instance serves every layer that shares the weight.
 
     Buffers, saved with the model:
-        mask: bool, the weight's shape, True = kept. It is replaced in place, so that compiled graphs and
-            distributed wrappers go on with the same tensor. Under the masked rule torch refuses a backward pass across
-            such a change; the straight-through one needs the mask in forward alone.
+        mask: bool, the weight's shape, True = kept; a DTensor once the weight is one. It is replaced in place, so that
+            compiled graphs and distributed wrappers go on with the same tensor. Under the masked rule torch refuses a
+            backward pass across such a change; the straight-through one needs the mask in forward alone.
         pattern: int64 (2,), n and m of `target`: a checkpoint of another pattern is not loaded without a word.
 
     Args:
@@ -75,14 +80,29 @@ class Masked(nn.Module):
         super().__init__()
         self.gradient = gradient
         self.target = pattern
+        self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("pattern", torch.tensor([pattern.n, pattern.m], device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
+        if is_sharded(weight):
+            self.follow(weight)
+        elif self._gather_and_apply is not None:
+            return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
         masked: Tensor = _StraightThrough.apply(weight, self.mask)  # type: ignore[no-untyped-call]
         return masked
+
+    def follow(self, weight: Tensor) -> bool:
+        """Cut the mask like a weight that `fully_shard` has cut since; returns whether it did."""
+        if not is_sharded(weight) or is_sharded(self.mask):
+            return False
+        from tmask.nn.sharding import gather_and_apply, shard_like
+
+        self.mask = shard_like(self.mask, weight)
+        self._gather_and_apply = gather_and_apply
+        return True
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What `layer.weight = value` stores: the value itself becomes the dense master weight."""
@@ -146,7 +166,16 @@ def take_off(module: nn.Module, tensor: str) -> None:
 
 
 def check_alone(module: nn.Module, tensor: str) -> None:
-    """Return if the mask is the tensor's only parametrization; raise InvalidProblemError if not."""
+    """Return if the mask can come off: it is the only parametrization, and FSDP keeps no record of the parameter.
+
+    Raises:
+        InvalidProblemError: it cannot.
+    """
+    if is_sharded(steps_of(module, tensor).original):
+        raise InvalidProblemError(
+            f"{tensor} of {type(module).__name__} is sharded by fully_shard, which would lose it if its mask came off; "
+            "save export_state_dict(model), and load that into a plain model"
+        )
     if others := [type(step).__name__ for step in steps_of(module, tensor) if not isinstance(step, Masked)]:
         raise InvalidProblemError(
             f"{tensor} of {type(module).__name__} has other parametrizations beside its mask ({', '.join(others)}); "

@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.checkpoint import capture, restore
 from tmask.nn.decay import MaskedDecay, learning_rates
-from tmask.nn.finding import FoundMask, MaskFinder
+from tmask.nn.finding import MaskFinder
 from tmask.nn.layer import SparseLayer
+from tmask.nn.renewing import find_masks
 from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report
 from tmask.nn.schedules import Schedule
-from tmask.pattern import Pattern
 
 
 class Sparsifier:
@@ -40,6 +39,7 @@ class Sparsifier:
         schedule: Schedule,
         decay: MaskedDecay | None = None,
         on_renewal: Callable[[Renewal], object] | None = None,
+        distributed: Any = None,
     ) -> None:
         self.layers = tuple(layers)
         self.schedule = schedule
@@ -49,6 +49,7 @@ class Sparsifier:
         self._finder = finder
         self._decay = decay
         self._on_renewal = on_renewal
+        self._distributed = distributed
         self._decayed = False
         self._hooks: list[Any] = []
 
@@ -67,6 +68,7 @@ class Sparsifier:
         """
         if self._hooks:
             raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
+        self._follow_shards()
         held = learning_rates(optimizer)
         missing = [layer.name for layer in self.layers if layer.weight.requires_grad and id(layer.weight) not in held]
         if missing:
@@ -117,6 +119,7 @@ class Sparsifier:
 
         The masks are not in it: they are buffers of the model and travel with its state.
         """
+        self._follow_shards()
         return capture(self.steps, self.schedule, self.layers)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -125,6 +128,7 @@ class Sparsifier:
         Raises:
             InvalidProblemError: the state belongs to other layers, patterns or another schedule.
         """
+        self._follow_shards()
         self.steps = restore(state, self.schedule, self.layers)
 
     def remove(self) -> None:
@@ -141,6 +145,11 @@ class Sparsifier:
 
         Call it once per optimizer step, when its gradients are complete, unscaled and clipped.
         """
+        if self._follow_shards() and self._hooks:
+            raise InvalidProblemError(
+                "fully_shard has replaced the parameters after their optimizer was made; make the optimizer after it, "
+                "and call watch(optimizer) then"
+            )
         if self._decay is not None:
             self._decay.apply(((layer.weight, layer.masked.mask) for layer in self.layers), optimizer)
             self._decayed = True
@@ -166,6 +175,7 @@ class Sparsifier:
             self._step()
 
     def _step(self) -> Renewal | None:
+        self._follow_shards()
         self.steps += 1
         self._decayed = False
         if self.schedule.renews_at(self.steps):
@@ -178,7 +188,7 @@ class Sparsifier:
     def _renew(self, given: Mapping[str, Any]) -> Renewal:
         begin = time.perf_counter()
         patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
-        found = self._find_masks(patterns, given)
+        found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
         rows = []
         for layer in self.layers:
             new, pattern = found[layer.name], patterns[layer.name]
@@ -189,15 +199,9 @@ class Sparsifier:
             self._on_renewal(self.last_renewal)
         return self.last_renewal
 
-    def _find_masks(self, patterns: Mapping[str, Pattern | None], given: Mapping[str, Any]) -> dict[str, FoundMask]:
-        """The masks of all layers for the patterns in force. Distributed training replaces this one method."""
-        return {layer.name: self._find_mask(layer, patterns[layer.name], given) for layer in self.layers}
-
-    def _find_mask(self, layer: SparseLayer, pattern: Pattern | None, given: Mapping[str, Any]) -> FoundMask:
-        weight: Tensor = layer.weight.detach()
-        if pattern is not None and layer.name in given:
-            return self._finder.judge(layer.name, weight, given[layer.name], pattern, layer.groups)
-        return self._finder.find(layer.name, weight, pattern, layer.groups, self.steps)
+    def _follow_shards(self) -> bool:
+        """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
+        return any([layer.follow_shards() for layer in self.layers])
 
 
 def _row(layer: SparseLayer) -> LayerReport:
