@@ -9,6 +9,7 @@ import typer
 from tmask import __version__
 from tmask.cli.check import check
 from tmask.cli.compare import compare
+from tmask.cli.diversity import diversity
 from tmask.cli.plot import plot
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
@@ -43,6 +44,7 @@ app.command()(compare)
 app.command()(check)
 app.command()(solvers)
 app.command()(plot)
+app.command()(diversity)
 
 
 def main() -> None:

@@ -62,9 +62,9 @@ def cut_short_count(height: int, width: int, n: int) -> int:
     if min(height, width, n) < 1:
         raise InvalidProblemError(f"tile {height} x {width} with at most {n} in a line: all three must be at least 1")
     if n >= width:
-        return _at_most(height, n) ** width  # full rows are allowed, so each column is free of the others
+        return _to_the(_at_most(height, n), width)  # full rows are allowed, so each column is free of the others
     if n >= height:
-        return _at_most(width, n) ** height
+        return _to_the(_at_most(width, n), height)
     states, cols = min((math.comb(side + n, n), side) for side in (height, width))
     rows = height + width - cols
     if states <= _STATES:
@@ -82,7 +82,7 @@ def cut_short_count(height: int, width: int, n: int) -> int:
 def plain_count(n: int, m: int) -> int:
     """The number of m-by-m masks with exactly n kept in every row: C(m, n)^m."""
     Pattern(n, m)
-    return math.comb(m, n) ** m
+    return _to_the(math.comb(m, n), m)
 
 
 def unstructured_count(size: int, density: float | Fraction) -> int:
@@ -160,3 +160,7 @@ def transposable_bounds(n: int, m: int) -> tuple[float, float]:
 def _at_most(length: int, n: int) -> int:
     """Masks of one line with at most n kept."""
     return sum(math.comb(length, kept) for kept in range(min(n, length) + 1))
+
+
+def _to_the(base: int, exponent: int) -> int:
+    return int(base**exponent)
