@@ -97,8 +97,8 @@ def _of_patterns(patterns: list[Pattern], plot: Path | None, overwrite: bool, js
         {
             "pattern": str(one.pattern),
             "masks of a tile": _amount(one.masks, one.log2),
-            "log2": f"{one.log2:.2f}",
-            **{name: f"{one.bits[name]:.4f}" for name in CONSTRAINTS},
+            "log2": _log2(one.log2, one.masks is not None, 2),
+            **{name: _bits(one.bits[name], one.masks is not None or name != "transposable") for name in CONSTRAINTS},
             _FORMULA: _amount(one.formula, one.log2 + one.log2_overcount),
             "formula / masks": _power_of_two(one.log2_overcount),
         }
@@ -108,7 +108,7 @@ def _of_patterns(patterns: list[Pattern], plot: Path | None, overwrite: bool, js
     for one in found:
         if one.masks is None:
             low, high = transposable_bounds(one.pattern.n, one.pattern.m)
-            note(f"{one.pattern}: log2 is an estimate (~); proven to be from {low:.2f} to {high:.2f}")
+            note(f"{one.pattern}: its log2 is an estimate; proven to be from {low:.2f} to {high:.2f}")
 
 
 def _row(one: PatternDiversity) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _of_layers(
                 "shape": "",
                 "weights": f"{of['transposable']['weights']:,}",
                 "log2 transposable": _log2(of["transposable"]["log2"], of["transposable"]["exact"]),
-                **{name: f"{of[name]['bits_per_weight']:.4f}" for name in CONSTRAINTS},
+                **{name: _bits(of[name]["bits_per_weight"], of[name]["exact"]) for name in CONSTRAINTS},
             }
         )
         show_table(f"{pattern} on {file.name}: bits per weight", table, texts=("layer",))
@@ -190,7 +190,7 @@ def _layer_row(name: str, constraints: Mapping[str, Diversity]) -> dict[str, str
         "shape": "x".join(map(str, transposable.shape)),
         "weights": f"{transposable.size:,}",
         "log2 transposable": _log2(transposable.log2, transposable.exact),
-        **{constraint: f"{one.bits_per_weight:.4f}" for constraint, one in constraints.items()},
+        **{constraint: _bits(one.bits_per_weight, one.exact) for constraint, one in constraints.items()},
     }
 
 
@@ -215,8 +215,12 @@ def _amount(value: int | None, log2: float) -> str:
     return f"{'~' if value is None else ''}{10**mantissa:.3f}e{exponent:.0f}"
 
 
-def _log2(value: float, exact: bool) -> str:
-    return f"{'' if exact else '~'}{value:,.1f}"
+def _log2(value: float, exact: bool, digits: int = 1) -> str:
+    return f"{'' if exact else '~'}{value:,.{digits}f}"
+
+
+def _bits(value: float, exact: bool) -> str:
+    return _log2(value, exact, 4)
 
 
 def _power_of_two(log2: float) -> str:
