@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +129,8 @@ def test_side_thirty_two():
     for k in range(2, 33):
         a.append(k * (k - 1) * (2 * a[k - 1] + (k - 1) * a[k - 2]) // 2)
     assert transposable_count(2, 32) == transposable_count(30, 32) == a[32]
+    with pytest.raises(tmask.InvalidProblemError, match="out of reach"):
+        transposable_count(23, 32)
     with pytest.raises(tmask.InvalidProblemError, match=r"16:32.*out of reach.*845\.3 <= log2 <= 933\.2.*847\.1"):
         transposable_count(16, 32)
 
@@ -315,3 +319,39 @@ def test_a_diversity_shows_what_matters():
     assert isinstance(tensor_diversity((8, 8), "2:4"), Diversity)
     assert "log2=25.96" in shown
     assert "_powers" not in shown
+
+
+PAGE = (Path(__file__).parent.parent / "docs/diversity.md").read_text()
+
+
+def test_the_code_of_the_page_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert f"{names['layer'].bits_per_weight:.4f}" in code
+    assert f"of {names['layer'].count().bit_length()} bits" in code
+    assert str(transposable_count(8, 16)) in code
+
+
+def test_the_tables_of_the_page_are_what_is_counted():
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if re.match(r"\| \d+:", line)
+    ]
+    counts, formulas = cells[: len(cells) // 2], cells[len(cells) // 2 :]
+    for row, count, formula in zip(pattern_diversity(), counts, formulas, strict=True):
+        mark = "~" if row.masks is None else ""
+        log2_formula = row.log2 + row.log2_overcount
+        assert count[:2] == [str(row.pattern), _shown(row.masks, row.log2)]
+        names = ("transposable", "plain", "unstructured", "structured")
+        assert count[2:] == [(mark if name == "transposable" else "") + f"{row.bits[name]:.4f}" for name in names]
+        assert formula[:3] == [str(row.pattern), _shown(row.formula, log2_formula), _shown(row.masks, row.log2)]
+        ratio = f"{2**row.log2_overcount:.4g}".replace("e+", "e") if row.masks else f"~2^{row.log2_overcount:.1f}"
+        assert formula[3:] == [ratio, f"{log2_formula / row.pattern.m**2:.4f}"]
+
+
+def _shown(value, log2):
+    if value is not None and value < 1e15:
+        return str(value)
+    exponent = math.floor(log2 * math.log10(2))
+    mantissa = 10 ** (log2 * math.log10(2) - exponent)
+    return f"~{mantissa:.2f}e{exponent}" if value is None else f"{mantissa:.3f}e{exponent}"
