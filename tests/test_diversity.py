@@ -279,7 +279,7 @@ def test_bad_input(call, says, tmp_path, monkeypatch):
         call()
 
 
-BITS = {row.pattern: row.bits for row in pattern_diversity(["1:4", "2:4"])}
+BITS = {tmask.Pattern(n, 4): dict(zip(CONSTRAINTS, (0.9, 0.6, 0.4, 0.05 * n), strict=True)) for n in (1, 2)}
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -59,7 +59,7 @@ def exactly(side: int, n: int, bound: int) -> int:
         return power(points[0], side, p)
 
     order = _best_order(side, n)
-    return combine(bound, order, lambda p: _sum_over_points(side, n, order, range(n, n + 1), evaluate, p))
+    return _over_primes(bound, order, lambda p: _sum_over_points(side, n, order, range(n, n + 1), evaluate, p))
 
 
 def at_most(rows: int, cols: int, n: int) -> int:
@@ -72,7 +72,7 @@ def at_most(rows: int, cols: int, n: int) -> int:
     lack = rows - n - 1
     if n <= lack:
         row = [int(k <= n) for k in range(cols + 1)]
-        return combine(bound, n + 1, lambda p: _filled(rows, cols, n, row, p))
+        return _over_primes(bound, n + 1, lambda p: _filled(rows, cols, n, row, p))
 
     def signed(p: int) -> int:
         total = 0
@@ -83,7 +83,7 @@ def at_most(rows: int, cols: int, n: int) -> int:
             total += (-1) ** bad * math.comb(cols, bad) * _filled(rows, bad, lack, row, p)
         return total
 
-    return combine(bound, lack + 1, signed)
+    return _over_primes(bound, lack + 1, signed)
 
 
 def num_evaluations(side: int, n: int, bound: int) -> int:
@@ -105,6 +105,14 @@ def _best_order(cols: int, limit: int) -> int:
 
 def _num_points(cols: int, order: int) -> int:
     return math.comb(cols + order - 1, cols) * math.gcd(order, cols) // order
+
+
+def _over_primes(bound: int, order: int, count: Callable[[int], int]) -> int:
+    """`combine`, and the tables that all primes share are dropped: they can be hundreds of MiB."""
+    try:
+        return combine(bound, order, count)
+    finally:
+        _compositions.cache_clear()
 
 
 def _filled(rows: int, cols: int, limit: int, row: Sequence[int], p: int) -> int:
