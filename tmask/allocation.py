@@ -83,7 +83,9 @@ class Allocation:
 
 
 def allocate(
-    losses: Mapping[str, Mapping[Pattern | str, float]], sizes: Mapping[str, int], density: float | Fraction
+    losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]],
+    sizes: Mapping[str, int],
+    density: float | Fraction,
 ) -> Allocation:
     """The pattern for each layer that loses the least in total, with at most this share of all weights kept.
 
@@ -173,7 +175,7 @@ def retained_losses(
     return losses
 
 
-def _checked(losses: Mapping[str, Mapping[Pattern | str, float]], sizes: Mapping[str, int]) -> Losses:
+def _checked(losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]], sizes: Mapping[str, int]) -> Losses:
     """The losses with their patterns read."""
     if not losses:
         raise InvalidProblemError("losses name no layer; give at least one")

@@ -75,10 +75,11 @@ def _figure(
         for index, name in enumerate(names):
             if name in series:
                 x = slot + (index - (len(names) - 1) / 2) * step
-                axes.plot(x, series[name], clip_on=False, **_style(index, (pattern, name) in estimated))
+                axes.plot(x, series[name], **_style(index, (pattern, name) in estimated))
                 axes.vlines(x, 0, series[name], color=_STYLES[index][0], linewidth=1, alpha=0.4, zorder=2)
     axes.set_xlim(-0.5, len(bits) - 0.5)
-    axes.set_ylim(bottom=0)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # room for markers at 0, clear of the patterns' names
     axes.set_xticks(range(len(bits)), [str(pattern) for pattern in bits])
     axes.tick_params(axis="x", length=0)
     for slot in range(1, len(bits)):

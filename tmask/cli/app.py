@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tmask import __version__
+from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
 from tmask.cli.diversity import diversity
@@ -45,6 +46,7 @@ app.command()(check)
 app.command()(solvers)
 app.command()(plot)
 app.command()(diversity)
+app.command()(allocate)
 
 
 def main() -> None:
