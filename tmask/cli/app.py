@@ -10,6 +10,7 @@ from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
+from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.plot import plot
 from tmask.cli.solve import solve
@@ -47,6 +48,7 @@ app.command()(solvers)
 app.command()(plot)
 app.command()(diversity)
 app.command()(allocate)
+app.command()(convert)
 
 
 def main() -> None:
