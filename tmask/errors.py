@@ -33,3 +33,11 @@ class FileFormatError(TmaskError, ValueError):
 
 class OutputError(TmaskError, OSError):
     """An output cannot be written, or exists already."""
+
+
+class KernelError(TmaskError, RuntimeError):
+    """A sparse kernel fails, or multiplies wrong; the text says which, on what device, and what differs."""
+
+
+class RanksDifferError(TmaskError, RuntimeError):
+    """Processes that train one model together hold different weights or masks; the text names layer and ranks."""

@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 from tmask import __version__
+from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
+from tmask.cli.doctor import doctor
+from tmask.cli.convert import convert
+from tmask.cli.diversity import diversity
 from tmask.cli.plot import plot
 from tmask.cli.report import NoteHandler
 from tmask.cli.solve import solve
@@ -48,6 +52,10 @@ app.command()(compare)
 app.command()(check)
 app.command()(solvers)
 app.command()(plot)
+app.command()(doctor)
+app.command()(diversity)
+app.command()(allocate)
+app.command()(convert)
 
 
 def main() -> None:

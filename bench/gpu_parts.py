@@ -1,0 +1,122 @@
+"""The parts of `bench.gpu_training`: each yields rows of numbers for one size on one device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import tmask
+from bench.gpt_block import GptBlock, training_step
+from tmask.errors import TmaskError
+from tmask.nn import sparsify
+from tmask.nn.packed_linear import packed_linear
+from tmask.nn.routes import Route
+from tmask.nn.timing import measure_linear, time_in_turn
+from tmask.nn.verification import random_mask, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number, or why there is none. Quantities in seconds end so; errors and shares are fractions."""
+
+    part: str
+    route: str
+    dtype: str
+    out_features: int
+    in_features: int
+    tokens: int
+    backend: str
+    quantity: str
+    value: float | None
+    failure: str = ""
+
+
+def check(base: Row, route: Route, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
+    """Largest errors, relative to the products' size, of the packed and of the dense masked layer."""
+    shape = base.out_features, base.in_features
+    verify(route, shape, dtype, device)
+    mask = random_mask(*shape, device)
+    weight = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+    x = torch.randn(base.tokens, shape[1], device=device, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(base.tokens, shape[0], device=device, dtype=dtype)
+    packed, packed_t = route.pack(weight.detach(), route.plan(mask, dtype))
+    masked = torch.where(mask, weight, 0)
+    results = {
+        route.name: packed_linear(x, weight, None, packed, packed_t, mask, route.name),
+        "masked": functional.linear(x, masked),
+    }
+    tokens, wide, grad = x.detach().double(), masked.detach().double(), upstream.double()
+    exact = {
+        "forward_error": (tokens @ wide.t(), tokens.abs() @ wide.abs().t()),
+        "input_gradient_error": (grad @ wide, grad.abs() @ wide.abs()),
+        "weight_gradient_error": (torch.where(mask, grad.t() @ tokens, 0), grad.abs().t() @ tokens.abs()),
+    }
+    for backend, result in results.items():
+        ours = (result.detach(), *torch.autograd.grad(result, (x, weight), upstream))
+        for (quantity, (expected, size)), value in zip(exact.items(), ours, strict=True):
+            error = float(((value.double() - expected).abs() / size).max())
+            yield dataclasses.replace(base, backend=backend, quantity=quantity, value=error)
+
+
+def linear(base: Row, route: Route, dtype: torch.dtype, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Seconds of one layer, in parts."""
+    shape = base.out_features, base.in_features
+    verify(route, shape, dtype, device)  # the time of a wrong product says nothing
+    timing = measure_linear(route, shape, dtype, device, base.tokens, repeats)
+    for name, value in asdict(timing).items():
+        if name != "tokens":
+            yield dataclasses.replace(base, quantity=f"{name}_seconds", value=value)
+
+
+def packing(base: Row, route: Route, dtype: torch.dtype, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Seconds of packing both directions, once a step, and of the plan, once a mask."""
+    verify(route, (base.out_features, base.in_features), dtype, device)
+    mask = random_mask(base.out_features, base.in_features, device)
+    weight = torch.randn(mask.shape, device=device, dtype=dtype)
+    plan = route.plan(mask, dtype)
+    calls = {"pack_seconds": lambda: route.pack(weight, plan), "plan_seconds": lambda: route.plan(mask, dtype)}
+    for quantity, value in time_in_turn(calls, device, repeats).items():
+        yield dataclasses.replace(base, quantity=quantity, value=value)
+
+
+def renewal(base: Row, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Seconds of finding a mask for a weight on the device, transfers included."""
+    weight = torch.randn(base.out_features, base.in_features, device=device, dtype=torch.bfloat16)
+    calls = {
+        "certified_seconds": lambda: tmask.solve(weight, "2:4", base.backend),
+        "uncertified_seconds": lambda: tmask.solve(weight, "2:4", base.backend, certify=False),
+    }
+    for quantity, value in time_in_turn(calls, device, min(repeats, 3)).items():
+        yield dataclasses.replace(base, quantity=quantity, value=value)
+
+
+def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, repeats: int) -> Iterator[Row]:
+    """Seconds of a training step of a GPT block, dense and by backend, and the share of renewing its masks."""
+    x = torch.randn(*size, base.in_features, device=device, dtype=torch.bfloat16)
+    steps: dict[str, Callable[[], Any]] = {}
+    seconds_of_renewal: dict[str, float] = {}
+    for backend in ("dense", "masked", "semi_structured"):
+        torch.manual_seed(0)
+        model = GptBlock(base.in_features).to(device, torch.bfloat16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        if backend != "dense":
+            try:
+                sparsifier = sparsify(model, "2:4", solver=solver, optimizer=optimizer, backend=backend)
+            except TmaskError as error:
+                yield dataclasses.replace(base, backend=backend, failure=str(error))
+                continue
+            seconds_of_renewal[backend] = sparsifier.metrics()["seconds"]
+        steps[backend] = training_step(model, optimizer, x)
+    for backend, seconds in time_in_turn(steps, device, repeats).items():
+        row = dataclasses.replace(base, backend=backend)
+        yield dataclasses.replace(row, quantity="step_seconds", value=seconds)
+        if (once := seconds_of_renewal.get(backend)) is not None:
+            yield dataclasses.replace(row, quantity="renewal_seconds", value=once)
+            for every in (1, 40):
+                share = once / (once + every * seconds)
+                yield dataclasses.replace(row, quantity=f"renewal_share_every_{every}", value=share)

@@ -1,0 +1,115 @@
+"""The GPU benchmark: nothing without a GPU; its parts, on a stand-in for the kernels; all of it, on a GPU."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench import gpu_training
+from bench.gpu_training import NO_GPU, SCALES, Scale, main, measure
+from tests.nn.unpacked_route import Unpacked
+from tmask.errors import InvalidProblemError, OutputError
+from tmask.nn import routes, verification
+
+TINY = Scale(((64, 128),), (8, 13), ((64, 1, 8),), repeats=1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def unpacked(monkeypatch):
+    monkeypatch.setattr(verification, "_verified", set())
+    monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
+    return routes.ROUTES["unpacked"]
+
+
+def run(out):
+    measure(CPU, TINY, "patterns", out)
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_measures_nothing_and_says_so(tmp_path):
+    out = tmp_path / "gpu.csv"
+    command = [sys.executable, "-m", "bench.gpu_training", "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == NO_GPU
+    assert result.stderr.strip() == "no CUDA device here: nothing was measured, nothing was written"
+    assert result.stdout == ""
+    assert not out.exists()
+
+
+def test_every_part_yields_its_numbers(unpacked, tmp_path):
+    rows = run(tmp_path / "gpu.csv")
+    assert {"gpu_device", "gpu_capability", "commit", "cpu", "torch", "value", "failure"} <= set(rows[0])
+    mine = [row for row in rows if row["route"] in ("unpacked", "")]
+    assert not any(row["failure"] for row in mine)
+    quantities = {}
+    for row in mine:
+        quantities.setdefault(row["part"], set()).add(row["quantity"])
+    assert quantities == {
+        "check": {"forward_error", "input_gradient_error", "weight_gradient_error"},
+        "linear": {
+            f"{name}_seconds"
+            for name in ("dense_forward", "dense_backward", "sparse_forward", "sparse_backward", "mask", "pack")
+        },
+        "packing": {"pack_seconds", "plan_seconds"},
+        "renewal": {"certified_seconds", "uncertified_seconds"},
+        "block": {"step_seconds", "renewal_seconds", "renewal_share_every_1", "renewal_share_every_40"},
+    }
+    assert {row["backend"] for row in mine if row["part"] == "block"} == {"dense", "masked", "semi_structured"}
+    assert {(row["dtype"], row["tokens"]) for row in mine if row["part"] == "linear"} == {
+        (dtype, tokens) for dtype in ("bfloat16", "float16") for tokens in ("8", "13")
+    }
+    errors = [float(row["value"]) for row in mine if row["part"] == "check"]
+    assert 0 < max(errors) < 1e-2
+    share = {
+        row["quantity"]: float(row["value"]) for row in mine if row["backend"] == "masked" and row["part"] == "block"
+    }
+    assert 0 < share["renewal_share_every_40"] < share["renewal_share_every_1"] < 1
+    expected = share["renewal_seconds"] / (share["renewal_seconds"] + 40 * share["step_seconds"])
+    assert share["renewal_share_every_40"] == pytest.approx(expected)
+
+
+def test_a_route_that_cannot_run_is_a_row(unpacked, tmp_path):
+    rows = [row for row in run(tmp_path / "gpu.csv") if row["route"] == "cutlass"]
+    assert [row["dtype"] for row in rows] == ["bfloat16", "float16"]
+    assert all(row["failure"] == "no sparse kernel runs on a cpu device" and not row["value"] for row in rows)
+
+
+def test_without_kernels_the_block_runs_dense_and_masked(tmp_path):
+    rows = [row for row in run(tmp_path / "gpu.csv") if row["part"] == "block"]
+    assert [row["backend"] for row in rows if row["quantity"] == "step_seconds"] == ["dense", "masked"]
+    (missing,) = [row for row in rows if row["backend"] == "semi_structured"]
+    assert "no sparse kernel runs on a cpu device" in missing["failure"]
+
+
+def test_a_wrong_kernel_is_a_failure_and_the_rest_goes_on(unpacked, tmp_path):
+    unpacked.shift = 1
+    rows = run(tmp_path / "gpu.csv")
+    wrong = [row for row in rows if row["route"] == "unpacked" or row["backend"] == "semi_structured"]
+    assert {row["part"] for row in wrong} == {"check", "linear", "packing", "block"}
+    assert all("puts wrong values" in row["failure"] and not row["value"] for row in wrong)
+    assert {row["part"] for row in rows if row["value"]} == {"renewal", "block"}
+
+
+def test_questions_that_make_no_sense_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InvalidProblemError, match="no scale 'huge'; there are: small, full"):
+        main(out=tmp_path / "gpu.csv", scale="huge")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_training, "measure", lambda *_: pytest.fail("measured first"))
+    with pytest.raises(OutputError, match="no-such-folder"):
+        main(out=tmp_path / "no-such-folder" / "gpu.csv", scale="small")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "small", Scale(((256, 512),), (64,), ((256, 1, 64),), repeats=1))
+    main(out=tmp_path / "gpu.csv", scale="small", solver="patterns")
+    rows = list(csv.DictReader((tmp_path / "gpu.csv").open(newline="")))
+    assert {row["part"] for row in rows if row["value"]} >= {"renewal", "block"}
+    assert all(row["gpu_device"] not in ("", "cpu") for row in rows)

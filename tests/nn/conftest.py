@@ -1,0 +1,52 @@
+"""Routes to packed products, as fixtures: a stand-in, the real ones on emulated kernels, and as they are on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.nn.emulated_kernels import emulated
+from tests.nn.unpacked_route import Unpacked
+from tmask.nn import packed_linear, routes, semi_structured, support, verification
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(params=["unpacked", "emulated cutlass", "emulated cusparselt", "cutlass", "cusparselt"])
+def route(request, monkeypatch):
+    """A route and its device: the stand-in; the real ones, on kernels emulated on the CPU, and as they are on a GPU."""
+    monkeypatch.setattr(verification, "_verified", set())
+    monkeypatch.setattr(support, "_paid", {})
+    kind, _, name = request.param.rpartition(" ")
+    if name == "unpacked":
+        monkeypatch.setitem(routes.ROUTES, name, Unpacked())
+        yield routes.ROUTES[name], torch.device("cpu")
+    elif kind == "emulated":
+        found = routes.ROUTES[name]
+        monkeypatch.setattr(type(found), "problem", lambda self, device: "")
+        monkeypatch.setattr(type(found), "device_type", "cpu")
+        monkeypatch.setattr(routes, "ROUTES", {name: found})
+        for module in (semi_structured, packed_linear):
+            monkeypatch.setattr(module, "ROUTES", routes.ROUTES)
+        with emulated():
+            yield found, torch.device("cpu")
+    else:
+        if problem := routes.ROUTES[name].problem(CUDA):
+            pytest.skip(problem)
+        yield routes.ROUTES[name], CUDA
+
+
+@pytest.fixture
+def unpacked(monkeypatch):
+    """The stand-in alone."""
+    monkeypatch.setattr(verification, "_verified", set())
+    monkeypatch.setattr(support, "_paid", {})
+    monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
+    return routes.ROUTES["unpacked"]
+
+
+@pytest.fixture
+def emulated_cutlass():
+    """The CUTLASS route, on emulated kernels."""
+    with emulated():
+        yield routes.ROUTES["cutlass"]

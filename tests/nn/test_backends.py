@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch import nn
+
+import tmask
+from tests.nn.models import Attention
+from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
+from tmask import nn as tnn
+from tmask.nn import semi_structured
+
+
+def linear(rows=32, cols=64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(cols, rows)).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern", "says"),
+    [
+        (linear(), "2:4", "layer '0.weight': .*no sparse kernel runs on a cpu device"),
+        (linear(), "4:8", "layer '0.weight': .*multiply 2:4 alone, not 4:8"),
+        (nn.Conv2d(32, 32, 1), "2:4", "takes nn.Linear alone, not weight of Conv2d"),
+        (Attention(), "2:4", "takes nn.Linear alone, not in_proj_weight of MultiheadAttention"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_when_asked_for(model, pattern, says):
+    with pytest.raises(tmask.InvalidProblemError, match=says + r'.*exclude it, or use "auto"'):
+        tnn.sparsify(model, pattern, backend="semi_structured")
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_shape_that_the_kernels_do_not_take_is_refused():
+    with pytest.raises(tmask.InvalidProblemError, match="shape 32x48; unpacked needs both sides in multiples of 32"):
+        tnn.sparsify(linear(32, 48), backend="semi_structured")
+    row = tnn.sparsify(linear(32, 48)).report()[0]
+    assert (row.backend, "32x48" in row.reason) == ("masked", True)
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_layer_with_a_forward_of_its_own_keeps_it():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    row = tnn.sparsify(Scaled(32, 32, dtype=torch.bfloat16)).report()[0]
+    assert (row.backend, row.reason) == ("masked", "Scaled has a forward of its own")
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_layer_that_attention_does_not_call_is_not_packed():
+    attention = nn.MultiheadAttention(32, 2, dtype=torch.bfloat16)
+    found = {row.layer: row for row in tnn.sparsify(attention).report()}
+    assert found["out_proj.weight"].backend == "masked"
+    assert found["out_proj.weight"].reason == "MultiheadAttention reads the weight of its out_proj without calling it"
+
+
+def test_auto_says_why_it_took_the_masked_product():
+    row = tnn.sparsify(linear()).report()[0]
+    assert (row.backend, row.reason) == ("masked", "no sparse kernel runs on a cpu device")
+
+
+@pytest.mark.usefixtures("unpacked")
+@pytest.mark.parametrize("pays", [True, False])
+def test_auto_goes_by_the_measurement(pays, monkeypatch):
+    monkeypatch.setattr(semi_structured, "pays", lambda *args: (pays, "3 ms against 4 ms"))
+    model = linear()
+    row = tnn.sparsify(model).report()[0]
+    assert (row.backend, row.reason) == ("semi_structured" if pays else "masked", "3 ms against 4 ms")
+    assert semi_structured.attached(model[0]) == pays
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_float32_is_judged_by_what_autocast_makes_of_it():
+    model = linear().float()
+    assert tnn.sparsify(model, backend="semi_structured").report()[0].backend == "semi_structured"
+
+
+def test_weights_are_packed_once_per_optimizer_step(unpacked):  # noqa: F811
+    model, twin = linear(), linear()
+    optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (model, twin)]
+    schedule = tnn.Periodic(every=2)
+    sparsifier = tnn.sparsify(model, schedule=schedule, optimizer=optimizers[0], backend="semi_structured")
+    tnn.sparsify(twin, schedule=schedule, optimizer=optimizers[1], backend="masked")
+    for _ in range(5):
+        packs, products = unpacked.packs, unpacked.products
+        for one, optimizer in zip((model, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            for _ in range(3):
+                one(torch.ones(8, 64, dtype=torch.bfloat16, requires_grad=True)).float().square().mean().backward()
+            optimizer.step()
+        assert unpacked.packs == packs + 1
+        assert unpacked.products == products + 6
+        assert torch.equal(model[0].weight, twin[0].weight)
+    assert sparsifier.steps == 5
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_packed_weights_wait_for_the_final_pattern_and_end_with_it():
+    model = linear()
+    schedule = tnn.Periodic(every=2, begin=2, ramp=4, dense_from=10)
+    sparsifier = tnn.sparsify(model, "2:4", schedule=schedule, backend="semi_structured")
+    attached = []
+    for _ in range(12):
+        attached.append(semi_structured.attached(model[0]))
+        sparsifier.step()
+    assert attached == [False] * 6 + [True] * 4 + [False] * 2
+
+
+@pytest.mark.usefixtures("unpacked")
+@pytest.mark.parametrize("end", ["remove", "export"])
+def test_the_layer_gets_its_own_forward_back(end):
+    model = linear()
+    sparsifier = tnn.sparsify(model, backend="semi_structured")
+    assert semi_structured.attached(model[0])
+    if end == "remove":
+        sparsifier.remove()
+    else:
+        tnn.export(model)
+    assert not semi_structured.attached(model[0])
+    assert "forward" not in vars(model[0])
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_mask_that_cannot_be_packed_names_its_layer():
+    layer = tnn.sparsify(linear(), backend="semi_structured").layers[0]
+    with pytest.raises(tmask.InvalidMaskError, match=r"layer '0\.weight'"):
+        layer.set_mask(torch.zeros(32, 64, dtype=torch.bool), layer.pattern, layer.score, 1)
+
+
+def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811
+    model, fresh = linear(), linear()
+    with torch.no_grad():
+        model[0].weight.mul_(3).add_(1)
+    saved = tnn.sparsify(model, backend="semi_structured")
+    resumed = tnn.sparsify(fresh, backend="semi_structured")
+    fresh.load_state_dict(model.state_dict())
+    packs = unpacked.packs
+    resumed.load_state_dict(saved.state_dict())
+    assert unpacked.packs == packs + 1
+    x = torch.ones(8, 64, dtype=torch.bfloat16)
+    assert torch.equal(fresh(x), model(x))

@@ -1,0 +1,118 @@
+"""`tmask convert`: a model with unstructured sparsity into an N:M one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from tmask.cli.options import Csv, Exclude, Include, Json, Overwrite, check_outputs
+from tmask.cli.report import Row, note, number, percent, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.errors import SolverUnavailableError
+
+if TYPE_CHECKING:
+    from tmask.nn.convert import ConversionReport
+
+
+@reports_errors
+def convert(
+    model: Annotated[Path, typer.Argument(help="A state dict (.safetensors, .pt, ...), or a saved module.")],
+    calibration: Annotated[Path, typer.Argument(help="Inputs, samples first: .npz, .npy, .pt, .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write (.safetensors, .pt).")],
+    builder: Annotated[str, typer.Option("--model", help="module:function that builds a state dict's model.")] = "",
+    trust: Annotated[bool, typer.Option("--trust", help="Load a saved module, which can run code in it.")] = False,
+    key: Annotated[str, typer.Option(help="The inputs' name in the calibration file.")] = "",
+    samples: Annotated[int, typer.Option(min=0, help="Calibration samples to use; 0 for all.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 100,
+    side: Annotated[int, typer.Option("--side", "-m", min=2, max=32, help="m of N:M; each layer gets its own N.")] = 8,
+    confidence: Annotated[float, typer.Option(help="Share of weights whose groups must have zeros enough.")] = 0.9,
+    plain: Annotated[bool, typer.Option("--plain", help="N:M along the inputs alone, not transposable.")] = False,
+    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    score: Annotated[str, typer.Option(help="magnitude, squared, wanda or obs.")] = "magnitude",
+    method: Annotated[str, typer.Option(help="Refit by least-squares, adam or none.")] = "least-squares",
+    damping: Annotated[float, typer.Option(min=0.0, help="How strongly weights are drawn to their start.")] = 1e-3,
+    independent: Annotated[bool, typer.Option("--independent", help="All layers at once, in one pass.")] = False,
+    include: Include = [],  # noqa: B006
+    exclude: Exclude = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    json: Json = False,
+    csv: Csv = None,
+) -> None:
+    """Convert an unstructured-sparse model: each layer to the N:M that its own zeros nearly satisfy, then AdaPrune.
+
+    The first convolution and the classifier stay as they are unless they are included.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise SolverUnavailableError('tmask convert needs torch; run: pip install "tmask[torch]"')
+    import torch
+
+    from tmask.nn.convert import convert as convert_model
+    from tmask.nn.model_files import check_model_output, load_inputs, load_model, save_model
+
+    check_model_output(output)
+    check_outputs([model, calibration], [output, csv], overwrite)
+    loaded = load_model(model, builder, trust=trust)
+    parameters = (p.dtype for p in loaded.model.parameters() if p.is_floating_point())
+    inputs = load_inputs(calibration, key, samples, next(parameters, torch.float32))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with progress_bar(*columns) as bar:
+        task = bar.add_task("reading the data", total=None)
+        report = convert_model(
+            loaded.model,
+            list(torch.split(inputs, batch)),
+            m=side,
+            confidence=confidence,
+            transposable=not plain,
+            solver=solver,
+            score=score,
+            method=method,  # type: ignore[arg-type]  # checked by convert
+            sequential=not independent,
+            damping=damping,
+            include=include,
+            exclude=exclude,
+            progress=lambda done, total, name: bar.update(
+                task, description=name or "batch norms", completed=done, total=total
+            ),
+        )
+    if csv is not None:
+        write_csv(csv, report.table(), overwrite)
+    save_model(output, loaded.model, whole=loaded.whole, overwrite=overwrite)
+    _show(output, report, json)
+
+
+def _show(output: Path, report: ConversionReport, json: bool) -> None:
+    pruning = report.pruning
+    if json:
+        show_json(
+            {
+                "output": str(output),
+                "layers": report.table(),
+                "skipped": pruning.skipped,
+                "batch_norms": pruning.batch_norms,
+                "seconds": pruning.seconds,
+            }
+        )
+        return
+    show_table(f"Converted, written to {output}", [_words(row) for row in report.table()], texts=("layer",))
+    for row in pruning.layers:
+        if row.remark:
+            note(f"{row.layer}: {row.remark}")
+    for name, reason in pruning.skipped.items():
+        note(f"{name} stays as it was: {reason}")
+
+
+def _words(row: dict[str, Any]) -> Row:
+    return {
+        "layer": row["layer"],
+        "zeros": percent(row["zeros"]),
+        "pattern": row["pattern"],
+        "expected fit": percent(row["expected"]),
+        "observed fit": percent(row["observed"]),
+        "retained": percent(row["retained"]),
+        "error, masked": percent(row["error_masked"]),
+        "error, refitted": percent(row["error"]),
+        "seconds": number(row["seconds"]),
+    }

@@ -1,0 +1,163 @@
+"""`tmask doctor`: what this machine can accelerate, and whether it pays."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from tmask.cli.layer_rows import skipped_rows
+from tmask.cli.options import Exclude, Include, Json, Regex
+from tmask.cli.report import Row, note, number, progress_bar, reports_errors, show_json, show_table
+from tmask.errors import InvalidProblemError, SolverUnavailableError
+from tmask.files.layers import Skipped, select_layers
+from tmask.files.weights import open_weights
+
+if TYPE_CHECKING:
+    from tmask.nn.doctor import Diagnosis, Machine
+
+# What is looked at where nothing is named.
+_SHAPES = ("1024x1024", "4096x4096", "4096x16384")
+
+
+@reports_errors
+def doctor(
+    model: Annotated[Path | None, typer.Argument(help="A weight file, for the layers in it.")] = None,
+    shape: Annotated[list[str], typer.Option("--shape", help="OUTxIN of a linear layer (repeatable).")] = [],  # noqa: B006
+    tokens: Annotated[list[int], typer.Option("--tokens", help="Tokens in a batch, to time (repeatable).")] = [  # noqa: B006
+        1024,
+        8192,
+    ],
+    dtype: Annotated[str, typer.Option(help="That layers multiply in: bfloat16, float16 or float32.")] = "bfloat16",
+    include: Include = [],  # noqa: B006
+    exclude: Exclude = [],  # noqa: B006
+    regex: Regex = False,
+    json: Json = False,
+) -> None:
+    """Which layers 2:4 kernels can accelerate here, how fast they are against dense ones, and from how many tokens.
+
+    A step is forward, backward and packing the weight once. Without a GPU nothing is measured: it says so, and where
+    the layers would be eligible.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise SolverUnavailableError(
+            '`tmask doctor` asks torch, which is not installed here; run: pip install "tmask[torch]"'
+        )
+    from tmask.nn.doctor import default_device, diagnose, examine, kernels
+
+    layers, skipped = _layers(model, shape, include, exclude, regex)
+    device = default_device()
+    machine = examine(device)
+    results: list[Diagnosis] = []
+    text = TextColumn("{task.description}", markup=False)
+    with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("layers")) as bar:
+        task = bar.add_task("", total=len(layers))
+        for result in diagnose(layers, dtype, device, tokens):
+            results.append(result)
+            bar.update(task, description=result.name, advance=1)
+    if json:
+        document = {
+            "machine": asdict(machine),
+            "kernels": kernels(device),
+            "dtype": dtype,
+            "layers": [_document(result) for result in results],
+            "skipped": [asdict(item) for item in skipped],
+        }
+        show_json(document)
+        return
+    show_table("This machine", _machine_rows(machine), texts=("what", "found"))
+    show_table("2:4 kernels", kernels(device), texts=("kernels", "run on", "not here because"))
+    if measured := [result for result in results if result.timings]:
+        show_table(f"Measured, {dtype}, milliseconds (median)", _timing_rows(measured), texts=("layer", "a step"))
+    show_table("Layers", _layer_rows(results), texts=("layer", "verdict", "eligible for"))
+    if skipped:
+        show_table("Left out", skipped_rows(skipped), texts=("because", "tensors"))
+    if machine.problem:
+        where = "there is no CUDA device here" if device.type == "cpu" else machine.problem
+        note(f"nothing was measured: {where}")
+
+
+def _layers(
+    model: Path | None, shapes: Sequence[str], include: Sequence[str], exclude: Sequence[str], regex: bool
+) -> tuple[list[tuple[str, tuple[int, ...]]], list[Skipped]]:
+    """Names and shapes, from the file and from the texts."""
+    if model is None and (include or exclude or regex):
+        raise InvalidProblemError("--include, --exclude and --regex choose layers of a file; name the file")
+    layers: list[tuple[str, tuple[int, ...]]] = []
+    skipped: list[Skipped] = []
+    if model is not None:
+        selection = select_layers(open_weights(model), include, exclude, regex=regex)
+        layers += [(layer.name, layer.shape) for layer in selection.layers]
+        skipped = selection.skipped
+    for text in shapes or (() if model is not None else _SHAPES):
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+            raise InvalidProblemError(f"--shape {text!r}: write it as OUTxIN, for example 4096x11008")
+        rows, cols = map(int, text.split("x"))
+        layers.append((text, (rows, cols)))
+    return layers, skipped
+
+
+def _document(result: Diagnosis) -> dict[str, Any]:
+    timings = [
+        {"tokens": timing.tokens}
+        | {f"{name}_seconds": value for name, value in asdict(timing).items() if name != "tokens"}
+        | {"speed_up": timing.speed_up}
+        for timing in result.timings
+    ]
+    return {
+        "layer": result.name,
+        "shape": list(result.shape),
+        "route": result.route,
+        "eligible_here": bool(result.route),
+        "eligible_for": list(result.eligible_for),
+        "verdict": result.verdict,
+        "timings": timings,
+        "break_even_tokens": result.break_even,
+    }
+
+
+def _machine_rows(machine: Machine) -> list[Row]:
+    device = f"{machine.device}, compute capability {machine.capability}" if machine.capability else machine.device
+    found = {
+        "device": device,
+        "torch": machine.torch,
+        "CUDA": machine.cuda or "none",
+        "cuSPARSELt": machine.cusparselt or "none",
+        "2:4 kernels": machine.route or "none that runs here",
+    }
+    return [{"what": what, "found": text} for what, text in found.items()]
+
+
+def _timing_rows(results: Sequence[Diagnosis]) -> list[Row]:
+    return [
+        {
+            "layer": result.name,
+            "tokens": str(timing.tokens),
+            "fwd dense": number(1e3 * timing.dense_forward),
+            "fwd sparse": number(1e3 * timing.sparse_forward),
+            "bwd dense": number(1e3 * timing.dense_backward),
+            "bwd sparse": number(1e3 * timing.sparse_backward),
+            "packing": number(1e3 * timing.pack),
+            "a step": f"{timing.speed_up:.2f}x" + ("" if timing.speed_up >= 1 else ", not worth it here"),
+        }
+        for result in results
+        for timing in result.timings
+    ]
+
+
+def _layer_rows(results: Sequence[Diagnosis]) -> list[Row]:
+    return [
+        {
+            "layer": result.name,
+            "shape": "x".join(map(str, result.shape)),
+            "verdict": result.verdict,
+            "eligible for": ", ".join(result.eligible_for) or "nothing",
+        }
+        for result in results
+    ]

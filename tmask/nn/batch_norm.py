@@ -1,0 +1,160 @@
+"""Recompute the running statistics of batch norms after weights have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.calibration import Calibration, Forward, Stopped, evaluating
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of what one batch norm has read."""
+
+    count: int = 0
+    total: Tensor | None = None
+    squares: Tensor | None = None
+
+    def add(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add inputs (B, features, ...); their own mean and (population) variance."""
+        x = x.detach()
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        count = x.numel() // x.shape[1]
+        total, squares = x.sum(axes, dtype=torch.float64), x.to(torch.float64).square().sum(axes)
+        self.count += count
+        self.total = total if self.total is None else self.total + total
+        self.squares = squares if self.squares is None else self.squares + squares
+        mean = total / count
+        return mean, (squares / count - mean.square()).clamp_min(0)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean, and the variance of a population, of all that was added."""
+        assert self.total is not None
+        assert self.squares is not None
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp_min(0)
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Those that keep running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], *, exact: bool = False, forward: Forward | None = None
+) -> int:
+    """Set running mean and variance of every batch norm to those of its inputs on these batches, in place.
+
+    By default in one pass: each batch is normalised by its own statistics, as in training, and the statistics of all
+    batches are pooled. With one batch, and for batch norms without another before them, that is the same as the
+    statistics of all data at once; else it is close to it. With exact=True it is the same always: one batch norm after
+    the other, each under the final statistics of those before it.
+
+    Args:
+        batches, forward: as in `adaprune`; batches of hundreds of samples if not exact.
+        exact: a pass (cut short) for each batch norm.
+    Returns:
+        The number of batch norms that were set; those that no batch reaches stay as they are.
+    Raises:
+        InvalidProblemError: NaN or infinite activations (names the batch norm), batches that the model refuses.
+            The model is then as it was before.
+    """
+    norms = batch_norms(model)
+    calibration = batches if isinstance(batches, Calibration) else Calibration(batches, forward)
+    before = {name: _state(norm) for name, norm in norms.items()}
+    try:
+        with evaluating(model):
+            return _each(model, norms, calibration) if exact else _pooled(model, norms, calibration)
+    except BaseException:
+        for name, (mean, variance) in before.items():
+            _write(norms[name], mean, variance)
+        raise
+
+
+def set_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Write a mean and a population's variance; the running variance is the unbiased one of `count` samples."""
+    _write(norm, mean, variance * (count / max(1, count - 1)))
+
+
+def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> int:
+    sums = {name: _Sums() for name in norms}
+
+    def hook(name: str) -> Any:
+        def reads(module: _BatchNorm, inputs: tuple[Any, ...]) -> None:
+            _write(module, *sums[name].add(inputs[0]))  # what this very call is normalised by
+
+        return reads
+
+    handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
+    try:
+        for _ in calibration.run(model):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    reached = {name: found for name, found in sums.items() if found.count}
+    for name, found in reached.items():
+        _finish(name, norms[name], found)
+    return len(reached)
+
+
+def _each(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> int:
+    names = {norm: name for name, norm in norms.items()}
+    order: list[str] = []
+    handles = [norm.register_forward_pre_hook(lambda module, _: order.append(names[module])) for norm in norms.values()]
+    try:
+        for _ in calibration.run(model):
+            break
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in dict.fromkeys(order):
+        sums, calls = _Sums(), order.count(name)
+
+        def reads(module: nn.Module, inputs: tuple[Any, ...], sums: _Sums = sums, calls: int = calls) -> None:
+            sums.add(inputs[0])
+            if calls == 1:  # one that is shared reads more later in the pass
+                raise Stopped
+
+        handle = norms[name].register_forward_pre_hook(reads)
+        try:
+            for _ in calibration.run(model):
+                pass
+        finally:
+            handle.remove()
+        _finish(name, norms[name], sums)
+    return len(set(order))
+
+
+def _finish(name: str, norm: _BatchNorm, sums: _Sums) -> None:
+    mean, variance = sums.moments()
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+        raise InvalidProblemError(
+            f"batch norm {name!r}: its inputs hold NaN or infinite values on the calibration data; look at the data "
+            "and at the layers before it"
+        )
+    set_statistics(norm, mean, variance, sums.count)
+
+
+def _state(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean.clone(), norm.running_var.clone()
+
+
+def _write(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)

@@ -1,0 +1,129 @@
+"""Calibration data: batches that can be read again and again, and are fed to a model in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmask.errors import InvalidProblemError
+
+Forward = Callable[[nn.Module, Any], object]
+
+
+class Stopped(Exception):
+    """Raised by a hook that has all it wants of a forward pass; `Calibration.run` goes on with the next batch."""
+
+
+class Calibration:
+    """Batches of inputs, read as often as passes are needed.
+
+    Args:
+        batches: an iterable that can be iterated again (a list, a DataLoader) of tensors, tuples or lists (the
+            arguments of the model), or mappings (its keyword arguments).
+        forward: how a batch goes through a model; called with both.
+    Raises:
+        InvalidProblemError: an iterator, which can be read only once.
+    """
+
+    def __init__(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
+        if isinstance(batches, Tensor):
+            raise InvalidProblemError(
+                "calibration is one tensor; give a list of batches, for example tensor.split(100), or [tensor]"
+            )
+        if not isinstance(batches, Iterable):
+            raise InvalidProblemError(f"calibration is a {type(batches).__name__}; give an iterable of input batches")
+        if isinstance(batches, Iterator):
+            raise InvalidProblemError(
+                "calibration can be read only once (it is a generator or another iterator), but several passes are "
+                "needed; give list(calibration), or an object that starts anew each time, such as a DataLoader"
+            )
+        self._batches = batches
+        self._forward = forward or call
+        self._count: int | None = None
+
+    def run(self, *models: nn.Module) -> Iterator[int]:
+        """Feed every batch to each model in turn, without gradients; yields the number of a batch when it is done.
+
+        Raises:
+            InvalidProblemError: no batches, fewer or more of them than in the pass before, one that a model refuses.
+        """
+        device = _device(models[0])
+        done = 0
+        for batch in self._batches:
+            placed = _to(batch, device)
+            for model in models:
+                try:
+                    with torch.no_grad():
+                        self._forward(model, placed)
+                except Stopped:
+                    pass
+                except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                    if isinstance(error, InvalidProblemError):
+                        raise
+                    raise InvalidProblemError(
+                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: {error}. Batches hold "
+                        "the model's inputs alone (no labels); for any other form give forward=, which is called "
+                        "with the model and a batch"
+                    ) from error
+            done += 1
+            yield done
+        if not done and self._count is None:
+            raise InvalidProblemError("calibration is empty; give at least one batch of inputs")
+        if self._count not in (None, done):
+            raise InvalidProblemError(
+                f"calibration gave {self._count} batches in its first pass and {done} in a later one; give batches "
+                "that can be read again, such as a list"
+            )
+        self._count = done
+
+
+def call(model: nn.Module, batch: Any) -> object:
+    """The model's output for a batch: a tensor, its arguments in a tuple or list, or in a mapping by name."""
+    if isinstance(batch, Tensor):
+        return model(batch)
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(*batch)
+    raise TypeError(f"a batch is a tensor, a tuple, a list or a mapping, not a {type(batch).__name__}")
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each module's own mode again afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensors = (*model.parameters(), *model.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_to(value, device) for value in batch) if type(batch) in (tuple, list) else batch
+    return batch
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, tuple | list):
+        return f"{type(batch).__name__} of {len(batch)}"
+    return type(batch).__name__

@@ -1,0 +1,75 @@
+"""Decay of the weights that are masked out, which makes a dynamic mask settle.
+
+Both forms act once per optimizer step, just before it: not once per micro-batch, after gradients were unscaled and
+clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tmask.errors import InvalidProblemError
+
+
+@dataclass(frozen=True)
+class MaskedDecay:
+    """Pull masked-out weights W (where the mask is False) towards zero.
+
+    Args:
+        rate: lambda, above 0.
+        through: "gradient" adds lambda * W to the gradient of masked-out weights, so that an adaptive optimizer
+            normalises it with the rest [Hu2024]; "weight" subtracts lr * lambda * W from them, apart from
+            the gradient, which is SR-STE [Zhou2021]. Under plain SGD they are the same.
+    Raises:
+        InvalidProblemError: a rate that is not above 0, another form.
+    """
+
+    rate: float
+    through: Literal["gradient", "weight"] = "gradient"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
+        if not (number and 0 < self.rate < math.inf):
+            raise InvalidProblemError(f"MaskedDecay: rate must be a number above 0, got {self.rate!r}")
+        if self.through not in ("gradient", "weight"):
+            raise InvalidProblemError(f'MaskedDecay: through must be "gradient" or "weight", got {self.through!r}')
+
+    @torch.no_grad()
+    def apply(self, masks: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+        """Act on (weight, mask) pairs just before the optimizer steps; weights without a gradient are left alone.
+
+        A fused optimizer under a GradScaler gets gradients that are still scaled, and skips the update by itself
+        where they overflowed; torch leaves the scale and the verdict on the optimizer for that time.
+        """
+        scale = getattr(optimizer, "grad_scale", None)
+        overflow = getattr(optimizer, "found_inf", None)
+        rates = learning_rates(optimizer)
+        for weight, mask in masks:
+            if weight.grad is None or id(weight) not in rates:
+                continue
+            factor: float | Tensor
+            if self.through == "gradient":
+                factor = self.rate if scale is None else self.rate * scale.to(weight.device)
+                target = weight.grad
+            else:
+                if (rate := rates[id(weight)]) is None:
+                    raise InvalidProblemError(
+                        f'MaskedDecay(through="weight") needs a learning rate, which {type(optimizer).__name__} does '
+                        'not have; use through="gradient"'
+                    )
+                factor = -self.rate * rate
+                if overflow is not None:
+                    factor = factor * (1 - overflow.to(weight.device))
+                target = weight
+            target.add_(torch.where(mask, 0.0, weight) * factor)
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> Mapping[int, Any]:
+    """The learning rate of every parameter that an optimizer holds, by id; None where its optimizer has none."""
+    return {id(parameter): group.get("lr") for group in optimizer.param_groups for parameter in group["params"]}

@@ -1,0 +1,100 @@
+"""Sparse training in the Trainer of Hugging Face's transformers.
+
+    sparsifier = sparsify(model, "2:4", schedule=Periodic(every=40))
+    Trainer(model, ..., callbacks=[SparsifierCallback(sparsifier)]).train()
+
+The callback follows the optimizer that the Trainer makes. The Trainer's own checkpoints hold dense master weights and
+masks, for resuming; beside them the callback saves the masked weights in the dense layout, for `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.exporting import export, export_state_dict
+from tmask.nn.integrations.unwrapping import plain_optimizer, whole_state
+from tmask.nn.parametrization import is_sharded
+from tmask.nn.sparsifier import Sparsifier
+
+_STATE = "tmask.nn.Sparsifier"  # our place in trainer_state.json
+
+
+class SparsifierCallback(TrainerCallback):
+    """Lets a Sparsifier follow a Trainer: renewals, metrics, checkpoints, resuming.
+
+    The latest renewal's overall figures join the Trainer's log history, as "tmask/flip_rate" and so on; what
+    `sparsify(..., on_renewal=...)` is given reaches any other logger.
+
+    Args:
+        sparsifier: of the Trainer's model.
+        export_folder: inside each checkpoint, takes the model in the dense layout; None to save none.
+        export_at_end: bake the masks into the model when training ends, so that `save_model` and `save_pretrained`
+            give the dense layout; not for a model that `fully_shard` has cut.
+    """
+
+    def __init__(
+        self, sparsifier: Sparsifier, *, export_folder: str | None = "exported", export_at_end: bool = True
+    ) -> None:
+        self.sparsifier = sparsifier
+        self.export_folder = export_folder
+        self.export_at_end = export_at_end
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Follow the optimizer, and go on where a checkpoint was saved.
+
+        Raises:
+            InvalidProblemError: the optimizer does not hold the weights, or the checkpoint is not of this training.
+        """
+        optimizer: Optimizer = kwargs["optimizer"]
+        self.sparsifier.watch(plain_optimizer(optimizer))
+        saved = _states(state).get(_STATE)
+        if saved is not None:
+            self.sparsifier.load_state_dict(saved)
+        elif state.global_step:
+            raise InvalidProblemError(
+                f"the checkpoint of step {state.global_step} was trained without SparsifierCallback; load its weights "
+                "before sparsify, and start anew"
+            )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leave the Sparsifier's state where the Trainer saves its own."""
+        _states(state)[_STATE] = self.sparsifier.state_dict()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add the figures of the latest renewal to the entry that the Trainer has just made."""
+        if state.log_history:
+            overall = {name: value for name, value in self.sparsifier.metrics().items() if "/" not in name}
+            state.log_history[-1] |= {f"tmask/{name}": value for name, value in overall.items()}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save the masked weights in the dense layout, inside the checkpoint."""
+        if self.export_folder is None:
+            return
+        model: PreTrainedModel = kwargs["model"]
+        checkpoint = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        model.save_pretrained(
+            checkpoint / self.export_folder,
+            state_dict=whole_state(export_state_dict(model)),
+            is_main_process=args.should_save,
+        )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let go of the optimizer, and make the model plain."""
+        self.sparsifier.unwatch()
+        if self.export_at_end and not any(is_sharded(layer.weight) for layer in self.sparsifier.layers):
+            export(kwargs["model"])
+
+
+def _states(state: TrainerState) -> dict[str, Any]:
+    """What trainer_state.json holds of callbacks, by name: a dict once made, whatever its annotation says."""
+    return cast("dict[str, Any]", state.stateful_callbacks)

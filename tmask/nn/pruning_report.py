@@ -1,0 +1,84 @@
+"""What pruning did to each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPruning:
+    """One layer.
+
+    Args:
+        layer: name of the module.
+        shape: of the weight.
+        pattern: as text, "" for a mask from elsewhere.
+        transposable: along both axes.
+        density: share of the weights that is kept.
+        retained: share of the score that is kept.
+        optimality_gap: of the mask, proven; None if it was not certified.
+        solver: that found the mask.
+        error_masked: of the layer's outputs on the calibration data with the mask alone, as a share of their squares;
+            of what varies, where a bias or a batch norm behind it takes up the mean.
+        error: the same after the refit; at most error_masked, rounding of the weight's dtype aside.
+        samples: that the layer read.
+        seconds: for data, mask and refit.
+        remark: what to look at, or "".
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    pattern: str
+    transposable: bool
+    density: float
+    retained: float
+    optimality_gap: float | None
+    solver: str
+    error_masked: float
+    error: float
+    samples: int
+    seconds: float
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PruningReport:
+    """A model that was pruned.
+
+    Args:
+        layers: in the order in which data passes them.
+        skipped: reasons by name, of the linear and convolution layers that were left dense.
+        masks: by name, bool in the shape of the weight, True = kept.
+        batch_norms: whose statistics were recomputed.
+        seconds: in all.
+    """
+
+    layers: tuple[LayerPruning, ...]
+    skipped: dict[str, str]
+    masks: dict[str, Tensor] = field(repr=False)
+    batch_norms: int
+    seconds: float
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each pruned layer."""
+        return [
+            {
+                "layer": row.layer,
+                "shape": "x".join(map(str, row.shape)),
+                "pattern": row.pattern,
+                "transposable": row.transposable,
+                "density": row.density,
+                "retained": row.retained,
+                "optimality_gap": row.optimality_gap,
+                "solver": row.solver,
+                "error_masked": row.error_masked,
+                "error": row.error,
+                "samples": row.samples,
+                "seconds": row.seconds,
+                "remark": row.remark,
+            }
+            for row in self.layers
+        ]

@@ -1,0 +1,86 @@
+"""The processes that train one model together, and how they agree or find that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from tmask.errors import RanksDifferError, SolverFailedError, TmaskError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A process group; a rank is a place in it.
+
+    Args:
+        group: of torch.distributed; None for all processes.
+    """
+
+    group: Any = None
+
+    @classmethod
+    def of(cls, distributed: Any) -> Ranks | None:
+        """What the argument `distributed` of `sparsify` means now, or None where this process trains alone.
+
+        Args:
+            distributed: None for all processes if torch.distributed runs, False for none, or a process group.
+        """
+        if distributed is False or not (dist.is_available() and dist.is_initialized()):
+            return None
+        ranks = cls(distributed)
+        return ranks if ranks.size > 1 else None
+
+    @property
+    def size(self) -> int:
+        """How many processes."""
+        return dist.get_world_size(self.group)
+
+    @property
+    def index(self) -> int:
+        """Of this process."""
+        return dist.get_rank(self.group)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gives, in their order."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def send(self, mask: Tensor, owner: int) -> None:
+        """Copy the owner's mask into that of every other rank."""
+        source = owner if self.group is None else dist.get_global_rank(self.group, owner)
+        dist.broadcast(mask.view(torch.uint8), source, group=self.group)  # not every backend takes bool
+
+
+def check_same(values: Sequence[Any], what: str, advice: str) -> None:
+    """Return if all ranks gave the same.
+
+    Raises:
+        RanksDifferError: names the ranks that differ from rank 0; text: what, who, advice.
+    """
+    if others := [rank for rank, value in enumerate(values) if value != values[0]]:
+        plural = "s" if len(others) > 1 else ""
+        raise RanksDifferError(f"{what} on rank{plural} {', '.join(map(str, others))} from rank 0; {advice}")
+
+
+def raise_first(failures: Sequence[TmaskError | None], cause: Exception | None) -> None:
+    """Return if no rank failed; else raise the first failure with its rank, on every rank: none waits for another.
+
+    Args:
+        cause: the error of this rank, if it has one.
+    """
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise type(failure)(f"rank {rank}: {failure}") from cause
+
+
+def portable(error: Exception | None) -> TmaskError | None:
+    """An error that can be sent to other ranks: itself, or one of ours with the text of any other."""
+    if error is None:
+        return None
+    return error if isinstance(error, TmaskError) else SolverFailedError(f"{type(error).__name__}: {error}")

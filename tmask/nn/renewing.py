@@ -1,0 +1,44 @@
+"""The masks of a whole model at one renewal, found in this process or on all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tmask.nn.finding import FoundMask, MaskFinder
+from tmask.nn.layer import SparseLayer
+from tmask.nn.ranks import Ranks
+from tmask.pattern import Pattern
+
+
+def find_masks(
+    layers: Sequence[SparseLayer],
+    finder: MaskFinder,
+    patterns: Mapping[str, Pattern | None],
+    given: Mapping[str, Any],
+    step: int,
+    distributed: Any,
+) -> dict[str, FoundMask]:
+    """A mask for every layer, by name.
+
+    Args:
+        patterns: in force from now on, by layer; None for dense.
+        given: masks from the user, which are checked; the others are found.
+        distributed: as in `tmask.nn.sparsify`.
+    Raises:
+        TmaskError: as `MaskFinder`, and as `tmask.nn.distributed` on several ranks.
+    """
+
+    def find(layer: SparseLayer, weight: Tensor) -> FoundMask:
+        name, pattern = layer.name, patterns[layer.name]
+        if pattern is not None and name in given:
+            return finder.judge(name, weight, given[name], pattern, layer.groups)
+        return finder.find(name, weight, pattern, layer.groups, step)
+
+    if (ranks := Ranks.of(distributed)) is None:
+        return {layer.name: find(layer, layer.weight.detach()) for layer in layers}
+    from tmask.nn.distributed import Shared
+
+    return Shared(layers, find, frozenset(given), ranks).masks(patterns, step)

@@ -1,0 +1,167 @@
+"""What a user reads: a report of every weight, and the figures of each renewal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tmask.pattern import Pattern
+from tmask.solution import optimality_gap
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a mask keeps, as sums over a layer when the mask was found.
+
+    Args:
+        objective: the kept score; total: all of it.
+        dual_bound: proven to be no less than what any mask of the pattern keeps; None if it was not asked for.
+    """
+
+    objective: float
+    total: float
+    dual_bound: float | None
+
+    @property
+    def retained(self) -> float:
+        """The objective as a share of the total; 1 where the total is 0."""
+        return self.objective / self.total if self.total else 1.0
+
+    @property
+    def gap(self) -> float | None:
+        """The proven optimality gap, or None."""
+        return optimality_gap(self.objective, self.dual_bound)
+
+    def sums(self) -> list[float | None]:
+        """The arguments that make it again."""
+        return [self.objective, self.total, self.dual_bound]
+
+    def __add__(self, other: Score) -> Score:
+        known = self.dual_bound is not None and other.dual_bound is not None
+        return Score(
+            self.objective + other.objective,
+            self.total + other.total,
+            self.dual_bound + other.dual_bound if known else None,  # type: ignore[operator]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One weight of the model.
+
+    Args:
+        layer: full name of the parameter, such as "encoder.0.linear1.weight".
+        shape: of the weight.
+        pattern: that training ends with; None if the weight was skipped.
+        step: at which its present mask was found; None while there is none.
+        retained, gap: of that mask, at that step; see `Score`.
+        backend: that multiplies with it; "" if skipped.
+        reason: why it was skipped, or why it does not run on a faster backend; "" otherwise.
+        tied: other names of the same weight.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    pattern: Pattern | None = None
+    step: int | None = None
+    retained: float | None = None
+    gap: float | None = None
+    backend: str = ""
+    reason: str = ""
+    tied: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it has no mask."""
+        return self.pattern is None
+
+
+class Report(tuple[LayerReport, ...]):
+    """Rows for every weight of two or more axes; its text is a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "pattern", "retained", "gap", "backend", "remark"), *map(_cells, self)]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[6]]) for row in rows]
+        masked = sum(not row.skipped for row in self)
+        return "\n".join(line.rstrip() for line in [*lines, f"{masked} of {len(self)} weights masked"])
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRenewal:
+    """One layer's part of a renewal.
+
+    Args:
+        layer: full name of the parameter.
+        pattern: in force from now on; None for dense.
+        score: of the new mask.
+        flips: mask bits that changed, of `size`.
+        seconds: to find the mask on the weight's device, transfers and certificate included.
+    """
+
+    layer: str
+    pattern: Pattern | None
+    score: Score
+    flips: int
+    size: int
+    seconds: float
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of mask bits that changed [Hu2024]."""
+        return self.flips / self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """All masks found at one step.
+
+    Args:
+        step: optimizer steps before it.
+        layers: what happened to each.
+        seconds: wall-clock time of the whole renewal.
+    """
+
+    step: int
+    layers: tuple[LayerRenewal, ...]
+    seconds: float
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of mask bits that changed, over all layers."""
+        return sum(layer.flips for layer in self.layers) / sum(layer.size for layer in self.layers)
+
+    @property
+    def score(self) -> Score:
+        """Of all layers together."""
+        total = self.layers[0].score
+        for layer in self.layers[1:]:
+            total += layer.score
+        return total
+
+    def metrics(self) -> dict[str, float]:
+        """A flat table for a logger: flip_rate, retained, gap and seconds overall, and as "<figure>/<layer>"."""
+        table = _figures(self.flip_rate, self.score, self.seconds, "")
+        table["step"] = self.step
+        for layer in self.layers:
+            table |= _figures(layer.flip_rate, layer.score, layer.seconds, f"/{layer.layer}")
+        return table
+
+
+def _figures(flip_rate: float, score: Score, seconds: float, suffix: str) -> dict[str, float]:
+    figures = {"flip_rate": flip_rate, "retained": score.retained, "gap": score.gap, "seconds": seconds}
+    return {name + suffix: value for name, value in figures.items() if value is not None}
+
+
+def _cells(row: LayerReport) -> tuple[str, ...]:
+    remark = "; ".join(filter(None, [row.reason, f"tied to {', '.join(row.tied)}" if row.tied else ""]))
+    return (
+        row.layer,
+        "x".join(map(str, row.shape)),
+        "-" if row.pattern is None else str(row.pattern),
+        "-" if row.retained is None else f"{row.retained:.2%}",
+        "-" if row.gap is None else f"{row.gap:.2g}",
+        row.backend or "skipped",
+        remark,
+    )
