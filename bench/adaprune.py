@@ -13,7 +13,7 @@ import copy
 import fnmatch
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from tmask.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
 from tmask.nn import PruningReport, adaprune, collect_grams, convert, recalibrate, reconstruct, sparsegpt
+from tmask.nn.adaprune import Refit
 from tmask.nn.gram import Gram
 
 # one-shot: mask alone. batch-norm: with new statistics. independent, adam, sequential: AdaPrune, by least squares on
@@ -139,7 +140,6 @@ class Seed:
             assert report is not None
             self.data.fine_tune(pruned, report.masks, self.seed)
             return pruned, report
-        plain = {"update_batch_norm": stage != "one-shot"}
         if model.converted:
             pruned = self.source(model.pattern)
             transposable = model.structure.startswith("transposable")
@@ -149,7 +149,8 @@ class Seed:
                 confidence=CONFIDENCE,
                 transposable=transposable,
                 method="least-squares" if stage == "sequential" else "none",
-                **plain,
+                sequential=stage == "sequential",
+                update_batch_norm=stage != "one-shot",
             )
             return pruned, found.pruning
         pruned = copy.deepcopy(self.data.dense if stage == "one-shot" else self.dense)
@@ -157,7 +158,8 @@ class Seed:
 
     def _prune_dense(self, pruned: nn.Module, model: Model, stage: str) -> PruningReport:
         sequential = stage in ("sequential", "sparsegpt")
-        refit = {"one-shot": "none", "batch-norm": "none", "adam": "adam"}.get(stage, "least-squares")
+        refits: dict[str, Refit] = {"one-shot": "none", "batch-norm": "none", "adam": "adam"}
+        refit = refits.get(stage, "least-squares")
         common: dict[str, Any] = {
             "sequential": sequential,
             "update_batch_norm": stage != "one-shot",
@@ -175,7 +177,7 @@ class Seed:
             pruned,
             self.batches,
             model.pattern,
-            method=refit,  # type: ignore[arg-type]
+            method=refit,
             score=stage if stage in ("wanda", "obs") else "magnitude",
             fold=refit != "none",
             grams=None if sequential else self.grams,
@@ -223,9 +225,9 @@ def _jobs(globs: list[str], stages: list[str]) -> Iterator[tuple[Model, str]]:
 
 def _row(
     model: Model, stage: str, seed: int, top1: float, pruned: nn.Module, report: PruningReport | None, seconds: float
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     layers = () if report is None else report.layers
-    weights = torch.cat([pruned.get_submodule(name).weight.detach().flatten() for name in cifar.prunable(pruned)])
+    weights = torch.cat([cifar.weight_of(pruned, name).detach().flatten() for name in cifar.prunable(pruned)])
 
     def mean(values: list[float]) -> float | str:
         return float(np.mean(values)) if values else ""

@@ -45,7 +45,7 @@ class Cifar:
         """Share of the test images that a model classifies rightly."""
         # Traced and frozen, with batch norms folded: the same numbers up to rounding in half the time.
         with torch.inference_mode():
-            traced = torch.jit.trace(model.eval(), self.test_images[:BATCH])
+            traced = torch.jit.trace(model.eval(), self.test_images[:BATCH])  # type: ignore[no-untyped-call]
             fast = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
             right = [
                 int((fast(images).argmax(1) == labels).sum())
@@ -60,13 +60,13 @@ class Cifar:
         torch.manual_seed(seed)
         model.train()
         optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY)
-        removed = [(model.get_submodule(name).weight, ~mask) for name, mask in masks.items()]
+        removed = [(weight_of(model, name), ~mask) for name, mask in masks.items()]
         steps = math.ceil(len(self.images) / BATCH)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for batch in torch.split(torch.randperm(len(self.images)), BATCH):
             loss = functional.cross_entropy(model(_augment(self.images[batch])), self.labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -95,19 +95,18 @@ def prunable(model: nn.Module) -> list[str]:
 
 def largest(model: nn.Module, density: float, *, per_layer: bool) -> dict[str, Tensor]:
     """Unstructured masks by magnitude: the same density in each layer, or one threshold for all."""
-    weights = {name: model.get_submodule(name).weight.detach().abs() for name in prunable(model)}
+    weights = {name: weight_of(model, name).detach().abs() for name in prunable(model)}
     if per_layer:
         return {name: weight >= _threshold(weight.flatten(), density) for name, weight in weights.items()}
     threshold = _threshold(torch.cat([weight.flatten() for weight in weights.values()]), density)
     return {name: weight >= threshold for name, weight in weights.items()}
 
 
-def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set to zero what masks remove, in place."""
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weight = model.get_submodule(name).weight
-            weight[~mask] = 0
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """The weight of a layer."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _threshold(values: Tensor, density: float) -> Tensor:
