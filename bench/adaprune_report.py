@@ -22,7 +22,8 @@ TEXT = """\
 # Pruning ResNet-20 on CIFAR-10
 
 Top-1 on 5000 test images in per cent: mean over seeds of the 1000 calibration images, with range and number where there
-is more than one seed. Empty where nothing was run. Drawn from `{name}`: commit {commits}, {cpu}, threads: {threads}, {date}.
+is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits {commits}; {cpu}, threads: {threads},
+{date}.
 
 - `one-shot`: the mask alone, with the running statistics that came with the model; every other stage has new ones from
   the calibration images, the dense model's too.
