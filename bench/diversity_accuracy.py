@@ -1,6 +1,6 @@
 """Does accuracy follow mask diversity? One trained model under many constraints that keep half of the weights.
 
-    python -m bench.diversity_accuracy DATA [--seeds 0,1,2] [--draw]
+    python -m bench.diversity_accuracy DATA [--seeds 0,1,2]
 
 Each constraint's mask is the best for |weight| (transposable masks by an exact solver), so the constraints differ in
 the freedom that they leave and in nothing else. Accuracy with new batch norm statistics, before AdaPrune and after.
@@ -83,9 +83,7 @@ def bits_per_weight(model: nn.Module, pattern: Pattern, constraint: str) -> floa
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with the trained model and the images.")],
     out: Annotated[Path, typer.Option(help="The CSV file.")] = RESULTS / "diversity_accuracy.csv",
-    seeds: Annotated[
-        str, typer.Option(help="Of the calibration images, separated by commas; none to draw only.")
-    ] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Of the calibration images, separated by commas.")] = "0,1,2",
 ) -> None:
     """Run what the CSV lacks, then draw the figure and print the correlations."""
     torch.set_num_threads(1)
@@ -94,7 +92,7 @@ def main(
     done = {(row["constraint"], row["pattern"], row["stage"], row["seed"]) for row in rows}
     machine = {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"]} | environment()
     loaded = cifar.load(data)
-    for number in map(int, filter(None, seeds.split(","))):
+    for number in map(int, seeds.split(",")):
         seed = Seed(loaded, number)
         for constraint, text in CONSTRAINTS:
             pattern = Pattern.parse(text)
@@ -171,32 +169,34 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
         colour, marker = _STYLES[row["constraint"]]
         after = row["stage"] == "after"
         face, edge = (colour, _INK) if after else ("white", colour)
-        axes.plot(
-            row["bits"],
-            100 * row["top1"],
-            marker=marker,
-            color=face,
-            markeredgecolor=edge,
-            linestyle="none",
-            markersize=9,
-        )
-        if after:
-            label = "" if row["constraint"] == "unstructured" else row["pattern"]
-            axes.annotate(
-                label, (row["bits"], 100 * row["top1"]), (0, 9), textcoords="offset points", ha="center", fontsize=8
-            )
+        at = row["bits"], 100 * row["top1"]
+        style: dict[str, Any] = {
+            "marker": marker,
+            "color": face,
+            "markeredgecolor": edge,
+            "linestyle": "none",
+            "markersize": 9,
+        }
+        axes.plot(*at, **style)
+        if row["constraint"] != "unstructured":
+            # Beside the points of structured masks, which lie close together; above the others.
+            beside = row["constraint"] == "structured"
+            offset, align = ((8, -3), "left") if beside else ((0, 8), "center")
+            axes.annotate(row["pattern"], at, offset, textcoords="offset points", ha=align, fontsize=8)
     axes.grid(color="#dddddd")
     axes.set_axisbelow(True)
     axes.set_xlabel("log2 of the number of masks, per weight (bits)")
     axes.set_ylabel("Top-1 (%)")
+    axes.set_ylim(top=axes.get_ylim()[1] + 1)
     numbers = ", ".join(f"{correlation(means, stage):.2f} {stage} AdaPrune" for stage in STAGES)
-    figure.suptitle(f"ResNet-20, half of the weights kept: rank correlation {numbers}", fontsize=11, x=0.01, ha="left")
+    title = f"ResNet-20 on CIFAR-10, half of the weights kept\nSpearman correlation {numbers}"
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     handles = [
         Line2D([], [], label=name, color=colour, marker=marker, linestyle="none", markersize=9)
         for name, (colour, marker) in _STYLES.items()
     ]
     handles += [Line2D([], [], label="hollow: before AdaPrune", linestyle="none")]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    axes.legend(handles=handles, loc="lower right", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
     return path
