@@ -31,8 +31,8 @@ from tmask.diversity import kept_of, tensor_diversity
 from tmask.environment import environment
 from tmask.files.atomic import atomic_path, check_output
 from tmask.nn import reconstruct
-from tmask.nn.adaprune import Refit
 from tmask.nn.layer_masks import plain_mask
+from tmask.nn.refit import Refit
 from tmask.pattern import Pattern
 
 CONSTRAINTS = (

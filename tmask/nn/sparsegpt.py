@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tmask.api import solve
-from tmask.nn.adaprune import check_settings
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask, plain_mask
@@ -27,6 +26,7 @@ from tmask.nn.plans import Patterns, make_plans
 from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
+from tmask.nn.refit import check_settings
 from tmask.pattern import Pattern
 from tmask.solver import Solver
 
