@@ -22,8 +22,8 @@ TEXT = """\
 # Pruning ResNet-20 on CIFAR-10
 
 Top-1 on 5000 test images in per cent: mean over seeds of the 1000 calibration images, with range and number where there
-is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits {commits}; {cpu}, threads: {threads},
-{date}.
+is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits {commits};
+{cpu}, threads: {threads}, {date}.
 
 - `one-shot`: the mask alone, with the running statistics that came with the model; every other stage has new ones from
   the calibration images, the dense model's too.
@@ -38,7 +38,8 @@ is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits
 {table}
 
 Mean over layers of the relative error of outputs (of what varies), before and after the refit, and seconds for the
-whole model (the first of an `independent` stage for a seed includes the pass over the data that the others share):
+whole model, on a machine that did other work too (median; `independent` and its kin share one pass over the data for
+each seed, half a minute, which the first of them pays):
 
 {errors}
 """

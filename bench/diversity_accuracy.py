@@ -188,7 +188,7 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
     axes.set_xlabel("log2 of the number of masks, per weight (bits)")
     axes.set_ylabel("Top-1 (%)")
     axes.set_ylim(top=axes.get_ylim()[1] + 1)
-    numbers = ", ".join(f"{correlation(means, stage):.2f} {stage} AdaPrune" for stage in STAGES)
+    numbers = ", ".join(f"{correlation(means, stage):.3f} {stage} AdaPrune" for stage in STAGES)
     title = f"ResNet-20 on CIFAR-10, half of the weights kept\nSpearman correlation {numbers}"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     handles = [
