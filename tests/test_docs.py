@@ -72,3 +72,20 @@ def test_every_solver_is_in_the_page_on_choosing():
     page = (ROOT / "docs/choosing-a-solver.md").read_text()
     for name in registry.BUILTIN:
         assert f"`{name}`" in page
+
+
+def test_the_page_on_pruning_runs():
+    pytest.importorskip("torch")
+    names = {}
+    for code in python_blocks("docs/pruning.md"):
+        exec(code, names)
+    assert [row.layer for row in names["report"].layers] == ["1", "4"]
+    assert set(names["by_pattern"]) == {"2:4", "4:8"}
+    page = (ROOT / "docs/pruning.md").read_text()
+    for transposable in (False, True):
+        pattern = names["fitting_pattern"](names["weight"], 8, transposable=transposable).pattern
+        assert f".pattern  # {pattern}:" in page
+    from tmask.nn import available_scores  # torch may be missing where this file is collected
+
+    for score in available_scores():
+        assert f"`{score.name}`" in page

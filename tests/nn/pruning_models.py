@@ -7,7 +7,7 @@ from torch import nn
 
 
 class ConvNet(nn.Module):
-    """Images (B, 3, 8, 8) -> (B, 5): a stem, two convolutions with batch norms, a grouped one with bias, a classifier."""
+    """Images (B, 3, 8, 8) -> (B, 5): two convolutions with batch norms, a grouped one with bias, a classifier."""
 
     def __init__(self) -> None:
         super().__init__()

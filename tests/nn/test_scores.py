@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from tests.nn.pruning_models import mlp, rows
 from tests.nn.test_gram import filled
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, available_scores, register_score, scores
+from tmask.nn.linear_view import LinearView
+from tmask.nn.sparsegpt import sweep
+from tmask.pattern import Pattern
 
 NAMES = [score.name for score in available_scores()]
 
@@ -51,6 +55,22 @@ def test_obs_needs_damping_where_inputs_depend_on_one_another():
     with pytest.raises(InvalidProblemError, match=r"singular.*damping > 0"):
         scores.obs(weights(), gram, 0.0)
     assert torch.isfinite(scores.obs(weights(), gram, 0.01)).all()
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+def test_weights_of_inputs_that_are_always_zero_count_for_nothing(damping):
+    x, y, gram = filled()
+    x[:, :, 4] = 0
+    gram = gram.zeros(LinearView(nn.Linear(6, 3)))
+    gram.add(x, y)
+    for score in (scores.wanda, scores.obs):
+        found = score(weights(), gram, damping)
+        assert not found[:, :, 4].any()
+        assert (found[:, :, [0, 1, 2, 3, 5]] > 0).all()
+    view = LinearView(nn.Linear(6, 3))
+    for width in (Pattern(5, 6), Pattern(1, 2)):
+        _, swept = sweep(view, gram, weights(), width, False, "auto", damping)
+        assert not swept.mask[:, :, 4].any()
 
 
 @pytest.mark.parametrize("score", NAMES)

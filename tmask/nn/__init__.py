@@ -5,7 +5,7 @@
 prune a trained model on calibration data.
 """
 
-from tmask.nn.adaprune import adaprune, collect_grams, reconstruct
+from tmask.nn.adaprune import adaprune
 from tmask.nn.applying import sparsify
 from tmask.nn.baking import bake
 from tmask.nn.batch_norm import recalibrate
@@ -14,6 +14,7 @@ from tmask.nn.decay import MaskedDecay
 from tmask.nn.exporting import export, export_state_dict
 from tmask.nn.packing import Packed, pack, unpack
 from tmask.nn.pruning_report import LayerPruning, PruningReport
+from tmask.nn.reconstruct import collect_grams, reconstruct
 from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report, Score
 from tmask.nn.schedules import Frozen, Periodic, Schedule
 from tmask.nn.scores import available_scores, register_score

@@ -10,12 +10,13 @@ from torch import nn
 
 from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.adaprune import Refit, adaprune
+from tmask.nn.adaprune import adaprune
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.plans import make_plans
 from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Progress
 from tmask.nn.pruning_report import PruningReport
+from tmask.nn.refit import Refit
 from tmask.pattern import Pattern
 from tmask.solver import Solver
 

@@ -102,13 +102,15 @@ def wanda(weight: Tensor, gram: Gram, damping: float) -> Tensor:
 def obs(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     """By how much the squared error of the output rises at least if this weight alone is removed.
 
-    Optimal brain surgeon [Hassibi1993]: the other weights of the row are free to make up for it.
+    Optimal brain surgeon [Hassibi1993]: the other weights of the row are free to make up for it. A weight of an input
+    that is always 0 costs nothing.
 
     Raises:
         InvalidProblemError: the Gram matrix is singular, and damping is 0.
     """
     inverse = invert(damped(gram.xx, damping))
-    return weight.square() / inverse.diagonal(dim1=1, dim2=2)[:, None, :]
+    alive = gram.xx.diagonal(dim1=1, dim2=2) > 0
+    return weight.square() * (alive / inverse.diagonal(dim1=1, dim2=2))[:, None, :]
 
 
 def evaluate(score: Score, weight: Tensor, gram: Gram, damping: float) -> Tensor:

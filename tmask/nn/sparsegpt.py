@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tmask.api import solve
-from tmask.nn.adaprune import check_settings
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask, plain_mask
@@ -27,6 +26,7 @@ from tmask.nn.plans import Patterns, make_plans
 from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
+from tmask.nn.refit import check_settings
 from tmask.pattern import Pattern
 from tmask.solver import Solver
 
@@ -94,12 +94,13 @@ def sweep(
     # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     pivots = upper.diagonal(dim1=1, dim2=2)  # (G, C)
+    alive = gram.xx.diagonal(dim1=1, dim2=2)[:, order] > 0
     left = weight[:, :, order].clone()
     kept = torch.zeros_like(left, dtype=torch.bool)
     worth = _Worth()
     for start, stop in _blocks(view.channels, view.positions, pattern.m):
         part = slice(start, stop)
-        scores = (left[:, :, part] / pivots[:, None, part]).square()
+        scores = (left[:, :, part] / pivots[:, None, part]).square() * alive[:, None, part]
         kept[:, :, part] = worth.add(scores, pattern, transposable, solver)
         lost = torch.zeros_like(scores)
         for j in range(start, stop):

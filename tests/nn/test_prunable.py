@@ -1,0 +1,82 @@
+"""Which layers are found, how often they are called, and which batch norm reads them directly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nn.pruning_models import conv_net, images, rows
+from tmask.nn.calibration import Calibration
+from tmask.nn.prunable import Choice, find_layers
+
+
+def found(model, data, **choice):
+    layers, skipped = find_layers(model.eval(), Calibration(data), Choice(**choice))
+    return {layer.name: layer for layer in layers}, skipped
+
+
+def test_order_is_that_of_the_data():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.middle, self.first = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.last(self.middle(self.first(x)))
+
+    layers, skipped = found(Backwards(), rows(10, 8))
+    assert list(layers) == ["first", "middle"]
+    assert skipped == {"last": "the classifier (include it to prune it)"}
+
+
+def test_the_batch_norm_behind_a_layer_is_seen():
+    model = conv_net()
+    layers, _ = found(model, images(), skip_ends=False)
+    assert {name: layer.batch_norm for name, layer in layers.items()} == {
+        "stem": model.bn0,
+        "conv1": model.bn1,
+        "conv2": None,
+        "head": None,
+    }
+
+
+class Between(nn.Module):
+    """A layer and a batch norm, with something in between, or one of both called again."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.kind = kind
+
+    def forward(self, x):
+        if self.kind == "activation in place":
+            return self.b(self.norm(self.a(x).relu_()))
+        if self.kind == "activation":
+            return self.b(self.norm(self.a(x).relu()))
+        if self.kind == "batch norm called twice":
+            return self.b(self.norm(self.norm(self.a(x))))
+        if self.kind == "layer called twice":
+            return self.b(self.norm(self.a(self.a(x))))
+        if self.kind == "batch norm of two layers":
+            return self.norm(self.a(x)) + self.norm(self.b(x))
+        return self.b(self.norm(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["activation in place", "activation", "batch norm called twice", "layer called twice", "batch norm of two layers"],
+)
+def test_a_batch_norm_that_sees_anything_else_is_not_taken_for_the_layers_own(kind):
+    layers, _ = found(Between(kind), rows(10, 8), skip_ends=False)
+    assert layers["a"].batch_norm is None
+    assert layers["a"].calls == (2 if kind == "layer called twice" else 1)
+    assert found(Between("nothing"), rows(10, 8), skip_ends=False)[0]["a"].batch_norm is not None
+
+
+def test_no_hooks_are_left():
+    model = conv_net()
+    found(model, images())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with torch.no_grad():
+        model(images()[0])

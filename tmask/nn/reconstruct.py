@@ -1,0 +1,101 @@
+"""Refit a model to masks from elsewhere; and the sums of its layers' data, which several prunings can share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.calibration import Calibration, Forward, evaluating
+from tmask.nn.gram import Gram, collect
+from tmask.nn.layer_masks import FoundMask
+from tmask.nn.prunable import Choice, Prunable, find_layers
+from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning_report import PruningReport
+from tmask.nn.refit import Refit, Refitting, check_settings
+
+
+def collect_grams(model: nn.Module, calibration: Iterable[Any], *, forward: Forward | None = None) -> dict[str, Gram]:
+    """The sums over the calibration data of every linear and convolution layer that can be pruned, by name.
+
+    Several prunings of one model (other patterns, scores, solvers) can share them: `adaprune(copy.deepcopy(model), ...,
+    sequential=False, grams=grams)`.
+
+    Raises:
+        InvalidProblemError: unusable data, or no layer.
+    Cost: one pass.
+    """
+    data = Calibration(calibration, forward)
+    with evaluating(model):
+        layers, _ = find_layers(model, data, Choice(skip_ends=False))
+        return collect(data, model, {layer.name: layer.view for layer in layers})
+
+
+def reconstruct(
+    model: nn.Module,
+    calibration: Iterable[Any],
+    masks: Mapping[str, Tensor],
+    *,
+    method: Refit = "least-squares",
+    sequential: bool = True,
+    damping: float = 1e-3,
+    update_batch_norm: bool = True,
+    steps: int = 1000,
+    learning_rate: float = 1e-3,
+    grams: Mapping[str, Gram] | None = None,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> PruningReport:
+    """The same refit for masks from elsewhere, of any kind of sparsity, in place.
+
+    Args:
+        masks: by the names of layers, bool in the shape of the weight, True = kept.
+    The other arguments, and what is raised, are those of `adaprune`. No means are folded: there are no groups.
+    """
+    check_settings(method, damping, steps, learning_rate)
+    data = Calibration(calibration, forward)
+    if not masks:
+        raise InvalidProblemError("masks is empty; give at least one layer's")
+    with evaluating(model):
+        layers, skipped = find_layers(model, data, Choice(include=[_literal(name) for name in masks]))
+    for name in masks:
+        if name in skipped:
+            raise InvalidProblemError(f"layer {name!r} cannot be pruned: {skipped[name]}")
+    for layer in layers:
+        mask, shape = masks[layer.name], layer.view.module.weight.shape
+        if mask.dtype != torch.bool or mask.shape != shape:
+            raise InvalidProblemError(
+                f"layer {layer.name!r}: its mask is {mask.dtype} of shape {tuple(mask.shape)}; give bool {tuple(shape)}"
+            )
+    check_grams(grams, layers, sequential)
+    refit = Refitting(method, damping, False, steps, learning_rate)
+
+    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
+        mask = plan.layer.view.matrices(masks[plan.layer.name]).to(weight.device)
+        total = float(weight.abs().sum())
+        retained = float((weight.abs() * mask).sum()) / total if total else 1.0
+        return Fitted(refit(plan, gram, weight, mask), FoundMask(mask, retained, None, ""))
+
+    plans = [Plan(layer, None, False) for layer in layers]
+    return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress, grams))
+
+
+def check_grams(grams: Mapping[str, Gram] | None, layers: list[Prunable], sequential: bool) -> None:
+    """Refuse sums that would be ignored, or belong to other layers."""
+    if grams is None:
+        return
+    if sequential:
+        raise InvalidProblemError("grams are those of the dense model; give sequential=False to use them")
+    for layer in layers:
+        groups, rows, cols = layer.view.shape
+        gram = grams.get(layer.name)
+        if gram is None or gram.xy.shape != (groups, cols, rows):
+            raise InvalidProblemError(f"grams hold nothing for layer {layer.name!r}; collect them from the same model")
+
+
+def _literal(name: str) -> str:
+    """A glob that matches this name alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

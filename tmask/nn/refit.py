@@ -1,0 +1,50 @@
+"""How the weights of a layer become those on a mask, and the settings of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.gram import Gram
+from tmask.nn.least_squares import adam, fold_means, least_squares
+from tmask.nn.pruning import Plan
+
+Refit = Literal["least-squares", "adam", "none"]
+REFITS: tuple[Refit, ...] = ("least-squares", "adam", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Refitting:
+    """From the weights of a layer to those on a mask."""
+
+    method: Refit
+    damping: float
+    fold: bool
+    steps: int
+    learning_rate: float
+
+    def __call__(self, plan: Plan, gram: Gram, weight: Tensor, mask: Tensor) -> Tensor:
+        start = weight * mask
+        if self.fold and plan.pattern is not None:
+            folded = fold_means(weight, mask, plan.pattern.m, plan.layer.view.positions)
+            better = gram.errors(folded) < gram.errors(start)
+            start = torch.where(better[:, :, None], folded, start)
+        if self.method == "least-squares":
+            return least_squares(gram, start, mask, self.damping)
+        if self.method == "adam":
+            return adam(gram, start, mask, self.steps, self.learning_rate)
+        return start
+
+
+def check_settings(method: str, damping: float, steps: int, learning_rate: float) -> None:
+    """Refuse what cannot be meant."""
+    if method not in REFITS:
+        raise InvalidProblemError(f"method {method!r}: choose one of {', '.join(REFITS)}")
+    if not 0 <= damping < float("inf"):
+        raise InvalidProblemError(f"damping {damping!r} must be a number, at least 0")
+    if steps < 1 or not 0 < learning_rate < float("inf"):
+        raise InvalidProblemError(f"steps {steps!r} and learning_rate {learning_rate!r} must be positive")
