@@ -5,6 +5,7 @@
 """
 
 from tmask.nn.applying import sparsify
+from tmask.nn.baking import bake
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.exporting import export, export_state_dict
 from tmask.nn.packing import Packed, pack, unpack
@@ -24,6 +25,7 @@ __all__ = [
     "Schedule",
     "Score",
     "Sparsifier",
+    "bake",
     "export",
     "export_state_dict",
     "pack",
