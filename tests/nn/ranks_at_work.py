@@ -114,7 +114,7 @@ def with_ddp(rank, world, folder):
 
     with pytest.raises(RanksDifferError, match=r"layer '0.weight': the weight differs on rank 1 from rank 0; seed all"):
         tnn.sparsify(net(seed=rank))
-    with pytest.raises(RanksDifferError, match="layers or patterns at a renewal differ on rank 1 .*distributed=False"):
+    with pytest.raises(RanksDifferError, match=r"layers or patterns at a renewal differ on rank 1 .*distributed=False"):
         tnn.sparsify(net(), exclude=["4"] if rank == 1 else [])
     masks = {"0.weight": tmask.solve(net(seed=rank)[0].weight, "2:4").mask}
     with pytest.raises(RanksDifferError, match=r"layer '0.weight': the new mask differs on rank 1"):

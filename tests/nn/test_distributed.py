@@ -75,11 +75,11 @@ def test_fingerprints_of_tensors_longer_than_a_chunk():
 
 def test_what_ranks_disagree_on_is_said():
     check_same([1, 1, 1], "step differs", "wait")
-    with pytest.raises(RanksDifferError, match="^step differs on ranks 1, 3 from rank 0; wait$"):
+    with pytest.raises(RanksDifferError, match=r"^step differs on ranks 1, 3 from rank 0; wait$"):
         check_same([1, 2, 1, 3], "step differs", "wait")
 
 
 def test_a_failure_elsewhere_keeps_its_rank_and_text():
     raise_first([None, None], None)
-    with pytest.raises(SolverFailedError, match="^rank 1: OSError: disk full$"):
+    with pytest.raises(SolverFailedError, match=r"^rank 1: OSError: disk full$"):
         raise_first([None, portable(OSError("disk full"))], None)
