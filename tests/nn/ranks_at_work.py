@@ -211,6 +211,10 @@ def with_fsdp(rank, world, folder):
     with pytest.raises(tmask.InvalidProblemError, match=r"layer '2.weight': .*backend=\"masked\""):
         sparsifier.watch(adamw(model))
 
+    model, optimizer, _ = sharded(schedule=tnn.Periodic(every=1), distributed=False)
+    with pytest.raises(tmask.InvalidProblemError, match="leave out distributed=False"):
+        train(model, optimizer, (rank, world), 1)
+
     outer = dist.new_group([0, 2])
     sparsifier = tnn.sparsify(net(seed=rank % 2), distributed=False if rank == 1 else outer)
     for layer in sparsifier.layers:
