@@ -155,3 +155,15 @@ def test_generated_code_gives_the_same_step():
         call = torch.compile(one, fullgraph=True) if one is model else one
         losses.append(train(call, optimizer, 3))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_hooks_that_wait_for_a_gradient_outlive_sparsify():
+    model = mlp()
+    weight = model[0].weight
+    accumulator = weight.view_as(weight).grad_fn.next_functions[0][0]  # what DDP keeps its hooks on
+    calls = []
+    accumulator.register_hook(lambda *gradients: calls.append("accumulated"))
+    tnn.sparsify(model)
+    model(batch((2, 8))).sum().backward()
+    assert calls == ["accumulated"]
+    assert "set_" not in vars(weight)

@@ -144,7 +144,14 @@ def put_on(module: nn.Module, tensor: str, masked: Masked) -> None:
     Its position among the module's parameters is noted, for `take_off` to restore.
     """
     position = list(module._parameters).index(tensor)
-    parametrize.register_parametrization(module, tensor, masked, unsafe=True)
+    weight: Any = module._parameters[tensor]
+    # torch ends with weight.set_(weight), which gives it another gradient accumulator: DDP, if it is around the model
+    # already, and every hook on the old one would then wait for gradients in vain.
+    weight.set_ = lambda source: weight
+    try:
+        parametrize.register_parametrization(module, tensor, masked, unsafe=True)
+    finally:
+        del weight.set_
     vars(steps_of(module, tensor))["position"] = position
 
 

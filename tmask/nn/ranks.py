@@ -25,15 +25,14 @@ class Ranks:
 
     @classmethod
     def of(cls, distributed: Any) -> Ranks | None:
-        """What the argument `distributed` of `sparsify` means now, or None where this process trains alone.
+        """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked.
 
         Args:
             distributed: None for all processes if torch.distributed runs, False for none, or a process group.
         """
         if distributed is False or not (dist.is_available() and dist.is_initialized()):
             return None
-        ranks = cls(distributed)
-        return ranks if ranks.size > 1 else None
+        return cls(distributed)
 
     @property
     def size(self) -> int:

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from tmask.errors import InvalidProblemError
 from tmask.nn.finding import FoundMask, MaskFinder
 from tmask.nn.layer import SparseLayer
+from tmask.nn.parametrization import is_sharded
 from tmask.nn.ranks import Ranks
 from tmask.pattern import Pattern
 
@@ -28,6 +30,7 @@ def find_masks(
         given: masks from the user, which are checked; the others are found.
         distributed: as in `tmask.nn.sparsify`.
     Raises:
+        InvalidProblemError: sharded weights, and `distributed` False.
         TmaskError: as `MaskFinder`, and as `tmask.nn.distributed` on several ranks.
     """
 
@@ -37,7 +40,14 @@ def find_masks(
             return finder.judge(name, weight, given[name], pattern, layer.groups)
         return finder.find(name, weight, pattern, layer.groups, step)
 
-    if (ranks := Ranks.of(distributed)) is None:
+    ranks = Ranks.of(distributed)
+    sharded = [layer.name for layer in layers if is_sharded(layer.weight)]
+    if sharded and ranks is None:
+        raise InvalidProblemError(
+            f"layer {sharded[0]!r} is sharded over ranks, which have to find its mask together; leave out "
+            "distributed=False"
+        )
+    if ranks is None or (ranks.size == 1 and not sharded):
         return {layer.name: find(layer, layer.weight.detach()) for layer in layers}
     from tmask.nn.distributed import Shared
 

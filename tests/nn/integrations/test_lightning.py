@@ -9,9 +9,9 @@ from tmask import nn as tnn
 
 pytest.importorskip("lightning")
 
-from lightning.pytorch import LightningModule, Trainer  # noqa: E402
+from lightning.pytorch import LightningModule, Trainer
 
-from tmask.nn.integrations.lightning import SparsifierCallback, export_checkpoint  # noqa: E402
+from tmask.nn.integrations.lightning import SparsifierCallback, export_checkpoint
 
 DYNAMIC = tnn.Periodic(every=2)
 DATA = list(batch((4, 8)))  # one batch: a Trainer that resumes goes through several in another order

@@ -1,0 +1,221 @@
+"""What the processes of the distributed tests do; every assertion runs on every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import tmask
+from tests.nn.models import batch
+from tmask import nn as tnn
+from tmask.errors import RanksDifferError
+
+# Ranks add gradients of parts of the batch, so results differ from one process's by rounding: some 1e-16 a step, which
+# AdamW can make larger where a gradient is near 0.
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+STEPS = 6
+NAMES = ["0.weight", "2.weight", "4.weight"]
+
+
+def net(seed=0):
+    """(18, 8), (12, 18) and (4, 12): three ranks get 6 rows of the first, in the middle of a block, and 2, 2, 0 of the
+    last."""
+    torch.manual_seed(seed)
+    layers = nn.Linear(8, 18), nn.Tanh(), nn.Linear(18, 12), nn.Tanh(), nn.Linear(12, 4)
+    return nn.Sequential(*layers).double()
+
+
+def train(model, optimizer, ranks=(0, 1), steps=STEPS, first=0):
+    """Losses of steps, each over the whole batch, of which rank i of n takes a part."""
+    rank, world = ranks
+    losses = []
+    for step in range(first, first + steps):
+        x = batch((12, 8), step, torch.float64).chunk(world)[rank]
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        if world > 1:
+            dist.all_reduce(loss.detach())
+        losses.append(loss.item() / world)
+    return losses
+
+
+def adamw(model):
+    return torch.optim.AdamW(model.parameters(), 0.05)
+
+
+def alone(**options):
+    """The same training in this process alone: losses and Sparsifier."""
+    model = net()
+    optimizer = adamw(model)
+    sparsifier = tnn.sparsify(model, optimizer=optimizer, distributed=False, **options)
+    return train(model, optimizer), sparsifier, model
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def compare(sparsifier, reference):
+    """Masks equal bit for bit; figures, report and state equal but for rounding and time."""
+    for layer, other in zip(sparsifier.layers, reference.layers, strict=True):
+        assert torch.equal(whole(layer.masked.mask), other.masked.mask)
+        torch.testing.assert_close(whole(layer.weight.detach()), other.weight.detach(), **CLOSE)
+    figures, expected = ({k: v for k, v in s.metrics().items() if "seconds" not in k} for s in (sparsifier, reference))
+    assert figures == pytest.approx(expected, abs=1e-12)
+    for row, other in zip(sparsifier.report(), reference.report(), strict=True):
+        assert (row.shape, row.pattern, row.step, row.gap) == (other.shape, other.pattern, other.step, other.gap)
+        assert row.retained == pytest.approx(other.retained)
+    state, expected = sparsifier.state_dict(), reference.state_dict()
+    for name in expected["layers"]:
+        score = expected["layers"][name].pop("score")
+        assert state["layers"][name].pop("score") == pytest.approx(score)
+    assert state == expected
+
+
+def with_ddp(rank, world, folder):
+    """DDP: as one process, each mask found once; whatever ranks disagree on is an error on all of them."""
+    options = {"schedule": tnn.Periodic(every=2), "decay": tnn.MaskedDecay(0.01)}
+    losses, reference, _ = alone(**options)
+    found = []
+
+    def score(name, weight):
+        found.append(name)
+        return weight.abs()
+
+    for wrapped_first in (False, True):
+        model = net()
+        if wrapped_first:
+            parallel = DistributedDataParallel(model)
+            sparsifier = tnn.sparsify(model, score=score, **options)
+        else:
+            sparsifier = tnn.sparsify(model, score=score, **options)
+            parallel = DistributedDataParallel(model)
+        optimizer = adamw(parallel)
+        sparsifier.watch(optimizer)
+        torch.testing.assert_close(train(parallel, optimizer, (rank, world)), losses, **CLOSE)
+        compare(sparsifier, reference)
+    counts = [None] * world
+    dist.all_gather_object(counts, found)
+    assert sorted(sum(counts, [])) == sorted(NAMES * 2 * 4)  # noqa: RUF017
+    assert all(counts)  # the work is shared
+
+    if rank == 1:
+        sparsifier.layers[1].masked.mask.logical_not_()
+    with pytest.raises(RanksDifferError, match=r"layer '2.weight': the mask in force differs on rank 1 from rank 0"):
+        train(parallel, optimizer, (rank, world), 2, STEPS)
+
+    with pytest.raises(RanksDifferError, match=r"layer '0.weight': the weight differs on rank 1 from rank 0; seed all"):
+        tnn.sparsify(net(seed=rank))
+    with pytest.raises(RanksDifferError, match=r"layers or patterns at a renewal differ on rank 1 .*distributed=False"):
+        tnn.sparsify(net(), exclude=["4"] if rank == 1 else [])
+    masks = {"0.weight": tmask.solve(net(seed=rank)[0].weight, "2:4").mask}
+    with pytest.raises(RanksDifferError, match=r"layer '0.weight': the new mask differs on rank 1"):
+        tnn.sparsify(net(), masks=masks)
+    same = tmask.solve(net(seed=5)[0].weight, "2:4").mask
+    given = tnn.sparsify(net(), masks={"0.weight": same})
+    assert torch.equal(given.layers[0].masked.mask, same)
+
+    def local(name, weight):  # fails on the one rank that is asked about this layer
+        if name == "2.weight":
+            raise ValueError("no activations")
+        return weight.abs()
+
+    with pytest.raises(tmask.SolverFailedError, match="rank 0: ValueError: no activations"):
+        tnn.sparsify(net(), score=local)
+    model = net()
+    with torch.no_grad():
+        model[2].weight[1, 2] = torch.nan
+    with pytest.raises(tmask.InvalidProblemError, match=r"rank 0: step 0, layer '2.weight': .*NaN"):
+        tnn.sparsify(model)
+    assert [type(step) for step in model.modules()] == [type(step) for step in net().modules()]
+
+
+def with_fsdp(rank, world, folder):
+    """FSDP2: as one process, masks in shards like the weights; saved, resumed, exported; misuse is refused."""
+    mesh = dist.init_device_mesh("cpu", (world,))
+
+    def sharded(optimizer=adamw, **options):
+        model = net()
+        sparsifier = tnn.sparsify(model, **options)
+        for layer in (model[0], model[2], model[4], model):
+            fully_shard(layer, mesh=mesh)
+        made = optimizer(model)
+        sparsifier.watch(made)
+        return model, made, sparsifier
+
+    for options in (
+        {"schedule": tnn.Periodic(every=2), "decay": tnn.MaskedDecay(0.01)},
+        {"schedule": tnn.Periodic(every=3, gradient="masked"), "decay": tnn.MaskedDecay(0.01, "weight")},
+        {"schedule": tnn.Periodic(every=2, begin=1, ramp=2, dense_from=5)},
+    ):
+        losses, reference, plain = alone(**options)
+        model, optimizer, sparsifier = sharded(**options)
+        torch.testing.assert_close(train(model, optimizer, (rank, world)), losses, **CLOSE)
+        compare(sparsifier, reference)
+        for layer in sparsifier.layers:
+            assert layer.masked.mask.placements == layer.weight.placements
+            assert layer.masked.mask.to_local().shape == layer.weight.to_local().shape
+    assert [len(layer.weight.to_local()) for layer in sparsifier.layers] == [6, 4, 2 if rank < 2 else 0]
+    x = batch((4, 8), 7, torch.float64)
+    torch.testing.assert_close(model(x), plain(x), **CLOSE)
+
+    options = {"schedule": tnn.Periodic(every=2)}
+    model, optimizer, sparsifier = sharded(**options)
+    train(model, optimizer, (rank, world), 3)
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    checkpoint.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder / "saved")
+    state = sparsifier.state_dict()
+    losses = train(model, optimizer, (rank, world), 3, 3)
+    again, other, resumed = sharded(**options)
+    model_state, optimizer_state = get_state_dict(again, other)
+    checkpoint.load({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder / "saved")
+    checkpoint.state_dict.set_state_dict(again, other, model_state_dict=model_state, optim_state_dict=optimizer_state)
+    resumed.load_state_dict(state)
+    assert train(again, other, (rank, world), 3, 3) == losses
+    for layer, twin in zip(sparsifier.layers, resumed.layers, strict=True):
+        assert torch.equal(whole(layer.masked.mask), whole(twin.masked.mask))
+
+    _, _, plain = alone(**options)
+    expected = tnn.export_state_dict(plain)
+    exported = tnn.export_state_dict(model)
+    gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    for name, tensor in exported.items():
+        torch.testing.assert_close(whole(tensor), expected[name], **CLOSE)
+        torch.testing.assert_close(tnn.bake(gathered)[name], expected[name], **CLOSE)
+    assert exported.keys() == expected.keys()
+
+    with pytest.raises(tmask.InvalidProblemError, match="sharded by fully_shard"):
+        tnn.export(model)
+    with pytest.raises(tmask.InvalidProblemError, match="sharded by fully_shard"):
+        sparsifier.remove()
+    with pytest.raises(tmask.InvalidProblemError, match=r"'weight' is sharded already: call sparsify on the whole"):
+        tnn.sparsify(fully_shard(nn.Linear(8, 8), mesh=mesh))
+    model = net()
+    optimizer = adamw(model)
+    tnn.sparsify(model, optimizer=optimizer)
+    fully_shard(model, mesh=mesh)
+    with pytest.raises(tmask.InvalidProblemError, match="make the optimizer after it"):
+        train(model, optimizer, (rank, world), 1)
+    model = net()
+    sparsifier = tnn.sparsify(model)
+    fully_shard(model, mesh=mesh)
+    sparsifier.layers[1].backend = "semi_structured"
+    with pytest.raises(tmask.InvalidProblemError, match=r"layer '2.weight': .*backend=\"masked\""):
+        sparsifier.watch(adamw(model))
+
+    model, optimizer, _ = sharded(schedule=tnn.Periodic(every=1), distributed=False)
+    with pytest.raises(tmask.InvalidProblemError, match="leave out distributed=False"):
+        train(model, optimizer, (rank, world), 1)
+
+    outer = dist.new_group([0, 2])
+    sparsifier = tnn.sparsify(net(seed=rank % 2), distributed=False if rank == 1 else outer)
+    for layer in sparsifier.layers:
+        assert torch.equal(layer.masked.mask, tmask.solve(layer.weight, "2:4").mask)
