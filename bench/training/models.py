@@ -89,10 +89,12 @@ class Gpt(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
+            if name in ("tokens.weight", "positions.weight"):
+                nn.init.normal_(parameter, std=0.2)
+            elif parameter.ndim == 2:
                 # What adds to the stream starts smaller, by the number of additions.
                 last = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / ((2 * layers) ** 0.5 if last else 1))
+                nn.init.normal_(parameter, std=0.05 / ((2 * layers) ** 0.5 if last else 1))
 
     def forward(self, characters: Tensor) -> Tensor:
         places = torch.arange(characters.shape[1], device=characters.device)
