@@ -19,7 +19,7 @@ from bench.training.models import Gpt, ResNet
 from bench.training.settings import Setting, Size, VisionSize
 from tmask.nn import MaskedDecay, Renewal, Sparsifier
 
-TESTS = 4  # tests over a run, the last one at its end
+TESTS = 2  # in a run, the last one at its end
 _WARM_UP = 0.05  # share of the steps over which the learning rate rises
 
 

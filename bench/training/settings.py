@@ -107,8 +107,8 @@ SCALES: dict[str, dict[str, Size]] = {
         "language": LanguageSize(context=16, width=32, layers=1, heads=2, steps=8, batch=4, rate=1e-3),
     },
     "small": {
-        "vision": VisionSize(side=16, width=16, blocks=1, steps=480, batch=64, rate=0.1),
-        "language": LanguageSize(context=64, width=128, layers=2, heads=4, steps=640, batch=8, rate=3e-3),
+        "vision": VisionSize(side=16, width=16, blocks=1, steps=400, batch=64, rate=0.1),
+        "language": LanguageSize(context=64, width=128, layers=2, heads=4, steps=560, batch=8, rate=3e-3),
     },
     "full": {
         "vision": VisionSize(side=32, width=32, blocks=3, steps=12000, batch=128, rate=0.1),
