@@ -2,6 +2,7 @@
 
     python -m bench.training.run --task vision  [--images cifar10_small.npz]   # each may run in a process of its own
     python -m bench.training.run --task language [--text tinyshakespeare.txt]
+    python -m bench.training.renewals                                          # their share of the time
     python -m bench.training.report
 
 Two tasks: a ResNet on images, a GPT on characters. Without files they take what is installed: scikit-learn's digits,

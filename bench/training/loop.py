@@ -33,8 +33,8 @@ class Point:
         test_loss, test_accuracy: on everything held out.
         flip_rate: share of mask bits that the renewal at this step changed.
         retained: share of |weight| that its masks keep; gap: to the best transposable masks.
-        step_seconds: median of the steps since the point before, those with a renewal among them.
-        renewal_seconds: of the renewal alone.
+        step_seconds: median of the steps since the point before, by the wall clock.
+        renewal_seconds: of the renewal alone, by the wall clock; `renewals.py` compares the two on equal terms.
     """
 
     step: int
@@ -128,7 +128,7 @@ def run(
     for step, (inputs, targets) in enumerate(batches, start=1):
         begin = time.perf_counter()
         model.train()
-        loss = _loss(model(inputs.to(device)), targets.to(device))
+        loss = loss_of(model(inputs.to(device)), targets.to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -166,12 +166,12 @@ def test(model: nn.Module, data: Data, device: torch.device) -> tuple[float, flo
     loss, right, count = 0.0, 0, 0
     for inputs, targets in data.held_out():
         logits, wanted = model(inputs.to(device)), targets.to(device)
-        loss += float(_loss(logits, wanted)) * wanted.numel()
+        loss += float(loss_of(logits, wanted)) * wanted.numel()
         right += int((logits.argmax(-1) == wanted).sum())
         count += wanted.numel()
     return loss / count, right / count
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats: logits (B, classes) and (B,), or (B, T, V) and (B, T)."""
     return functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())

@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from bench.run import RESULTS
+from bench.run import RESULTS, read_rows
 from bench.training.figures import draw_figures
 from bench.training.paired import Difference, difference, judge
-from bench.training.results import TaskResults, read_results
+from bench.training.results import Row, TaskResults, read_results
 from bench.training.settings import PATTERNS, Setting
 from tmask.files.atomic import atomic_path
 
@@ -94,38 +94,48 @@ def solvers_table(results: TaskResults) -> str:
     return markdown(header, rows)
 
 
-def renewals_table(results: TaskResults) -> str:
-    """What renewing masks costs, and what the masks do meanwhile."""
+def masks_table(results: TaskResults) -> str:
+    """What the masks are like, and whether they settle."""
     rows = []
     for setting in results.settings:
-        step, renewal = (results.median(setting, f"{what}_seconds") for what in ("step", "renewal"))
-        if step is None or renewal is None or setting.pretrained:
+        retained, flips = results.curve(setting, "retained"), results.curve(setting, "flip_rate")
+        if not retained:
             continue
-        flips = results.curve(setting, "flip_rate")
+        ends = (min(flips), max(flips)) if flips else ()
+        gap = results.mean(setting, "gap")
         rows.append(
             [
                 setting.name,
-                f"{1e3 * step:.1f}",
-                f"{1e3 * renewal:.2f}",
-                *(f"{100 * renewal / (renewal + every * step):.2g}" for every in (40, 1)),
-                f"{100 * (results.mean(setting, 'retained') or 0):.1f}",
-                " to ".join(f"{100 * statistics.fmean(flips[step]):.2g}" for step in (min(flips), max(flips))),
+                f"{100 * statistics.fmean(retained[max(retained)]):.1f}",
+                "" if gap is None else f"{100 * gap:.2f}",
+                " to ".join(f"{100 * statistics.fmean(flips[step]):.2g}" for step in ends),
             ]
         )
-    every_40, every_1 = (f"share at every={every}, %" for every in (40, 1))
-    header = (
-        "setting",
-        "step, ms",
-        "renewal, ms",
-        every_40,
-        every_1,
-        "|weight| kept, %",
-        "flip rate, first to last, %",
-    )
-    return markdown([name.replace("|", "\\|") for name in header], rows)
+    header = ("setting", "share of weight kept, %", "gap to the best masks, %", "flip rate, first to last renewal, %")
+    return markdown(header, rows)
 
 
-def report(results: Sequence[TaskResults], source: str) -> str:
+def costs_table(task: str, rows: Sequence[Row]) -> str:
+    """What renewals cost, from the rows of `bench.training.renewals`."""
+    mine = [row for row in rows if row["task"] == task]
+    if not mine:
+        return "Not measured; run `python -m bench.training.renewals`."
+    cells = [
+        [
+            row["setting"],
+            f"{1e3 * float(row['step_seconds']):.1f}",
+            f"{1e3 * float(row['renewal_seconds']):.2f}",
+            *(f"{100 * float(row[f'share_every_{every}']):.2g}" for every in (40, 1)),
+        ]
+        for row in mine
+    ]
+    shares = (f"share of the time at every={every}, %" for every in (40, 1))
+    clock = {"CPU": "CPU time", "wall": "wall clock"}[mine[0]["clock"]]
+    note = f"Medians, {clock}; commit {mine[0]['commit']}, {mine[0]['device']}, {mine[0]['date'][:10]}.\n\n"
+    return note + markdown(("setting", "step, ms", "renewal, ms", *shares), cells)
+
+
+def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) -> str:
     """The whole page."""
     parts = ["# Training under masks\n", _EXPLANATION]
     for result in results:
@@ -136,8 +146,8 @@ def report(results: Sequence[TaskResults], source: str) -> str:
         commits = sorted({rows[-1]["commit"] for by in result.rows.values() for rows in by.values()})
         parts += [
             f"\n## {result.task.capitalize()}: {row['data']}\n",
-            f"{row['sizes']}; {int(row['parameters']):,} weights, {share:,} of them under masks; seeds "
-            f"{', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by frequency has "
+            f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
+            f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by frequency has "
             f"a loss of {float(row['trivial_loss']):.3f}.\nDrawn from `{source}`: commit {', '.join(commits)}, "
             f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, {max(dates)}.\n",
             settings_table(result),
@@ -145,9 +155,10 @@ def report(results: Sequence[TaskResults], source: str) -> str:
             "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the same "
             "weights, mean over all renewals.\n",
             solvers_table(result),
-            "\n### Renewals\n",
-            "Medians over all steps and renewals of the runs; shares are renewal / (renewal + every * step).\n",
-            renewals_table(result),
+            "\n### Masks\n",
+            masks_table(result),
+            "\n### What renewals cost\n",
+            costs_table(result.task, costs),
         ]
     return "\n".join(parts) + "\n"
 
@@ -159,9 +170,10 @@ def _p(found: Difference) -> str:
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.training.run.")] = RESULTS / "training.csv") -> None:
     """Write CSV.md and the plots beside the CSV."""
     results = read_results(csv)
+    costs = read_rows(csv.with_name(f"{csv.stem}_renewals.csv"))
     target = csv.with_suffix(".md")
     with atomic_path(target) as temporary:
-        temporary.write_text(report(results, csv.name))
+        temporary.write_text(report(results, costs, csv.name))
     for path in (target, *draw_figures(results, csv)):
         print(path)
 

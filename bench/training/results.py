@@ -55,11 +55,6 @@ class TaskResults:
         values = [value for values in self.curve(setting, column).values() for value in values]
         return statistics.fmean(values) if values else None
 
-    def median(self, setting: Setting, column: str) -> float | None:
-        """Over all seeds and steps."""
-        values = [value for values in self.curve(setting, column).values() for value in values]
-        return statistics.median(values) if values else None
-
 
 def read_results(csv: Path) -> list[TaskResults]:
     """The tasks that a CSV has rows of.

@@ -116,14 +116,29 @@ class Runs:
             "parameters": outcome.parameters,
             "under_mask": outcome.under_mask,
         }
-        cuda = self.device.type == "cuda"
-        machine = {
-            "commit": self.commit,
-            "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
-            "threads": torch.get_num_threads(),
-            **environment(),
-        }
+        machine = machine_columns(self.commit, self.device)
         return [run_columns | asdict(point) | machine for point in outcome.points]
+
+
+def machine_columns(code: str, device: torch.device) -> dict[str, Any]:
+    """Where rows were measured, and by which commit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"commit": code, "device": name, "threads": torch.get_num_threads(), **environment()}
+
+
+def check_options(task: str, scale: str, device: str) -> list[str]:
+    """The tasks that are meant.
+
+    Raises:
+        InvalidProblemError: a task or scale that does not exist, or a device that is not here.
+    """
+    if scale not in SCALES:
+        raise InvalidProblemError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
+    if task and task not in TASKS:
+        raise InvalidProblemError(f"no task {task!r}; there are: {', '.join(TASKS)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidProblemError(f"device {device!r}: no CUDA device here")
+    return [task] if task else list(TASKS)
 
 
 def load(task: str, scale: str, images: Path | None, text: Path | None) -> Data:
@@ -162,17 +177,11 @@ def main(
     out: Annotated[Path, typer.Option(help="The CSV file to write, or to go on with.")] = RESULTS / "training.csv",
 ) -> None:
     """Run the training benchmark."""
-    if scale not in SCALES:
-        raise InvalidProblemError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
-    if task and task not in TASKS:
-        raise InvalidProblemError(f"no task {task!r}; there are: {', '.join(TASKS)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidProblemError(f"device {device!r}: no CUDA device here")
+    tasks = check_options(task, scale, device)
     check_output(out, overwrite=True)
     # bench/__init__.py asks for one thread, which the user's own setting overrides.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    chosen = [task] if task else list(TASKS)
-    for name in chosen:
+    for name in tasks:
         data = load(name, scale, images, text)
         _run_all(Runs(name, scale, data, torch.device(device), out), seeds)
     print(f"{len(read_rows(out))} rows in {out}")
