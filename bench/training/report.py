@@ -147,8 +147,8 @@ def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) ->
         parts += [
             f"\n## {result.task.capitalize()}: {row['data']}\n",
             f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
-            f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by frequency has "
-            f"a loss of {float(row['trivial_loss']):.3f}.\nDrawn from `{source}`: commit {', '.join(commits)}, "
+            f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by "
+            f"frequency has a loss of {float(row['trivial_loss']):.3f}.\nDrawn from `{source}`: commit {', '.join(commits)}, "
             f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, {max(dates)}.\n",
             settings_table(result),
             "\n### Do optimal masks train better than greedy ones?\n",
