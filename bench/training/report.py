@@ -94,6 +94,15 @@ def solvers_table(results: TaskResults) -> str:
     return markdown(header, rows)
 
 
+def price_of_transposing(results: TaskResults) -> str:
+    """What asking for n of m along both axes costs beside n of m along one."""
+    ours, theirs = (results.final(Setting(masks, "2:4"), "test_loss") for masks in ("exact", "plain"))
+    if not ours.keys() & theirs.keys():
+        return "Not run."
+    found = difference(ours, theirs)
+    return f"Loss, `exact 2:4` - `plain 2:4`: {signed(found)}, p = {_p(found)}; within noise: {verdict(found)}."
+
+
 def masks_table(results: TaskResults) -> str:
     """What the masks are like, and whether they settle."""
     rows = []
@@ -148,13 +157,16 @@ def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) ->
             f"\n## {result.task.capitalize()}: {row['data']}\n",
             f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
             f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by "
-            f"frequency has a loss of {float(row['trivial_loss']):.3f}.\nDrawn from `{source}`: commit {', '.join(commits)}, "
+            f"frequency has a loss of {float(row['trivial_loss']):.3f}.\n"
+            f"Drawn from `{source}`: commit {', '.join(commits)}, "
             f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, {max(dates)}.\n",
             settings_table(result),
             "\n### Do optimal masks train better than greedy ones?\n",
             "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the same "
             "weights, mean over all renewals.\n",
             solvers_table(result),
+            "\n### What does it cost that masks are transposable?\n",
+            price_of_transposing(result),
             "\n### Masks\n",
             masks_table(result),
             "\n### What renewals cost\n",

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from scipy import stats
 
-from bench.training import loop
+from bench.training import loop, renewals
 from bench.training import run as runner
 from bench.training.data import load_images, load_text
 from bench.training.loop import build, optimizer_for, rate_factor
@@ -94,7 +94,7 @@ def test_rows_of_another_recipe_are_not_mixed(finished):
 def test_tables_and_plots(finished):
     report(finished)
     text = finished.with_suffix(".md").read_text()
-    for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### Renewals"):
+    for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### What renewals cost"):
         assert heading in text
     table = text[text.index("## Vision") : text.index("## Language")]
     assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:19]] == [s.name for s in SETTINGS]
@@ -111,6 +111,43 @@ def test_tables_and_plots(finished):
     for stem in ("curves", "flips", "differences"):
         for suffix in (".png", ".svg"):
             assert finished.with_name(f"training_{stem}{suffix}").stat().st_size > 5000
+
+
+def test_the_price_of_renewals_is_a_row_each_and_a_table(finished, tmp_path):
+    out = tmp_path / "training_renewals.csv"
+    renewals.main(task="language", scale="tiny", repeats=3, out=out)
+    rows = rows_of(out)
+    assert [row["setting"] for row in rows] == [s.name for s in SETTINGS if s.masks != "none" and not s.pretrained]
+    for row in rows:
+        step, renewing, alone = (float(row[f"{what}_seconds"]) for what in ("step", "renewing", "renewal"))
+        assert alone == pytest.approx(renewing - step)
+        assert float(row["share_every_40"]) == pytest.approx(alone / (alone + 40 * step))
+    (tmp_path / "training.csv").write_bytes(finished.read_bytes())
+    report(tmp_path / "training.csv")
+    vision, language = (tmp_path / "training.md").read_text().split("## Language")
+    assert "Not measured; run `python -m bench.training.renewals`." in vision
+    share = f"{100 * float(rows[0]['share_every_1']):.2g}"
+    assert f"| {share} |" in next(
+        line
+        for line in language.splitlines()
+        if "ms" not in line and line.startswith("| plain 2:4") and line.count("|") == 6
+    )
+
+
+def test_renewing_at_every_step_is_what_is_timed(monkeypatch):
+    """One copy of the network renews at each step, the other never after the first masks."""
+    seen = []
+    put = renewals.put_masks
+
+    def counting(model, setting, optimizer, decay, every, last, on_renewal):
+        count = []
+        seen.append(count)
+        return put(model, setting, optimizer, decay, every, last, count.append)
+
+    monkeypatch.setattr(renewals, "put_masks", counting)
+    size, data = SCALES["tiny"]["vision"], load_images(None, 8)
+    renewals.measure(size, data, Setting("exact", "2:4"), CPU, repeats=2)
+    assert [len(count) for count in seen] == [1, 6]  # with three steps to warm up
 
 
 def test_a_report_of_one_seed_claims_nothing(finished, tmp_path):
