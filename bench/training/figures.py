@@ -108,6 +108,8 @@ def _cut_start(row: Sequence[Axes], result: TaskResults) -> None:
 
 def _flips(results: Sequence[TaskResults]) -> Figure:
     """A panel a task: flip rate at each renewal, mean over seeds."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 4.2)
     for axes, result in zip(row, results, strict=True):
         for setting in result.settings:
@@ -117,6 +119,9 @@ def _flips(results: Sequence[TaskResults]) -> Figure:
             style = _STYLES[_kind(setting)]["linestyle"]
             _line(axes, curve, label=setting.name, color=_PATTERN_COLOURS[setting.pattern], linestyle=style, band=False)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(result.task, fontsize=10)
         axes.set_xlabel("step")
         axes.grid(color="#dddddd")
