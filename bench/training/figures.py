@@ -1,0 +1,167 @@
+"""Curves, flip rates and differences from dense, each as PNG and SVG.
+
+Colours are Okabe and Ito's, which the colour-blind can tell apart; lines differ in their dashes as well.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.training.paired import difference
+from bench.training.results import Curve, TaskResults
+from bench.training.settings import PATTERNS, Setting
+from tmask.files.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "dense": {"color": "#000000", "linestyle": "-"},
+    "dense again": {"color": "#000000", "linestyle": ":"},
+    "plain": {"color": "#CC79A7", "linestyle": "-."},
+    "exact": {"color": "#0072B2", "linestyle": "-"},
+    "greedy": {"color": "#E69F00", "linestyle": "--"},
+    "frozen": {"color": "#009E73", "linestyle": ":"},
+}
+_PATTERN_COLOURS = dict(zip(PATTERNS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+_UNITS = {"vision": "loss (nats an image)", "language": "loss (nats a character)"}
+
+
+def draw_figures(results: Sequence[TaskResults], csv: Path) -> list[Path]:
+    """Write CSV_curves, CSV_flips and CSV_differences beside the CSV."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    paths = []
+    with matplotlib.rc_context({"svg.hashsalt": "tmask", "axes.axisbelow": True, "font.size": 10}):
+        for name, draw in (("curves", _curves), ("flips", _flips), ("differences", _differences)):
+            figure = draw(results)
+            for suffix in (".png", ".svg"):
+                path = csv.with_name(f"{csv.stem}_{name}{suffix}")
+                with atomic_path(path) as temporary:
+                    # Without the date the same CSV gives the same SVG.
+                    metadata = {"Date": None} if suffix == ".svg" else None
+                    figure.savefig(temporary, dpi=150, metadata=metadata)
+                paths.append(path)
+    return paths
+
+
+def _kind(setting: Setting) -> str:
+    """What a setting is called where its pattern stands elsewhere."""
+    return setting.name.removesuffix(setting.pattern).strip()
+
+
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    return figure, [list(row) for row in panels]
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
+    """One for all panels, below them, every label once."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(str(label), handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _curves(results: Sequence[TaskResults]) -> Figure:
+    """A row of panels a task, one a pattern: training loss as lines, test loss as markers, means over seeds."""
+    figure, panels = _panels(len(results), len(PATTERNS), 11, 0.8 + 3.2 * len(results))
+    for row, result in zip(panels, results, strict=True):
+        for axes, pattern in zip(row, PATTERNS, strict=True):
+            for setting in result.settings:
+                if setting.pattern in ("", pattern):
+                    _line(axes, result.curve(setting, "train_loss"), label=_kind(setting), **_STYLES[_kind(setting)])
+                    tested = _means(result.curve(setting, "test_loss"))
+                    colour = _STYLES[_kind(setting)]["color"]
+                    axes.plot(*tested, linestyle="none", marker="o", markersize=4, color=colour, alpha=0.7)
+            axes.set_title(f"{result.task}, {pattern}", fontsize=10)
+            axes.set_xlabel("step")
+            axes.grid(color="#dddddd")
+        _cut_start(row, result)
+        row[0].set_ylabel(_UNITS[result.task])
+    figure.suptitle("Training loss (lines, mean and range over seeds) and test loss (dots)", fontsize=11)
+    _legend(figure, [axes for row in panels for axes in row], 6)
+    return figure
+
+
+def _cut_start(row: Sequence[Axes], result: TaskResults) -> None:
+    """The same range of losses in a row; the first points, before anything is learned, may lie above it."""
+    values = []
+    for setting in result.settings:
+        train = _means(result.curve(setting, "train_loss"))[1]
+        values += [*train[min(2, len(train) - 1) :], *_means(result.curve(setting, "test_loss"))[1]]
+    room = 0.05 * (max(values) - min(values))
+    for axes in row:
+        axes.set_ylim(min(values) - room, max(values) + room)
+
+
+def _flips(results: Sequence[TaskResults]) -> Figure:
+    """A panel a task: flip rate at each renewal, mean over seeds."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 4.2)
+    for axes, result in zip(row, results, strict=True):
+        for setting in result.settings:
+            curve = {step: [100 * v for v in values] for step, values in result.curve(setting, "flip_rate").items()}
+            if setting.masks == "none" or not curve:
+                continue
+            style = _STYLES[_kind(setting)]["linestyle"]
+            _line(axes, curve, label=setting.name, color=_PATTERN_COLOURS[setting.pattern], linestyle=style, band=False)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(result.task, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(color="#dddddd")
+    row[0].set_ylabel("flip rate (% of mask bits a renewal)")
+    figure.suptitle("Mask bits that change at each renewal, mean over seeds", fontsize=11)
+    _legend(figure, row, 4)
+    return figure
+
+
+def _differences(results: Sequence[TaskResults]) -> Figure:
+    """A panel a task: test loss minus that of dense, with the 95 % interval."""
+    figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 4.2)
+    for axes, result in zip(row, results, strict=True):
+        shown = [setting for setting in result.settings if setting.masks != "none"]
+        for place, setting in enumerate(shown):
+            found = difference(result.final(setting, "test_loss"), result.final(setting.reference, "test_loss"))
+            bar = 0.0 if math.isinf(found.half_width) else found.half_width
+            colour = _STYLES[_kind(setting)]["color"]
+            axes.errorbar([found.mean], [place], xerr=[bar], fmt="o", color=colour, capsize=3, markersize=5)
+        axes.axvline(0, color="#333333", linewidth=1)
+        axes.set_yticks(range(len(shown)), [setting.name for setting in shown])
+        axes.invert_yaxis()
+        axes.set_title(result.task, fontsize=10)
+        axes.set_xlabel(f"{_UNITS[result.task]}; worse to the right")
+        axes.grid(axis="x", color="#dddddd")
+        axes.locator_params(axis="x", nbins=6)
+    title = "Test loss minus that of dense (frozen: of dense trained on as long), mean and 95 % interval over seeds"
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _means(curve: Curve) -> tuple[list[int], list[float]]:
+    steps = sorted(curve)
+    return steps, [statistics.fmean(curve[step]) for step in steps]
+
+
+def _line(axes: Axes, curve: Curve, *, band: bool = True, **style: Any) -> None:
+    """Mean over seeds, and the range around it."""
+    steps, means = _means(curve)
+    axes.plot(steps, means, linewidth=1.6, **style)
+    if band:
+        low, high = ([pick(curve[step]) for step in steps] for pick in (min, max))
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)

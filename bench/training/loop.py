@@ -1,0 +1,177 @@
+"""One run: train a network under a setting and a seed, and note a point of its curves at every renewal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from bench.training.data import Data, Images, Text
+from bench.training.masks import proven_gap, put_masks
+from bench.training.models import Gpt, ResNet
+from bench.training.settings import Setting, Size, VisionSize
+from tmask.nn import MaskedDecay, Renewal, Sparsifier
+
+TESTS = 2  # in a run, the last one at its end
+_WARM_UP = 0.05  # share of the steps over which the learning rate rises
+
+
+@dataclass(slots=True)
+class Point:
+    """The curves at one step; None where there is nothing to say.
+
+    Args:
+        step: optimizer steps behind it.
+        train_loss: mean over the batches since the point before.
+        test_loss, test_accuracy: on everything held out.
+        flip_rate: share of mask bits that the renewal at this step changed.
+        retained: share of |weight| that its masks keep; gap: to the best transposable masks.
+        step_seconds: median of the steps since the point before, by the wall clock.
+        renewal_seconds: of the renewal alone, by the wall clock; `renewals.py` compares the two on equal terms.
+    """
+
+    step: int
+    train_loss: float
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    flip_rate: float | None = None
+    retained: float | None = None
+    gap: float | None = None
+    step_seconds: float | None = None
+    renewal_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run: its points, the dense state dict (None under masks), the weights in all and those under masks."""
+
+    points: list[Point]
+    state: dict[str, Tensor] | None
+    parameters: int
+    under_mask: int
+
+
+def build(size: Size, data: Data, seed: int) -> nn.Module:
+    """The network of a size, initialised by the seed."""
+    torch.manual_seed(seed)
+    if isinstance(size, VisionSize):
+        assert isinstance(data, Images)
+        return ResNet(data.train[0].shape[1], data.classes, size.width, size.blocks)
+    assert isinstance(data, Text)
+    return Gpt(data.classes, size.context, size.width, size.layers, size.heads)
+
+
+def optimizer_for(model: nn.Module, size: Size) -> tuple[Optimizer, MaskedDecay]:
+    """SGD for images, AdamW for text, with the decay of masked-out weights that goes with each."""
+    if isinstance(size, VisionSize):
+        sgd = torch.optim.SGD(model.parameters(), size.rate, momentum=0.9, weight_decay=size.weight_decay)
+        return sgd, MaskedDecay(size.masked_decay, through="weight")
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": size.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, size.rate, betas=(0.9, 0.95)), MaskedDecay(size.masked_decay)
+
+
+def rate_factor(step: int, steps: int) -> float:
+    """A linear rise, then a cosine down to 0."""
+    warm = max(1, round(_WARM_UP * steps))
+    return (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
+
+
+def run(
+    size: Size,
+    data: Data,
+    setting: Setting,
+    seed: int,
+    device: torch.device,
+    every: int,
+    pretrained: dict[str, Tensor] | None = None,
+    progress: Callable[[int], object] = lambda step: None,
+) -> Outcome:
+    """Train for the steps of the size.
+
+    Args:
+        every: steps between renewals, and between points.
+        pretrained: the state to begin with, where the setting does not start from scratch.
+        progress: called with the step behind each.
+    """
+    model = build(size, data, seed)
+    if pretrained is not None:
+        model.load_state_dict(pretrained)
+    model.to(device)
+    optimizer, decay = optimizer_for(model, size)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, size.steps))
+    renewals: dict[int, tuple[Renewal, float | None]] = {}
+    sparsifier: Sparsifier | None = None
+
+    def renewed(renewal: Renewal) -> None:
+        gap = None if sparsifier is None or setting.masks == "plain" else proven_gap(sparsifier, renewal)
+        renewals[renewal.step] = renewal, gap
+
+    if setting.masks != "none":
+        sparsifier = put_masks(model, setting, optimizer, decay, every, size.steps - 1, renewed)
+        if setting.masks != "plain":
+            renewals[0] = renewals[0][0], proven_gap(sparsifier, renewals[0][0])
+    tests = {round(size.steps * (i + 1) / TESTS / every) * every for i in range(TESTS - 1)} | {size.steps}
+    points: list[Point] = []
+    losses: list[Tensor] = []
+    seconds: list[float] = []
+    # A network that starts from a trained one sees other batches than that one did.
+    batches = data.batches(2 * seed + setting.pretrained, size.batch, size.steps)
+    for step, (inputs, targets) in enumerate(batches, start=1):
+        begin = time.perf_counter()
+        model.train()
+        loss = loss_of(model(inputs.to(device)), targets.to(device))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        rates.step()
+        losses.append(loss.detach())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+        if step % every == 0 or step == size.steps:
+            point = Point(step, float(torch.stack(losses).mean()), step_seconds=statistics.median(seconds))
+            if step in tests:
+                point.test_loss, point.test_accuracy = test(model, data, device)
+            _note_renewal(point, *renewals.get(step, (None, None)))
+            points.append(point)
+            losses, seconds = [], []
+        progress(step)
+    if setting.pretrained and 0 in renewals:
+        _note_renewal(points[0], *renewals[0])
+        points[0].flip_rate = None  # from no mask at all
+    under_mask = sum(layer.weight.numel() for layer in sparsifier.layers) if sparsifier else 0
+    state = None if sparsifier else {name: value.cpu() for name, value in model.state_dict().items()}
+    return Outcome(points, state, sum(p.numel() for p in model.parameters()), under_mask)
+
+
+def _note_renewal(point: Point, renewal: Renewal | None, gap: float | None) -> None:
+    if renewal is not None:
+        point.flip_rate, point.retained = renewal.flip_rate, renewal.score.retained
+        point.renewal_seconds, point.gap = renewal.seconds, gap
+
+
+@torch.no_grad()
+def test(model: nn.Module, data: Data, device: torch.device) -> tuple[float, float]:
+    """Mean loss and accuracy on everything held out."""
+    model.eval()
+    loss, right, count = 0.0, 0, 0
+    for inputs, targets in data.held_out():
+        logits, wanted = model(inputs.to(device)), targets.to(device)
+        loss += float(loss_of(logits, wanted)) * wanted.numel()
+        right += int((logits.argmax(-1) == wanted).sum())
+        count += wanted.numel()
+    return loss / count, right / count
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats: logits (B, classes) and (B,), or (B, T, V) and (B, T)."""
+    return functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())

@@ -1,0 +1,124 @@
+"""Puts the masks of a setting on a model: transposable ones by `sparsify`, plain N:M by the same machinery."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import tmask
+from bench.training.models import DENSE_LAYERS
+from bench.training.settings import Setting
+from tmask.errors import InvalidProblemError
+from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Score, Sparsifier, sparsify
+from tmask.nn.choice import Choice
+from tmask.nn.eligibility import select_layers
+from tmask.nn.finding import FoundMask, MaskFinder
+from tmask.pattern import Pattern
+from tmask.solution import optimality_gap
+from tmask_solvers.greedy_keep import GreedyKeep
+from tmask_solvers.midpoint import Midpoint
+
+OPTIMUM = Midpoint()
+SOLVERS = {"exact": OPTIMUM, "greedy": GreedyKeep(repair=True)}
+
+
+def put_masks(
+    model: nn.Module,
+    setting: Setting,
+    optimizer: Optimizer,
+    decay: MaskedDecay,
+    every: int,
+    last: int,
+    on_renewal: Callable[[Renewal], object],
+) -> Sparsifier:
+    """Masks by the setting, on every eligible layer but the classifier.
+
+    The multiplication is dense with the masked weight in every setting, so that only the masks differ. No proof is
+    asked of the solvers here: it would count in the greedy's time, and is free in the exact one's.
+
+    Args:
+        decay: of masked-out weights, while masks are renewed.
+        every: steps between renewals; last: the step of the last one.
+    """
+    schedule: Schedule = Frozen() if setting.pretrained else Periodic(every=every, end=last)
+    if setting.masks == "plain":
+        return put_plain(model, setting.pattern, schedule, optimizer, decay, on_renewal)
+    return sparsify(
+        model,
+        setting.pattern,
+        solver=SOLVERS[setting.masks],
+        schedule=schedule,
+        optimizer=optimizer,
+        exclude=DENSE_LAYERS,
+        backend="masked",
+        decay=None if setting.pretrained else decay,
+        certify=False,
+        on_renewal=on_renewal,
+    )
+
+
+def put_plain(
+    model: nn.Module,
+    pattern: str,
+    schedule: Schedule,
+    optimizer: Optimizer,
+    decay: MaskedDecay,
+    on_renewal: Callable[[Renewal], object],
+) -> Sparsifier:
+    """As `sparsify`, with masks that keep n of m along the input axis and ask nothing of the other."""
+    layers, skipped = select_layers(model, Choice.parse(pattern, ("*",), DENSE_LAYERS, None))
+    sparsifier = PlainSparsifier(layers, skipped, MaskFinder(), schedule, decay, on_renewal)
+    sparsifier.watch(optimizer)
+    sparsifier.start()
+    return sparsifier
+
+
+class PlainSparsifier(Sparsifier):
+    """Finds the best mask of plain N:M, whose groups of m can be chosen apart."""
+
+    def _find_masks(self, patterns: Mapping[str, Pattern | None], given: Mapping[str, object]) -> dict[str, FoundMask]:
+        found = {}
+        for layer in self.layers:
+            begin = time.perf_counter()
+            pattern, score = patterns[layer.name], layer.weight.detach().abs()
+            assert pattern is not None  # its schedules have no dense part
+            mask = plain_mask(score, pattern)
+            kept = Score(float(score[mask].double().sum()), float(score.double().sum()), None)
+            found[layer.name] = FoundMask(mask, kept, time.perf_counter() - begin)
+        return found
+
+
+def plain_mask(score: Tensor, pattern: Pattern) -> Tensor:
+    """The n largest of every m along the input axis, at each kernel position.
+
+    Args:
+        score: (out, in, ...), >= 0.
+    Returns:
+        bool, of the same shape, True = kept.
+    Raises:
+        InvalidProblemError: m does not divide the input axis.
+    """
+    if score.shape[1] % pattern.m:
+        raise InvalidProblemError(f"{pattern} does not divide an input axis of {score.shape[1]}")
+    inputs_last = score.movedim(1, -1)  # (out, ..., in)
+    groups = inputs_last.reshape(*inputs_last.shape[:-1], -1, pattern.m)  # (out, ..., in / m, m)
+    best = groups.topk(pattern.n).indices
+    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True)
+    return mask.flatten(-2).movedim(-1, 1).contiguous()
+
+
+def proven_gap(sparsifier: Sparsifier, renewal: Renewal) -> float | None:
+    """How far the masks of a renewal are from the best transposable ones, over all layers; at the renewal itself.
+
+    Both are judged by the optimum's own proof on the same weights, which the greedy's renewal does without.
+    """
+    objective = bound = 0.0
+    for layer, renewed in zip(sparsifier.layers, renewal.layers, strict=True):
+        best = tmask.solve(layer.weight.detach(), layer.pattern, OPTIMUM, groups=layer.groups)
+        assert best.dual_bound is not None  # certified by default
+        objective, bound = objective + renewed.score.objective, bound + best.dual_bound
+    return optimality_gap(objective, bound)

@@ -1,0 +1,194 @@
+"""Tables and plots from the benchmark's CSV alone.
+
+python -m bench.training.report [CSV]
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.run import RESULTS, read_rows
+from bench.training.figures import draw_figures
+from bench.training.paired import Difference, difference, judge
+from bench.training.results import Row, TaskResults, read_results
+from bench.training.settings import PATTERNS, Setting
+from tmask.files.atomic import atomic_path
+
+_EXPLANATION = """\
+`exact` and `greedy` are transposable masks from `midpoint` and from `greedy-keep` with its repair (both keep n of m in
+every row and column), renewed while training from scratch; `plain` keeps n of m along the input axis alone. `dense
+again` and `frozen` train the dense run of the same seed for the same steps once more, with no masks and with the exact
+masks of its weights, so they have had twice the steps; they are compared with each other.
+
+Differences are paired by seed. In brackets: the half-width of the 95 % interval of Student's t. *Within noise* says
+that the interval contains 0. Of twenty such comparisons one lies outside by chance alone.
+"""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def spread(values: Sequence[float], factor: float = 1, digits: int = 4) -> str:
+    """Mean and sample deviation."""
+    mean = f"{factor * statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def signed(found: Difference, factor: float = 1, digits: int = 4) -> str:
+    """A mean difference with the half-width of its interval."""
+    mean = f"{factor * found.mean:+.{digits}f}"
+    return mean if math.isinf(found.half_width) else f"{mean} (± {factor * found.half_width:.{digits}f})"
+
+
+def verdict(found: Difference) -> str:
+    """Of a difference of losses."""
+    if found.seeds < 2:
+        return "one seed: cannot say"
+    return "yes" if found.within_noise else f"no, {'worse' if found.mean > 0 else 'better'}"
+
+
+def settings_table(results: TaskResults) -> str:
+    """Every setting: how well it does, and how far from dense."""
+    rows = []
+    for setting in results.settings:
+        loss, accuracy = (results.final(setting, f"test_{what}") for what in ("loss", "accuracy"))
+        cells = [setting.name, spread(list(loss.values())), spread(list(accuracy.values()), 100, 2)]
+        if setting.masks == "none":
+            rows.append([*cells, "", "", "", ""])
+            continue
+        by_loss = difference(loss, results.final(setting.reference, "test_loss"))
+        by_accuracy = difference(accuracy, results.final(setting.reference, "test_accuracy"))
+        rows.append([*cells, signed(by_loss), _p(by_loss), verdict(by_loss), signed(by_accuracy, 100, 2)])
+    header = ("setting", "test loss", "accuracy %", "loss - dense", "p", "within noise", "accuracy - dense")
+    return markdown(header, rows)
+
+
+def solvers_table(results: TaskResults) -> str:
+    """Exact minus greedy at equal everything, by pattern and over all patterns."""
+    rows, by_seed = [], dict[int, list[float]]()
+    for pattern in PATTERNS:
+        exact, greedy = Setting("exact", pattern), Setting("greedy", pattern)
+        ours, theirs = results.final(exact, "test_loss"), results.final(greedy, "test_loss")
+        if not ours.keys() & theirs.keys():
+            continue
+        for seed in ours.keys() & theirs.keys():
+            by_seed.setdefault(seed, []).append(ours[seed] - theirs[seed])
+        found = difference(ours, theirs)
+        more = difference(results.final(exact, "test_accuracy"), results.final(greedy, "test_accuracy"))
+        gap = results.mean(greedy, "gap") or 0.0
+        rows.append([pattern, f"{100 * gap:.2f}", signed(found), _p(found), verdict(found), signed(more, 100, 2)])
+    complete = [statistics.fmean(values) for values in by_seed.values() if len(values) == len(rows)]
+    if complete:
+        found = judge(complete)
+        rows.append(["all, averaged by seed", "", signed(found), _p(found), verdict(found), ""])
+    header = ("pattern", "greedy's gap %", "loss, exact - greedy", "p", "within noise", "accuracy, exact - greedy")
+    return markdown(header, rows)
+
+
+def price_of_transposing(results: TaskResults) -> str:
+    """What asking for n of m along both axes costs beside n of m along one."""
+    ours, theirs = (results.final(Setting(masks, "2:4"), "test_loss") for masks in ("exact", "plain"))
+    if not ours.keys() & theirs.keys():
+        return "Not run."
+    found = difference(ours, theirs)
+    return f"Loss, `exact 2:4` - `plain 2:4`: {signed(found)}, p = {_p(found)}; within noise: {verdict(found)}."
+
+
+def masks_table(results: TaskResults) -> str:
+    """What the masks are like, and whether they settle."""
+    rows = []
+    for setting in results.settings:
+        retained, flips = results.curve(setting, "retained"), results.curve(setting, "flip_rate")
+        if not retained:
+            continue
+        ends = (min(flips), max(flips)) if flips else ()
+        gap = results.mean(setting, "gap")
+        rows.append(
+            [
+                setting.name,
+                f"{100 * statistics.fmean(retained[max(retained)]):.1f}",
+                "" if gap is None else f"{100 * gap:.2f}",
+                " to ".join(f"{100 * statistics.fmean(flips[step]):.2g}" for step in ends),
+            ]
+        )
+    header = ("setting", "share of weight kept, %", "gap to the best masks, %", "flip rate, first to last renewal, %")
+    return markdown(header, rows)
+
+
+def costs_table(task: str, rows: Sequence[Row]) -> str:
+    """What renewals cost, from the rows of `bench.training.renewals`."""
+    mine = [row for row in rows if row["task"] == task]
+    if not mine:
+        return "Not measured; run `python -m bench.training.renewals`."
+    cells = [
+        [
+            row["setting"],
+            f"{1e3 * float(row['step_seconds']):.1f}",
+            f"{1e3 * float(row['renewal_seconds']):.2f}",
+            *(f"{100 * float(row[f'share_every_{every}']):.2g}" for every in (40, 1)),
+        ]
+        for row in mine
+    ]
+    shares = (f"share of the time at every={every}, %" for every in (40, 1))
+    clock = {"CPU": "CPU time", "wall": "wall clock"}[mine[0]["clock"]]
+    note = f"Medians, {clock}; commit {mine[0]['commit']}, {mine[0]['device']}, {mine[0]['date'][:10]}.\n\n"
+    return note + markdown(("setting", "step, ms", "renewal, ms", *shares), cells)
+
+
+def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) -> str:
+    """The whole page."""
+    parts = ["# Training under masks\n", _EXPLANATION]
+    for result in results:
+        row = result.example
+        seeds = sorted({seed for by_seed in result.rows.values() for seed in by_seed})
+        share = max(int(rows[-1]["under_mask"]) for by in result.rows.values() for rows in by.values())
+        dates = [rows[-1]["date"][:10] for by in result.rows.values() for rows in by.values()]
+        commits = sorted({rows[-1]["commit"] for by in result.rows.values() for rows in by.values()})
+        parts += [
+            f"\n## {result.task.capitalize()}: {row['data']}\n",
+            f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
+            f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by "
+            f"frequency has a loss of {float(row['trivial_loss']):.3f}.\n"
+            f"Drawn from `{source}`: commit {', '.join(commits)}, "
+            f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, {max(dates)}.\n",
+            settings_table(result),
+            "\n### Do optimal masks train better than greedy ones?\n",
+            "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the same "
+            "weights, mean over all renewals.\n",
+            solvers_table(result),
+            "\n### What does it cost that masks are transposable?\n",
+            price_of_transposing(result),
+            "\n### Masks\n",
+            masks_table(result),
+            "\n### What renewals cost\n",
+            costs_table(result.task, costs),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _p(found: Difference) -> str:
+    return "-" if math.isnan(found.p) else f"{found.p:.2g}"
+
+
+def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.training.run.")] = RESULTS / "training.csv") -> None:
+    """Write CSV.md and the plots beside the CSV."""
+    results = read_results(csv)
+    costs = read_rows(csv.with_name(f"{csv.stem}_renewals.csv"))
+    target = csv.with_suffix(".md")
+    with atomic_path(target) as temporary:
+        temporary.write_text(report(results, costs, csv.name))
+    for path in (target, *draw_figures(results, csv)):
+        print(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)

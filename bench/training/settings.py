@@ -1,0 +1,130 @@
+"""What is compared, and with which sizes.
+
+A run is a task, a setting and a seed. Within a task everything but the masks is equal: the network, the steps, the
+batches, the learning rate. A setting that starts from a pretrained network starts from the dense run of the same seed
+and trains for the same number of steps again; `dense again` does so without masks, and is what it compares with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+EVERY = 40  # steps between renewals [Hubara2021]
+PATTERNS = ("2:4", "4:8", "8:16")
+
+Masks = Literal["none", "plain", "exact", "greedy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the comparison.
+
+    Args:
+        masks: "none"; "plain", n of m along the input axis alone; "exact" and "greedy", transposable ones, found by
+            `midpoint` and by `greedy-keep` with its repair, so that both keep the same number of weights.
+        pattern: "" without masks.
+        pretrained: starts from the dense run, with masks found once and frozen; else from scratch, masks renewed.
+    """
+
+    masks: Masks
+    pattern: str = ""
+    pretrained: bool = False
+
+    @property
+    def name(self) -> str:
+        """As rows, tables and plots call it."""
+        if self.masks == "none":
+            return "dense again" if self.pretrained else "dense"
+        return f"{'frozen' if self.pretrained else self.masks} {self.pattern}"
+
+    @property
+    def reference(self) -> str:
+        """The dense setting with the same number of steps behind it."""
+        return "dense again" if self.pretrained else "dense"
+
+
+SETTINGS = (
+    Setting("none"),
+    Setting("plain", "2:4"),
+    *(Setting("exact", pattern) for pattern in PATTERNS),
+    *(Setting("greedy", pattern) for pattern in PATTERNS),
+    Setting("none", pretrained=True),
+    *(Setting("exact", pattern, pretrained=True) for pattern in PATTERNS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSize:
+    """A ResNet, trained by SGD with momentum 0.9.
+
+    Args:
+        side: of an image, in pixels; larger ones are averaged down.
+        width, blocks: channels of the first of three stages, and residual blocks in each.
+        steps, batch, rate: optimizer steps, images a step, the highest learning rate.
+        weight_decay, masked_decay: [Hubara2021] has 5e-5 for all weights and five times that for masked-out ones.
+    """
+
+    side: int
+    width: int
+    blocks: int
+    steps: int
+    batch: int
+    rate: float
+    weight_decay: float = 5e-5
+    masked_decay: float = 2.5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSize:
+    """A GPT on characters, trained by AdamW.
+
+    Args:
+        context: characters it sees; width, layers, heads: of the network.
+        steps, batch, rate: optimizer steps, windows a step, the highest learning rate.
+        weight_decay: of matrices; masked_decay: of masked-out weights, through the gradient [Hu2024].
+    """
+
+    context: int
+    width: int
+    layers: int
+    heads: int
+    steps: int
+    batch: int
+    rate: float
+    weight_decay: float = 0.1
+    masked_decay: float = 6e-5
+
+
+Size = VisionSize | LanguageSize
+
+# "tiny" shows that everything runs; "small" takes two CPU cores under 90 minutes; "full" is for a GPU.
+SCALES: dict[str, dict[str, Size]] = {
+    "tiny": {
+        "vision": VisionSize(side=8, width=16, blocks=1, steps=8, batch=16, rate=0.05),
+        "language": LanguageSize(context=16, width=32, layers=1, heads=2, steps=8, batch=4, rate=1e-3),
+    },
+    "small": {
+        "vision": VisionSize(side=16, width=16, blocks=1, steps=400, batch=64, rate=0.1),
+        "language": LanguageSize(context=64, width=128, layers=2, heads=4, steps=560, batch=8, rate=3e-3),
+    },
+    "full": {
+        "vision": VisionSize(side=32, width=32, blocks=3, steps=12000, batch=128, rate=0.1),
+        "language": LanguageSize(context=256, width=384, layers=6, heads=6, steps=5000, batch=64, rate=1e-3),
+    },
+}
+TASKS = ("vision", "language")
+EVERY_AT = {"tiny": 4}
+
+
+def every(scale: str) -> int:
+    """Steps between renewals, and between points of the curves."""
+    return EVERY_AT.get(scale, EVERY)
+
+
+def recipe(task: str, scale: str, data: str) -> str:
+    """A short name for everything that rows must share to be compared: sizes, learning rates, data."""
+    text = f"{task} {data} {every(scale)} {dataclasses.asdict(SCALES[scale][task])}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
