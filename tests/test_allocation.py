@@ -42,7 +42,7 @@ def problems(draw):
     return losses, sizes, draw(st.floats(0.05, 1))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problems())
 def test_no_combination_loses_less(problem):
     losses, sizes, density = problem

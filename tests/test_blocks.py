@@ -86,7 +86,7 @@ def at_most(n, height, width):
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 6), st.data(), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_ragged_tile_keeps_the_best_at_most_n_per_line(height, width, m, data, seed, zeros):
     """The padding takes no weight's place: the tile's optimum is the one over all masks with at most n per line."""
     if max(height, width) > m:

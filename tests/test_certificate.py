@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tmask
@@ -20,7 +20,6 @@ def optimal_masks(scores, n):
 
 
 @given(blocks(sides=(2, 3, 4)), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_any_prices_bound_the_optimum(problem, seed):
     scores, n = problem
     rng = np.random.default_rng(seed)
@@ -29,7 +28,6 @@ def test_any_prices_bound_the_optimum(problem, seed):
 
 
 @given(blocks(sides=(2, 3, 4)))
-@settings(deadline=None)
 def test_bounds_are_never_below_the_optimum_and_tight_where_they_say_so(problem):
     scores, n = problem
     bounds = upper_bounds(scores, n)
@@ -39,7 +37,6 @@ def test_bounds_are_never_below_the_optimum_and_tight_where_they_say_so(problem)
 
 
 @given(blocks(sides=(3, 4)), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_no_prices_prove_a_mask_that_is_not_optimal(problem, seed):
     scores, n = problem
     masks = all_regular(n, scores.shape[1])

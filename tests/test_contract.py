@@ -112,7 +112,7 @@ def test_exact_solvers_are_proven_optimal(name, n, m):
 
 @pytest.mark.parametrize("name", EXACT)
 @given(problem=blocks())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_exact_solvers_agree_with_one_another(name, problem):
     scores, n = problem
     if not takes(name, scores.shape[1]):
@@ -123,7 +123,7 @@ def test_exact_solvers_agree_with_one_another(name, problem):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @given(problem=blocks(sides=(2, 3, 4)))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 def test_no_solver_beats_the_bound(name, problem):
     scores, n = problem
     answer = solve(name, scores, n)
@@ -135,7 +135,7 @@ def test_no_solver_beats_the_bound(name, problem):
 
 @pytest.mark.parametrize("name", EXACT)
 @given(problem=blocks(sides=(4,)))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 def test_transposing_the_scores_transposes_the_objective(name, problem):
     scores, n = problem
     flipped = np.ascontiguousarray(scores.transpose(0, 2, 1))
@@ -148,7 +148,7 @@ def test_transposing_the_scores_transposes_the_objective(name, problem):
 
 @pytest.mark.parametrize("name", EXACT)
 @given(problem=blocks(sides=(4,)))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 def test_permuting_rows_and_columns_changes_nothing(name, problem):
     scores, n = problem
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ def sparse(shape, zeros, seed=0):
     return np.where(rng.random(shape) < zeros, 0, rng.standard_normal(shape)).astype(np.float32)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 6), st.integers(0, 6), st.floats(0, 1))
 def test_the_tail_is_that_of_all_outcomes(m, k, p):
     outcomes = itertools.product((0, 1), repeat=m)
@@ -50,7 +50,7 @@ def test_patterns_by_hand(zeros, m, confidence, plain, transposable):
         assert fit.dense == (fit.pattern.n == m)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.05, 0.95), st.sampled_from([4, 8]), st.booleans(), st.floats(0.1, 0.99))
 def test_the_pattern_is_the_sparsest_within_the_level(zeros, m, transposable, confidence):
     fit = fitting_pattern(sparse((24, 24), zeros), m, transposable=transposable, confidence=confidence)

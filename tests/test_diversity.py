@@ -87,14 +87,14 @@ def test_side_five_by_brute_force(n):
     assert transposable_count(n, 5) == (sums == n).all(1).sum()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 9), st.data())
 def test_both_methods_agree(m, data):
     n = data.draw(st.integers(1, m - 1))
     assert roots.exactly(m, n, math.comb(m, n) ** m) == count_by_capacities(m, m, n, exact=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 8), st.integers(2, 8), st.data())
 def test_both_methods_agree_where_tiles_are_cut_short(rows, cols, data):
     n = data.draw(st.integers(1, min(rows, cols) - 1))
@@ -135,7 +135,7 @@ def test_side_thirty_two():
         transposable_count(16, 32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.data())
 def test_bounds_and_estimate(m, data):
     n = data.draw(st.integers(1, m))
@@ -153,7 +153,7 @@ def test_the_product_formula_is_no_upper_bound():
     assert below == {(2, 10), (2, 11), (2, 12)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
 def test_tiles_cut_short(height, width, n):
     masks = all_masks((height, width))

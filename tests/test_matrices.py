@@ -97,7 +97,7 @@ def matrices(draw):
 
 
 @given(matrices())
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
 def test_a_matrix_of_any_shape_dtype_and_layout(problem):
     assert_right(*problem)
@@ -124,7 +124,7 @@ def test_every_layout_gives_the_same_mask(layout, dtype):
     st.booleans(),
     st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_convolutions(pattern, groups, sides, kernel, channels_last, seed):
     shape = (groups * sides[0], sides[1], *kernel)
     weight = weight_of("normal", shape, seed)

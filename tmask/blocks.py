@@ -141,6 +141,11 @@ class Tiling:
         """Columns of each matrix: input channels of a group."""
         return self.shape[1]
 
+    @property
+    def num_matrices(self) -> int:
+        """Matrices in the stack: kernel positions times groups."""
+        return math.prod(self.kernel) * self.groups
+
     def to_matrices(self, weight: npt.NDArray[Item]) -> npt.NDArray[Item]:
         """(rows, cols) or (Cout, Cin, *kernel) -> (K, G, rows, cols); a view of a contiguous weight."""
         return weight.reshape(self.groups, self.rows, self.cols, math.prod(self.kernel)).transpose(3, 0, 1, 2)
@@ -169,7 +174,7 @@ class Tiling:
     @property
     def num_blocks(self) -> int:
         """Blocks of all regions."""
-        return math.prod(self.kernel) * self.groups * sum(math.prod(region.grid) for region in self.regions())
+        return self.num_matrices * sum(math.prod(region.grid) for region in self.regions())
 
     def locate(self, region: Region, block: int) -> str:
         """Where a block of a region lies in the weight, in words for an error text."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tmask.errors import OutputError
 from tmask.files.atomic import TEMPORARY, atomic_path, check_output
 
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ENDINGS = [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError]
 
 

@@ -18,7 +18,7 @@ from tmask.files.masks import MaskRecord, read_masks, write_masks
 from tmask.files.partial import PartialStore
 from tmask.files.weights import open_weights
 
-drawn = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ARRAYS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(3, dtype=np.float16)}
 RECORD = MaskRecord(
     name="w", mask=np.arange(20).reshape(4, 5) % 3 == 0, pattern=tmask.Pattern(2, 4), groups=1, solver="patterns",

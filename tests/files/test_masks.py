@@ -20,7 +20,7 @@ from tmask.files.safetensors_files import write_safetensors
 from tmask.files.tensors import Tensor, from_numpy
 from tmask.files.weights import open_weights
 
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def record(mask, name="layer.weight", sha256="0" * 64, **changes):

@@ -17,7 +17,7 @@ from tmask.errors import FileFormatError
 from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.partial import PartialStore
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RECORD = MaskRecord(
     name="layer.weight", mask=np.eye(4, dtype=bool), pattern=Pattern(2, 4), groups=1, solver="patterns",
     settings="seed=1", objective=1.5, dual_bound=1.75, total=3.0, status="optimal", seconds=0.1,

@@ -26,7 +26,7 @@ def random_mask(seed, shape=(1, 3, 6)):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_without_damping_each_row_is_lstsq_on_its_support(seed):
     x, y, gram = filled(seed=seed)
@@ -39,7 +39,7 @@ def test_without_damping_each_row_is_lstsq_on_its_support(seed):
         assert not found[0, row, ~mask[0, row]].any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 10))
 def test_damping_draws_to_the_start(seed, damping):
     """The same problem with one more equation a weight."""
@@ -56,7 +56,7 @@ def test_damping_draws_to_the_start(seed, damping):
         torch.testing.assert_close(found[0, row, support], expected, rtol=1e-7, atol=1e-8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 1e-2, 1.0]), st.booleans())
 def test_no_refit_is_worse_than_its_start(seed, damping, few):
     _, _, gram = filled(samples=4 if few else 50, seed=seed)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nn import ranks_at_work
@@ -47,7 +47,6 @@ def test_training_alone_imports_nothing_that_it_does_not_need():
     seed=st.integers(0, 2**16),
     data=st.data(),
 )
-@settings(deadline=None)
 def test_every_bit_and_its_place_shows_in_a_fingerprint(size, dtype, seed, data):
     generator = torch.Generator().manual_seed(seed)
     tensor = (torch.randn(size, 3, generator=generator) * 3).to(dtype)

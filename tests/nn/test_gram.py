@@ -77,7 +77,7 @@ def filled(samples=50, cols=6, outputs=3, seed=0, offset=2.0):
     return x, y, gram
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_errors_and_moments_follow_from_the_sums(seed):
     x, y, gram = filled(seed=seed)

@@ -32,7 +32,7 @@ def problems(draw):
     return weight.to(draw(st.sampled_from(DTYPES))), random_mask(rows, cols, draw(st.integers(0, 2**32 - 1)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems())
 def test_round_trip_bit_for_bit(problem):
     weight, mask = problem
@@ -46,7 +46,7 @@ def test_round_trip_bit_for_bit(problem):
     assert torch.equal(mask, before[1])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(problems())
 def test_both_directions_are_in_torchs_layout(problem):
     weight, mask = problem
@@ -82,7 +82,7 @@ def test_a_solved_mask_of_a_sliced_weight():
     assert torch.equal(unpack(pack(weight, mask))[0], torch.where(mask, weight, 0))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 63), st.integers(0, 95), st.integers(0, 99))
 def test_one_wrong_bit_is_refused_and_named(row, column, seed):
     mask = random_mask(64, 96, seed)

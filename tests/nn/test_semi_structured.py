@@ -53,7 +53,7 @@ def test_outputs_and_gradients_are_those_of_the_masked_layer(route, dtype, gradi
     assert ours[2].ne(0).logical_and(~mask_of(layer)).any() == (gradient == "straight-through")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 40), st.integers(0, 999))
 def test_any_shape_and_count_of_tokens(out, into, count, seed):
     with pytest.MonkeyPatch.context() as patch:

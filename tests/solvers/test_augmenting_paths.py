@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
@@ -19,7 +19,6 @@ def test_prices_prove_every_block(kind, n, m):
 
 
 @given(blocks(sides=(2, 3, 4, 5, 6, 7, 8, 12, 16, 32)))
-@settings(deadline=None)
 def test_gaps_are_zero_or_within_the_grid(problem):
     scores, n = problem
     answer = tmask.get_solver("augmenting-paths").solve(scores, n)

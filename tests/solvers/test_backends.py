@@ -112,7 +112,6 @@ def test_prices_of_pdlp_prove_most_blocks():
 
 
 @given(blocks(sides=(2, 3, 5, 8, 12)), st.booleans())
-@settings(deadline=None)
 def test_rounding_always_fills_every_line(problem, integral):
     scores, n = problem
     if integral:  # what a linear program returns: a mask already
@@ -124,7 +123,7 @@ def test_rounding_always_fills_every_line(problem, integral):
 
 
 @given(st.integers(1, 32), st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_random_masks_are_regular_and_differ(side, data):
     n = data.draw(st.integers(1, side))
     masks = random_masks(n, side, 1)

@@ -105,7 +105,7 @@ exact_blocks = st.sampled_from(sorted(set(entries) - {"any"})).flatmap(
 
 
 @given(exact_blocks, st.integers(-100, 60), st.sampled_from(NS), st.integers(0, 15))
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_a_drawn_block_is_exactly_optimal_at_any_place(values, exponent, n, position):
     """Powers of two change nothing unless something is flushed to zero, or overflows."""
     block = np.array(values, np.float32).reshape(4, 4)
@@ -117,7 +117,7 @@ def test_a_drawn_block_is_exactly_optimal_at_any_place(values, exponent, n, posi
 
 
 @given(st.lists(entries["any"], min_size=16, max_size=16), st.sampled_from(NS))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_bound_holds_for_any_block(values, n):
     """Where float64 rounds, too, the bound covers what is lost; where it does not, nothing is lost."""
     weight = np.tile(np.array(values, np.float32).reshape(4, 4), 16)
@@ -148,7 +148,7 @@ def test_ties_that_round_are_told_apart_in_float64(n):
 @given(
     st.lists(st.integers(0, 3), min_size=4, max_size=4), st.permutations(range(4)), st.booleans(), st.sampled_from(NS)
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_tie_that_rounds_in_one_place_of_a_clear_block(ulps, columns, flip, n):
     """The columns of the upper and the lower rows are clear, and so is the order of one of these halves."""
     block = np.full((4, 4), 20 if n == 3 else 0, np.float32)
@@ -178,7 +178,7 @@ def test_a_tie_beyond_float64_is_reported(n):
 
 
 @given(st.integers(16, 50), st.integers(1, 3), st.sampled_from(NS), st.tuples(*[st.integers(0, 9)] * 3), st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_windows_of_larger_arrays(num_blocks, block_rows, n, margins, data):
     """Any number of blocks a row from 16 on, any strides and alignment; what surrounds the window stays as it is."""
     kind = data.draw(st.sampled_from(["normal", "ties", "half zeros", "one ulp apart"]))
@@ -188,7 +188,7 @@ def test_windows_of_larger_arrays(num_blocks, block_rows, n, margins, data):
 
 
 @given(st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(1, 3), st.sampled_from(NS), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_masks_are_valid_even_if_entries_are_not_finite(value, count, n, seed):
     rng = np.random.default_rng(seed)
     weight = to_matrix(make_blocks("normal", 16, 4, seed), 64)

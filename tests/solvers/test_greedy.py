@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
@@ -20,7 +20,6 @@ def pruned(scores, kept):
 
 
 @given(blocks(sides=(2, 3, 4, 5, 8)))
-@settings(deadline=None)
 def test_greedy_prune_prunes_less_than_twice_the_least(problem):
     scores, n = problem
     light = pruned(scores, masks("greedy-prune", scores, n))
@@ -29,7 +28,6 @@ def test_greedy_prune_prunes_less_than_twice_the_least(problem):
 
 
 @given(blocks(sides=(2, 3, 4, 5, 8)))
-@settings(deadline=None)
 def test_greedy_prune_covers_every_line_and_prunes_nothing_in_vain(problem):
     scores, n = problem
     kept = masks("greedy-prune", scores, n)
@@ -45,7 +43,6 @@ def test_greedy_prune_covers_every_line_and_prunes_nothing_in_vain(problem):
 
 
 @given(blocks(sides=(2, 3, 5, 8, 12)))
-@settings(deadline=None)
 def test_greedy_keep_is_maximal(problem):
     scores, n = problem
     kept = masks("greedy-keep", scores, n)
@@ -63,7 +60,6 @@ def test_greedy_keep_takes_the_heaviest_first():
 
 
 @given(blocks(sides=(2, 3, 5, 8, 12)))
-@settings(deadline=None)
 def test_repair_always_fills_every_line_and_loses_nothing(problem):
     scores, n = problem
     short, full = masks("greedy-keep", scores, n), masks("greedy-keep", scores, n, repair=True)
@@ -80,7 +76,6 @@ def test_repair_is_needed_and_gains():
 
 
 @given(blocks(sides=(2, 3, 4, 6)))
-@settings(deadline=None)
 def test_local_search_leaves_no_swap_that_gains(problem):
     scores, n = problem
     kept = masks("local-search", scores, n)

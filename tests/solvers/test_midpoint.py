@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tmask
@@ -120,7 +120,6 @@ def test_threads_must_be_positive():
 
 
 @given(blocks(sides=(2, 3, 4, 5, 8)), st.integers(0, 2**32 - 1), st.booleans())
-@settings(deadline=None)
 def test_compiled_checks_agree_with_numpy(problem, seed, optimal):
     scores, n = problem
     rng = np.random.default_rng(seed)

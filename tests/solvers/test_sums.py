@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import KINDS, make_blocks
@@ -31,7 +31,6 @@ def run(weight: np.ndarray, mask: np.ndarray, room: np.ndarray | None = None) ->
     st.tuples(st.integers(0, 9), st.integers(0, 9)),
     st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None)
 def test_they_agree_with_exact_sums(kind, dtype, rows, cols, margins, seed):
     """Of a window of larger arrays, whatever surrounds it."""
     rng = np.random.default_rng(seed)

@@ -28,7 +28,7 @@ class RecordedASP:
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_it_gives_the_exact_mask_as_asp_takes_it(rows, cols, kernel, dtype, seed):
     weight = torch.randn((rows, cols, *kernel), generator=torch.Generator().manual_seed(seed)).to(dtype)
     parameter = torch.nn.Parameter(weight)
