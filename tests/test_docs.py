@@ -20,11 +20,21 @@ def python_blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+def run(code):
+    """The names that a block of code leaves."""
+    names = {}
+    exec(code, names)
+    return names
+
+
 def test_the_readme_runs():
-    for code in python_blocks("README.md"):
-        names = {}
-        exec(code, names)
+    masks, training, pruning = python_blocks("README.md")
+    names = run(masks)
     assert names["solution"].optimality_gap == 0
+    trained = run(training)["model"]
+    assert [name for name, _ in trained.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    tmask.check_mask(trained[0].weight != 0, "2:4")
+    tmask.check_mask(run(pruning)["model"][0].weight != 0, "4:8")
 
 
 def test_the_example_solver_works(monkeypatch):
