@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -71,25 +71,24 @@ def put_plain(
 ) -> Sparsifier:
     """As `sparsify`, with masks that keep n of m along the input axis and ask nothing of the other."""
     layers, skipped = select_layers(model, Choice.parse(pattern, ("*",), DENSE_LAYERS, None))
-    sparsifier = PlainSparsifier(layers, skipped, MaskFinder(), schedule, decay, on_renewal)
+    sparsifier = Sparsifier(layers, skipped, PlainFinder(), schedule, decay, on_renewal)
     sparsifier.watch(optimizer)
     sparsifier.start()
     return sparsifier
 
 
-class PlainSparsifier(Sparsifier):
+class PlainFinder(MaskFinder):
     """Finds the best mask of plain N:M, whose groups of m can be chosen apart."""
 
-    def _find_masks(self, patterns: Mapping[str, Pattern | None], given: Mapping[str, object]) -> dict[str, FoundMask]:
-        found = {}
-        for layer in self.layers:
-            begin = time.perf_counter()
-            pattern, score = patterns[layer.name], layer.weight.detach().abs()
-            assert pattern is not None  # its schedules have no dense part
-            mask = plain_mask(score, pattern)
-            kept = Score(float(score[mask].double().sum()), float(score.double().sum()), None)
-            found[layer.name] = FoundMask(mask, kept, time.perf_counter() - begin)
-        return found
+    @torch.no_grad()
+    def find(self, name: str, weight: Tensor, pattern: Pattern | None, groups: int, step: int) -> FoundMask:
+        """As for transposable masks; the schedules here have no dense part."""
+        begin = time.perf_counter()
+        assert pattern is not None
+        score = weight.abs()
+        mask = plain_mask(score, pattern)
+        kept = Score(float(score[mask].double().sum()), float(score.double().sum()), None)
+        return FoundMask(mask, kept, time.perf_counter() - begin)
 
 
 def plain_mask(score: Tensor, pattern: Pattern) -> Tensor:
