@@ -144,6 +144,32 @@ def test_wrong_or_no_prices_cost_time_alone(prices):
     assert solution.status == "feasible"
 
 
+def test_prices_do_not_prove_an_underfilled_mask():
+    """Each row keeps its largest, but one where it could keep two."""
+    weight = torch.eye(4) + 0.5
+    eye = tuple(tuple(i == j for j in range(4)) for i in range(4))
+    solution = on_device(weight, "2:4", Fixed(mask=eye, prices=(0.0,) * 4))
+    assert solution.dual_bound == pytest.approx(8.0)
+    assert solution.objective == 6.0
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 3)])
+def test_solvers_see_finite_scores_alone(shape):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looks(Fixed):
+        def solve_tensor(self, scores, n):
+            seen.append(bool(scores.isfinite().all() & (scores >= 0).all()))
+            return TensorAnswer(torch.zeros(scores.shape, dtype=torch.bool))
+
+    weight = weight_of(shape)
+    weight[0, 0], weight[1, 1], weight[2, 2] = torch.nan, torch.inf, -torch.inf
+    with pytest.raises(tmask.InvalidProblemError, match="3 NaN or infinite values"):
+        on_device(weight, "2:4", Looks())
+    assert seen == [True]
+
+
 def test_a_slack_is_added_to_the_objective():
     solution = on_device(weight_of((8, 12)), "2:4", Fixed(mask=BAND, slack=0.25))
     assert solution.dual_bound == solution.objective + 0.25
