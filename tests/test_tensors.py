@@ -273,6 +273,20 @@ def test_which_way_a_weight_takes():
     assert not stays_on_device(weight.to("meta"), None, 4)
 
 
+def test_solve_hands_everything_on(monkeypatch):
+    monkeypatch.setattr("tmask.api.stays_on_device", lambda weight, solver, side: True)
+    weight, score, seen = weight_of((12, 6, 3)), weight_of((12, 6, 3), seed=1).abs(), []
+    options = {"score": score, "groups": 3, "certify": False, "progress": seen.append}
+    solution = tmask.solve(weight, "2:4", "greedy-keep", repair=True, **options)
+    expected = on_device(weight, "2:4", get_solver("greedy-keep", repair=True), **options)
+    assert torch.equal(solution.mask, expected.mask)
+    assert solution.objective == expected.objective
+    assert solution.dual_bound is None
+    assert solution.solver == "greedy-keep"
+    assert len(seen) == 2
+    assert tmask.solve(weight, "2:4").solver == "midpoint-torch"
+
+
 @pytest.mark.parametrize("device_type", ["cuda", "xpu"])
 def test_accelerators_have_an_exact_solver_for_every_side(device_type):
     for side in (2, 4, 32, 64):
