@@ -62,12 +62,16 @@ def rows_of(n: int, m: int, entries: int, repeats: int, parts: tuple[str, ...]) 
             begin = time.perf_counter()
             call()
             yield head | _row(name, -1, time.perf_counter() - begin, entries)
-        returning: dict[str, Callable[[], Row]] = {
-            name: lambda call=call: [call()] and {}  # type: ignore[misc]
-            for name, call in calls.items()
-        }
-        for row in measure(returning, repeats):
+        for row in measure({name: _silent(call) for name, call in calls.items()}, repeats):
             yield head | _row(row["solver"], row["repeat"], row["seconds"], entries)
+
+
+def _silent(call: Callable[[], object]) -> Callable[[], Row]:
+    def timed() -> Row:
+        call()
+        return {}
+
+    return timed
 
 
 def _row(what: str, repeat: int, seconds: float, entries: int) -> Row:

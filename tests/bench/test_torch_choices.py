@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bench.torch_choices import rows_of  # noqa: E402
+from bench.torch_choices import rows_of
 
 
 def test_all_ways_are_measured_on_the_same_entries():
