@@ -2,7 +2,7 @@
 
 Blocks lie last: scores are (m, m, B), row, column, block, so that the entries of all blocks at one place are
 contiguous, and so are a line's order statistics: a min-max network (`_selection`) runs on whole tensors, wire by wire,
-with no sort and no traffic between blocks. On a CPU it takes a tenth (m = 4) to a quarter (m = 32) of the time of
+with no sort and no traffic between blocks. On a CPU it takes a fifteenth (m = 4) to a fifth (m = 32) of the time of
 `torch.sort`, and less than that of `torch.topk` (rows `order` of bench/results/torch_choices.csv).
 
 Why a balanced round proves its mask, and why that needs a plain subtraction and a strict comparison alone, is in
