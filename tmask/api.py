@@ -10,14 +10,16 @@ import numpy as np
 
 from tmask.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
 from tmask.blocks import Mask, Region, Tiling
-from tmask.certificate import Judgement, judge, tally
+from tmask.certificate import tally
+from tmask.devices import solve_on_device, stays_on_device
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.matrices import MatrixSolver, make_row_prices, solve_matrices
 from tmask.parts import RowPrices, Values
 from tmask.pattern import Pattern
-from tmask.registry import auto_solver, get_solver, reference_solver
-from tmask.solution import ROUNDING, Certificate, Solution, Status
-from tmask.solver import Prices, Solver
+from tmask.reference import judge_blocks
+from tmask.registry import auto_solver, get_solver
+from tmask.solution import Certificate, Solution, status_of
+from tmask.solver import Solver
 
 
 def solve(
@@ -38,10 +40,11 @@ def solve(
     short at the edges keep at most n per line.
 
     Args:
-        weight: numpy array or torch tensor (any device), float16, bfloat16, float32 or float64; (rows, cols), or
-            (Cout, Cin, *kernel), which is tiled m outputs by m inputs at each kernel position.
+        weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; (rows, cols), or (Cout, Cin,
+            *kernel), which is tiled m outputs by m inputs at each kernel position. A tensor on a device stays there if
+            its solver can (docs/gpu.md).
         pattern: n kept of every m, as `Pattern` or "2:4".
-        solver: a name (see `available_solvers`), "auto" for the fastest exact one here, or a Solver. Tiles cut short
+        solver: a name (see `available_solvers`), "auto" for the fastest exact one there, or a Solver. Tiles cut short
             are solved as larger blocks; where those are too large for it, "auto" takes them, and
             `Solution.solver` names both.
         score: importance to maximise in place of |weight|; same shape, >= 0, finite.
@@ -65,6 +68,9 @@ def solve(
         fixed.check_side(pattern.m)
     # What solves matrices in place also checks them as it goes; for others the check comes first.
     in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
+    if stays_on_device(weight, fixed, pattern.m):
+        options = {"score": score, "groups": groups, "certify": certify, "progress": progress}
+        return solve_on_device(weight, pattern, fixed, **options)
     values = to_values(weight, "weight") if in_place else to_scores(weight, score)
     tiling = Tiling(values.shape, pattern, groups)
     mask = np.empty(values.shape, np.bool_)
@@ -92,7 +98,7 @@ def solve(
         objective=objective,
         dual_bound=dual_bound,
         total=total,
-        status=_status(
+        status=status_of(
             objective,
             dual_bound,
             underfilled=any(answer.underfilled for answer in answers),
@@ -172,7 +178,7 @@ def _solve_blocks(
     """Write the mask of a region, given in blocks and their sum."""
     answer = solver.solve(blocks, n, progress)
     region.join(answer.masks, masks)
-    judgement = _judge(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
+    judgement = judge_blocks(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
     return _RegionAnswer(
         objective=float(judgement.objective.sum()),
         bound=float(judgement.bound.sum()),
@@ -201,7 +207,7 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     violation = _violation(kept, tiling)
     matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
     judgements = [
-        _judge(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
+        judge_blocks(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
         for region in tiling.regions()
     ]
     return Certificate(
@@ -243,20 +249,6 @@ def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:
     if settings:
         raise InvalidProblemError(f"settings {sorted(settings)} belong to a solver; name it instead of 'auto'")
     return None
-
-
-def _judge(scores: Scores, masks: Mask, n: int, prices: Prices | None = None) -> Judgement:
-    """Judge blocks, with the fastest prices at hand."""
-    reference = reference_solver(scores.shape[1])
-    return judge(scores, masks, n, prices=prices, reference=None if reference is None else reference.solve)
-
-
-def _status(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
-    if underfilled:
-        return Status.UNDERFILLED
-    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
-        return Status.OPTIMAL
-    return Status.LIMIT if limit_reached else Status.FEASIBLE
 
 
 def _violation(kept: Mask, tiling: Tiling) -> str:

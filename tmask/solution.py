@@ -26,6 +26,15 @@ class Status(StrEnum):
         return _ADVICE[self]
 
 
+def status_of(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
+    """What is known of a mask: objective and bound are those of `Solution`."""
+    if underfilled:
+        return Status.UNDERFILLED
+    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
+        return Status.OPTIMAL
+    return Status.LIMIT if limit_reached else Status.FEASIBLE
+
+
 _ADVICE = {
     Status.OPTIMAL: "proven optimal: no transposable mask of this pattern keeps more (beyond rounding, 3e-11 of it)",
     Status.FEASIBLE: "a transposable mask; optimality_gap says how much the best one could keep beyond it "
@@ -47,7 +56,7 @@ class Solution:
         dual_bound: proven to be no less than the optimum; None with certify=False.
         total: sum of all scores.
         status: see `Status`.
-        seconds: wall-clock time that the solver took, without checks and certificate.
+        seconds: wall-clock time that the solver took, without checks and certificate; on a device, with the checks.
         solver: name of the solver that was used.
         pattern: n kept of every m.
         row_prices: kept for the next solve with `warm_start`; None without it.
