@@ -66,11 +66,11 @@ def solve(
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    # What solves matrices in place also checks them as it goes; for others the check comes first.
-    in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
     if stays_on_device(weight, fixed, pattern.m):
         options = {"score": score, "groups": groups, "certify": certify, "progress": progress}
         return solve_on_device(weight, pattern, fixed, **options)
+    # What solves matrices in place also checks them as it goes; for others the check comes first.
+    in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
     values = to_values(weight, "weight") if in_place else to_scores(weight, score)
     tiling = Tiling(values.shape, pattern, groups)
     mask = np.empty(values.shape, np.bool_)
