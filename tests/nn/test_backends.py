@@ -7,6 +7,7 @@ from tests.nn.models import Attention
 from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
 from tmask import nn as tnn
 from tmask.nn import semi_structured
+from tmask.nn.finding import FoundMask
 
 
 def linear(rows=32, cols=64):
@@ -124,7 +125,7 @@ def test_the_layer_gets_its_own_forward_back(end):
 def test_a_mask_that_cannot_be_packed_names_its_layer():
     layer = tnn.sparsify(linear(), backend="semi_structured").layers[0]
     with pytest.raises(tmask.InvalidMaskError, match=r"layer '0\.weight'"):
-        layer.set_mask(torch.zeros(32, 64, dtype=torch.bool), layer.pattern, layer.score, 1)
+        layer.set_mask(FoundMask(torch.zeros(32, 64, dtype=torch.bool), layer.score, 0.0), layer.pattern, 1)
 
 
 def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811

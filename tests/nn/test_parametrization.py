@@ -9,7 +9,9 @@ from torch import nn
 import tmask
 from tests.nn.models import batch, mlp, train
 from tmask import nn as tnn
-from tmask.nn.parametrization import Masked, masked_of
+from tmask.nn.parametrization import Masked
+from tmask.nn.registration import masked_of
+from tmask.nn.terms import Terms
 
 RULES = {"straight-through": tnn.Periodic(gradient="straight-through"), "masked": tnn.Frozen(gradient="masked")}
 
@@ -118,7 +120,7 @@ def test_a_change_of_mask_between_forward_and_backward_is_refused():
 
 
 def test_it_says_what_it_is():
-    assert repr(Masked(torch.ones(4, 4), tmask.Pattern(2, 4), "masked")) == "Masked(2:4, gradient=masked)"
+    assert repr(Masked(torch.ones(4, 4), Terms(tmask.Pattern(2, 4)), "masked")) == "Masked(2:4, gradient=masked)"
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -56,7 +56,9 @@ class Shared:
         owners = self._owners()
         own = self._find_own(self._own_weights(owners))
         figures: dict[str, Any] = {}
-        for part in self.ranks.gather({name: (mask.score, mask.seconds) for name, mask in own.items()}):
+        for part in self.ranks.gather(
+            {name: (found.score, found.seconds, found.complete) for name, found in own.items()}
+        ):
             figures |= part
         masks, prints = {}, {}
         for layer in self.layers:

@@ -14,6 +14,7 @@ import tmask
 from tmask.errors import TmaskError
 from tmask.nn.report import Score
 from tmask.pattern import Pattern
+from tmask.solution import Status
 from tmask.solver import Solver
 
 ScoreFn = Callable[[str, Tensor], Tensor]
@@ -21,11 +22,15 @@ ScoreFn = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """A mask on the weight's device, what it keeps, and the seconds that it took in all."""
+    """A mask on the weight's device, what it keeps, and the seconds that it took in all.
+
+    `complete` tells whether full blocks keep exactly n in each row and column: a heuristic may leave some short.
+    """
 
     mask: Tensor
     score: Score
     seconds: float
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class MaskFinder:
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
         found = Score(solution.objective, solution.total, solution.dual_bound)
-        return FoundMask(solution.mask, found, time.perf_counter() - begin)
+        complete = solution.status is not Status.UNDERFILLED
+        return FoundMask(solution.mask, found, time.perf_counter() - begin, complete)
 
     def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
         """A mask from the user, checked.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
-from tmask.nn.parametrization import Gradient, Masked, is_sharded, masked_of, put_on, steps_of, take_off
+from tmask.nn.finding import FoundMask
+from tmask.nn.parametrization import Gradient, Masked, is_sharded
+from tmask.nn.registration import masked_of, put_on, steps_of, take_off
 from tmask.nn.report import Score
+from tmask.nn.terms import Terms
 from tmask.pattern import Pattern
 
 
@@ -73,7 +77,7 @@ class SparseLayer:
 
     def put_mask_on(self, gradient: Gradient) -> None:
         """Register one parametrization, all True, with every owner."""
-        self._masked = Masked(self.weight, self.pattern, gradient)
+        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient)
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 
@@ -98,13 +102,14 @@ class SparseLayer:
             )
         return self._masked.follow(weight)
 
-    def set_mask(self, mask: Tensor, pattern: Pattern | None, score: Score, step: int) -> int:
+    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> int:
         """Replace the mask in place; returns how many of its bits changed."""
-        held = self.masked.mask
-        changed = (held != mask).sum()
+        masked = self.masked
+        changed = (masked.mask != found.mask).sum()
         flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
-        held.copy_(mask)
-        self.in_force, self.score, self.step = pattern, score, step
+        masked.mask.copy_(found.mask)
+        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
+        self.in_force, self.score, self.step = pattern, found.score, step
         self.refresh()
         return flips
 

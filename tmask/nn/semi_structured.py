@@ -24,7 +24,8 @@ from torch.nn import functional
 from tmask.errors import InvalidProblemError
 from tmask.nn.packed_linear import packed_linear
 from tmask.nn.packing import check_complete
-from tmask.nn.parametrization import Masked, masked_of
+from tmask.nn.parametrization import Masked
+from tmask.nn.registration import masked_of
 from tmask.nn.routes import ROUTES, Operand
 from tmask.nn.support import find_fitting, pays, supported
 from tmask.nn.verification import verify

@@ -192,7 +192,7 @@ class Sparsifier:
         rows = []
         for layer in self.layers:
             new, pattern = found[layer.name], patterns[layer.name]
-            flips = layer.set_mask(new.mask, pattern, new.score, self.steps)
+            flips = layer.set_mask(new, pattern, self.steps)
             rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
         self.last_renewal = Renewal(self.steps, tuple(rows), time.perf_counter() - begin)
         if self._on_renewal is not None:
