@@ -17,7 +17,7 @@ def masked_linear(
 ):
     torch.manual_seed(seed)
     layer = nn.Linear(into, out, bias=bias, device=device, dtype=dtype)
-    masked = Masked(layer.weight, Terms(Pattern(2, 4)), gradient)
+    masked = Masked(layer.weight, Terms(Pattern(2, 4), Pattern(2, 4)), gradient)
     masked.mask.copy_(random_mask(out, into, seed))
     put_on(layer, "weight", masked)
     return layer

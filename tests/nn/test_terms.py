@@ -63,7 +63,7 @@ def test_terms_survive_as_numbers(terms):
 
 @pytest.mark.parametrize("numbers", [[2, 4, 2, 3, 1], [2, 4, 5, 4, 1, 1], []])
 def test_numbers_that_are_no_terms_are_an_error(numbers):
-    with pytest.raises(tmask.InvalidProblemError, match="layer 'x': .* are no pattern of a mask"):
+    with pytest.raises(tmask.InvalidProblemError, match=r"layer 'x': .* are no pattern of a mask"):
         Terms.of(numbers, "x")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.backends import check_backend, choose_backend
+from tmask.errors import InvalidProblemError
+from tmask.nn.backends import check_backend
 from tmask.nn.choice import Choice, Filter, Patterns
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.eligibility import select_layers
@@ -82,7 +82,8 @@ def sparsify(
         for m in {layer.pattern.m for layer in layers}:
             solver.check_side(m)
     for layer in layers:
-        _choose_backend(layer, backend)
+        layer.requested = backend
+        layer.choose_backend()
     if masks is not None:
         _check_masks(masks, layers, schedule)
     sparsifier = Sparsifier(
@@ -96,16 +97,6 @@ def sparsify(
         sparsifier.remove()
         raise
     return sparsifier
-
-
-def _choose_backend(layer: SparseLayer, requested: str) -> None:
-    for owner in layer.owners:
-        try:
-            layer.backend, layer.reason = choose_backend(
-                owner.module, owner.tensor, layer.weight, layer.pattern, requested
-            )
-        except TmaskError as error:
-            raise type(error)(f"layer {owner.name!r}: {error}") from error
 
 
 def _check_masks(masks: Mapping[str, Any], layers: Sequence[SparseLayer], schedule: Schedule) -> None:

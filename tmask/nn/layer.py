@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tmask.errors import InvalidProblemError, TmaskError
+from tmask.errors import InvalidMaskError, InvalidProblemError, TmaskError
 from tmask.nn import backends
 from tmask.nn.finding import FoundMask
 from tmask.nn.parametrization import Gradient, Masked, is_sharded
@@ -34,6 +34,7 @@ class SparseLayer:
         owners: modules that hold the weight; more than one if it is tied.
         pattern: that training ends with.
         groups: of the tiling; no block crosses a group.
+        requested: the backend that the user wants, perhaps "auto".
         backend: what multiplies; `reason` says why, where another one was conceivable.
         score, step: of the mask in force, and when it was found; None while there is none.
         in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
@@ -42,6 +43,7 @@ class SparseLayer:
     owners: tuple[Owner, ...]
     pattern: Pattern
     groups: int = 1
+    requested: str = backends.MASKED
     backend: str = backends.MASKED
     reason: str = ""
     score: Score | None = None
@@ -74,6 +76,43 @@ class SparseLayer:
         if masked_of(owner.module, owner.tensor) is None:
             return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
         return steps_of(owner.module, owner.tensor).original
+
+    def choose_backend(self) -> None:
+        """Take the backend that every owner can run, on the device that the weight is on now.
+
+        Raises:
+            InvalidProblemError: the one that was asked for cannot run it; names the layer.
+        """
+        for owner in self.owners:
+            try:
+                self.backend, self.reason = backends.choose_backend(
+                    owner.module, owner.tensor, self.weight, self.pattern, self.requested
+                )
+            except TmaskError as error:
+                raise type(error)(f"layer {owner.name!r}: {error}") from error
+            if self.backend == backends.MASKED:
+                break  # one owner that cannot be packed keeps the weight's other owners masked, for its reason
+
+    def prepare(self, pattern: Pattern | None, complete: bool) -> None:
+        """See whether the backend takes a mask before it is put on; under "auto" go on masked where it does not.
+
+        Args:
+            complete: whether the mask keeps exactly n in every row and column of full blocks.
+        Raises:
+            InvalidMaskError: it does not, and was asked for by name.
+        """
+        if self.backend != backends.SEMI_STRUCTURED or pattern != self.pattern:
+            return
+        problem = "" if complete else "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+        problem = problem or next(filter(None, (backends.misuse(o.module, o.tensor) for o in self.owners)), "")
+        if problem and self.requested != backends.AUTO:
+            raise InvalidMaskError(
+                f'layer {self.name!r}: {problem}; use backend "auto" or "masked", or a solver that fills its masks'
+            )
+        if problem:
+            self.backend, self.reason = backends.MASKED, problem
+            for owner in self.owners:
+                backends.release(owner.module)
 
     def put_mask_on(self, gradient: Gradient) -> None:
         """Register one parametrization, all True, with every owner."""

@@ -189,6 +189,8 @@ class Sparsifier:
         begin = time.perf_counter()
         patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
         found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
+        for layer in self.layers:  # all of them before the first is changed
+            layer.prepare(patterns[layer.name], found[layer.name].complete)
         rows = []
         for layer in self.layers:
             new, pattern = found[layer.name], patterns[layer.name]

@@ -87,7 +87,7 @@ class Terms:
         for lines, line, others in ((kept, "row", "columns"), (kept.transpose(1, 2), "column", "rows")):
             _, count, length, _ = lines.shape
             padded = functional.pad(lines, (0, 0, 0, -length % m))
-            sums = padded.unflatten(2, (-1, m)).sum(3)  # (G, lines, ceil(length / m), K)
+            sums = padded.reshape(self.groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
             bad = sums > n
             if self.complete:
                 full = slice(None), slice(count // m * m), slice(length // m)
