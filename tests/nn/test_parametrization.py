@@ -75,6 +75,25 @@ def test_functorch_takes_the_layer(rule):
             torch.testing.assert_close(each[name][i], grad)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_forward_mode_gives_the_derivatives_of_backward(rule):
+    model = mlp()
+    tnn.sparsify(model, schedule=RULES[rule])
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tangents = {name: batch(tuple(parameter.shape), 5) for name, parameter in parameters.items()}
+    x = batch((3, 8))
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+    _, forward = torch.func.jvp(loss, (parameters, x), (tangents, x))
+    backward, by_x = torch.func.grad(loss, (0, 1))(parameters, x)
+    expected = sum((backward[name] * tangents[name]).sum() for name in tangents) + (by_x * x).sum()
+    torch.testing.assert_close(forward, expected)
+    each = torch.func.vmap(lambda row: torch.func.jvp(loss, (parameters, row), (tangents, row))[1])(x)
+    torch.testing.assert_close(each.sum(), torch.func.jvp(loss, (parameters, x), (tangents, x))[1])
+
+
 def test_assigning_a_weight_sets_the_dense_master():
     layer = nn.Linear(8, 8)
     sparsifier = tnn.sparsify(layer)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tmask.errors import InvalidMaskError, InvalidProblemError, TmaskError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
 from tmask.nn.finding import FoundMask
-from tmask.nn.parametrization import Gradient, Masked, is_sharded
-from tmask.nn.registration import masked_of, put_on, steps_of, take_off
-from tmask.nn.report import Score
+from tmask.nn.fingerprint import fingerprint
+from tmask.nn.parametrization import Gradient, Masked, is_sharded, local_part
+from tmask.nn.registration import check_alone, masked_of, put_on, steps_of, take_off
+from tmask.nn.report import LayerReport, Score
 from tmask.nn.terms import Terms
 from tmask.pattern import Pattern
+
+Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class SparseLayer:
     step: int | None = None
     in_force: Pattern | None = None
     _masked: Masked | None = field(default=None, repr=False)
+    _print: tuple[Stamp, int] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -61,13 +65,23 @@ class SparseLayer:
         """The parametrization.
 
         Raises:
+            InvalidProblemError: as `check_held`.
+        """
+        self.check_held()
+        assert self._masked is not None
+        return self._masked
+
+    def check_held(self) -> None:
+        """Return if the mask is on.
+
+        Raises:
             InvalidProblemError: it was taken off, by `export` for example.
         """
         if self._masked is None or not all(self._holds(owner) for owner in self.owners):
             raise InvalidProblemError(
-                f"layer {self.name!r} has this mask no more; after export, end with sparsifier.remove()"
+                f"layer {self.name!r} has this mask no more; after export, end with sparsifier.remove(), and call "
+                "sparsify anew to train on under masks"
             )
-        return self._masked
 
     @property
     def weight(self) -> Tensor:
@@ -76,43 +90,6 @@ class SparseLayer:
         if masked_of(owner.module, owner.tensor) is None:
             return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
         return steps_of(owner.module, owner.tensor).original
-
-    def choose_backend(self) -> None:
-        """Take the backend that every owner can run, on the device that the weight is on now.
-
-        Raises:
-            InvalidProblemError: the one that was asked for cannot run it; names the layer.
-        """
-        for owner in self.owners:
-            try:
-                self.backend, self.reason = backends.choose_backend(
-                    owner.module, owner.tensor, self.weight, self.pattern, self.requested
-                )
-            except TmaskError as error:
-                raise type(error)(f"layer {owner.name!r}: {error}") from error
-            if self.backend == backends.MASKED:
-                break  # one owner that cannot be packed keeps the weight's other owners masked, for its reason
-
-    def prepare(self, pattern: Pattern | None, complete: bool) -> None:
-        """See whether the backend takes a mask before it is put on; under "auto" go on masked where it does not.
-
-        Args:
-            complete: whether the mask keeps exactly n in every row and column of full blocks.
-        Raises:
-            InvalidMaskError: it does not, and was asked for by name.
-        """
-        if self.backend != backends.SEMI_STRUCTURED or pattern != self.pattern:
-            return
-        problem = "" if complete else "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
-        problem = problem or next(filter(None, (backends.misuse(o.module, o.tensor) for o in self.owners)), "")
-        if problem and self.requested != backends.AUTO:
-            raise InvalidMaskError(
-                f'layer {self.name!r}: {problem}; use backend "auto" or "masked", or a solver that fills its masks'
-            )
-        if problem:
-            self.backend, self.reason = backends.MASKED, problem
-            for owner in self.owners:
-                backends.release(owner.module)
 
     def put_mask_on(self, gradient: Gradient) -> None:
         """Register one parametrization, all True, with every owner."""
@@ -139,7 +116,28 @@ class SparseLayer:
                 f"layer {self.name!r}: backend {self.backend!r} packs whole weights, and fully_shard has cut this one; "
                 'call sparsify with backend="masked"'
             )
-        return self._masked.follow(weight)
+        if not is_sharded(weight) or is_sharded(self._masked.mask):
+            return False
+        known = self.fingerprint()
+        self._masked.follow(weight)
+        self.note(known)
+        return True
+
+    def fingerprint(self) -> int | None:
+        """That of the whole mask; None for shards that something else than a renewal has changed.
+
+        It costs nothing while the mask stays, and no rank has to ask another.
+        """
+        if self._print is None or self._print[0] != self._stamp():
+            if is_sharded(self.masked.mask):
+                return None
+            self._print = self._stamp(), fingerprint(self.masked.mask)
+        return self._print[1]
+
+    def note(self, known: int | None) -> None:
+        """Take a fingerprint for that of the mask as it is now, where one is known."""
+        if known is not None:
+            self._print = self._stamp(), known
 
     def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> int:
         """Replace the mask in place; returns how many of its bits changed."""
@@ -148,6 +146,7 @@ class SparseLayer:
         flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
         masked.mask.copy_(found.mask)
         masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
+        self.note(found.fingerprint)
         self.in_force, self.score, self.step = pattern, found.score, step
         self.refresh()
         return flips
@@ -164,12 +163,43 @@ class SparseLayer:
             except TmaskError as error:
                 raise type(error)(f"layer {owner.name!r}: {error}") from error
 
+    def release(self) -> None:
+        """Multiply with the dense masked weight, until `refresh` with another backend."""
+        for owner in self.owners:
+            backends.release(owner.module)
+
+    def check_removable(self) -> None:
+        """Return if `remove` can do its work; raise InvalidProblemError if not."""
+        for owner in self.owners:
+            if self._holds(owner):
+                check_alone(owner.module, owner.tensor)
+
     def remove(self) -> None:
         """Leave the dense master weight as a plain parameter. A mask that another Sparsifier has put on stays."""
         for owner in self.owners:
             if self._holds(owner):
                 backends.release(owner.module)
                 take_off(owner.module, owner.tensor)
+
+    def row(self) -> LayerReport:
+        """Its row in a report."""
+        return LayerReport(
+            layer=self.name,
+            shape=tuple(self.weight.shape),
+            pattern=self.pattern,
+            step=self.step,
+            retained=None if self.score is None else self.score.retained,
+            gap=None if self.score is None else self.score.gap,
+            backend=self.backend,
+            reason=self.reason,
+            tied=tuple(owner.name for owner in self.owners[1:]),
+        )
+
+    def _stamp(self) -> Stamp:
+        """Changes when the mask does: operators count in the DTensor, what loads checkpoints also in its part."""
+        mask = self.masked.mask
+        part = local_part(mask)
+        return part.data_ptr(), part._version, mask._version
 
     def _holds(self, owner: Owner) -> bool:
         return self._masked is not None and masked_of(owner.module, owner.tensor) is self._masked

@@ -47,6 +47,15 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0], None
 
 
+class _StraightThroughBothWays(_StraightThrough):
+    """With forward-mode differentiation too; apart, because torch.compile takes no function that has it."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """The tangent passes whole, as the gradient does."""
+        return tangents[0]
+
+
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
     return torch.where(mask, weight, 0.0)
@@ -55,6 +64,20 @@ def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a DTensor, as `fully_shard` makes of parameters; told without importing that class."""
     return hasattr(tensor, "device_mesh")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor; all of it where it is whole."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def put_together(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; all ranks must call it where `fully_shard` has cut it."""
+    if not is_sharded(tensor):
+        return tensor
+    from tmask.nn.sharding import whole
+
+    return whole(tensor)
 
 
 class Masked(nn.Module):
@@ -90,7 +113,8 @@ class Masked(nn.Module):
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
-        masked: Tensor = _StraightThrough.apply(weight, self.mask)  # type: ignore[no-untyped-call]
+        function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughBothWays
+        masked: Tensor = function.apply(weight, self.mask)  # type: ignore[no-untyped-call]
         return masked
 
     def follow(self, weight: Tensor) -> bool:
