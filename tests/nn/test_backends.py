@@ -4,9 +4,9 @@ from torch import nn
 
 import tmask
 from tests.nn.models import Attention
-from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
+from tests.nn.unpacked_route import Unpacked, unpacked  # noqa: F401 - a fixture
 from tmask import nn as tnn
-from tmask.nn import semi_structured
+from tmask.nn import routes, semi_structured
 from tmask.nn.finding import FoundMask
 
 
@@ -158,6 +158,23 @@ def test_auto_goes_by_the_measurement(pays, monkeypatch):
     row = tnn.sparsify(model).report()[0]
     assert (row.backend, row.reason) == ("semi_structured" if pays else "masked", "3 ms against 4 ms")
     assert semi_structured.attached(model[0]) == pays
+
+
+@pytest.mark.usefixtures("paying")
+def test_auto_is_chosen_anew_where_the_model_is_when_training_begins(monkeypatch):
+    model = linear()
+    sparsifier = tnn.sparsify(model)
+    assert sparsifier.report()[0].backend == "masked"
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with monkeypatch.context() as moved:  # as if the model had moved to a device with kernels, and back
+        moved.setitem(routes.ROUTES, "unpacked", Unpacked())
+        sparsifier.watch(optimizer)
+        assert (sparsifier.report()[0].backend, sparsifier.report()[0].reason) == ("semi_structured", "measured")
+        assert semi_structured.attached(model[0])
+        sparsifier.unwatch()
+    sparsifier.watch(optimizer)
+    assert sparsifier.report()[0].backend == "masked"
+    assert not semi_structured.attached(model[0])
 
 
 @pytest.mark.usefixtures("unpacked")
