@@ -286,7 +286,11 @@ def test_several_optimizers_share_the_weights_and_count_together():
     assert sparsifier.state_dict()["order"] == [0, 2]
     sparsifier.unwatch()
     with pytest.raises(tmask.InvalidProblemError, match=r"the 2 optimizers do not hold 1 of the 2 .*\(2.weight\)"):
-        sparsifier.watch(parts[0], parts[0])
+        sparsifier.watch(parts[0], torch.optim.SGD(twin.parameters(), 1.0))
+    sparsifier.watch(*parts, parts[0])
+    parts[0].step()
+    parts[1].step()
+    assert sparsifier.steps == 6
 
 
 def test_an_optimizer_is_watched_inside_its_wrapper():
@@ -410,6 +414,7 @@ def test_a_bad_weight_at_the_start_leaves_the_model_alone():
         ({"on_renewal": "x"}, tmask.InvalidProblemError, "on_renewal must be a function"),
         ({"check_finite_every": -1}, tmask.InvalidProblemError, "check_finite_every must be a number of steps"),
         ({"check_finite_every": True}, tmask.InvalidProblemError, "check_finite_every must be a number of steps"),
+        ({"optimizer": []}, tmask.InvalidProblemError, "no optimizer is given to watch"),
         ({"optimizer": 3}, tmask.InvalidProblemError, "optimizer is a int; give a torch.optim.Optimizer"),
         ({"optimizer": mlp().parameters()}, tmask.InvalidProblemError, "optimizer is a generator"),
     ],

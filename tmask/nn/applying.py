@@ -103,7 +103,7 @@ def sparsify(
         if masks is not None:
             _check_masks(masks, layers, schedule)
         optimizers = () if optimizer is None else optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
-        if optimizers:
+        if optimizer is not None:
             check_optimizers(optimizers, layers)
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
     try:

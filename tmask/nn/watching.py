@@ -25,11 +25,13 @@ def check_optimizers(optimizers: Sequence[Any], layers: Sequence[SparseLayer]) -
     Raises:
         InvalidProblemError: they do not, or are none.
     """
+    if not optimizers:
+        raise InvalidProblemError("no optimizer is given to watch")
     if wrong := [one for one in optimizers if not isinstance(one, Optimizer)]:
         raise InvalidProblemError(
             f"optimizer is a {type(wrong[0]).__name__}; give a torch.optim.Optimizer, made from the model's parameters"
         )
-    plain = [plain_optimizer(optimizer) for optimizer in optimizers]
+    plain = list(dict.fromkeys(map(plain_optimizer, optimizers)))  # hooks twice on one would count it twice
     held = {key for optimizer in plain for key in learning_rates(optimizer)}
     missing = [layer.name for layer in layers if layer.weight.requires_grad and id(layer.weight) not in held]
     if missing:
