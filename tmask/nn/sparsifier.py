@@ -13,7 +13,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.checkpoint import capture, restore
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.finding import MaskFinder
-from tmask.nn.finite import check_finite, is_due
+from tmask.nn.finite import check_finite
 from tmask.nn.layer import SparseLayer
 from tmask.nn.ranks import Ranks
 from tmask.nn.renewing import find_masks, put_on
@@ -186,8 +186,7 @@ class Sparsifier:
         self._follow_shards()
         self.steps += 1
         self._decayed = False
-        if is_due(self.layers, self.steps, self._check_finite_every):
-            check_finite(self.layers, self.steps, Ranks.of(self._distributed))
+        check_finite(self.layers, self.steps, self._check_finite_every, Ranks.of(self._distributed))
         if self.schedule.renews_at(self.steps):
             return self._renew({})
         for layer in self.layers:
