@@ -25,6 +25,7 @@ def test_without_a_gpu_it_says_so_and_lists_what_would_be_eligible(weights):
     assert "nothing was measured: there is no CUDA device here" in result.stderr
     assert "no sparse kernel runs on a cpu device" in result.stdout
     assert "compute capability 8.x" in result.stdout
+    assert "sparsify packs nn.Linear alone, not the Conv1D of GPT-2" in one_line(result.stderr)
     document = json.loads(run("doctor", weights, "--shape", "4096x11008", "--shape", "48x64", "--json").stdout)
     layers = {layer["layer"]: layer for layer in document["layers"]}
     assert layers["4096x11008"]["eligible_for"] == ["cutlass", "cusparselt"]

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from tests.nn.two_four import random_mask
-from tmask.nn.parametrization import Masked, put_on
+from tmask.nn.parametrization import Masked
+from tmask.nn.registration import put_on
+from tmask.nn.terms import Terms
 from tmask.pattern import Pattern
 
 
@@ -15,7 +17,7 @@ def masked_linear(
 ):
     torch.manual_seed(seed)
     layer = nn.Linear(into, out, bias=bias, device=device, dtype=dtype)
-    masked = Masked(layer.weight, Pattern(2, 4), gradient)
+    masked = Masked(layer.weight, Terms(Pattern(2, 4), Pattern(2, 4)), gradient)
     masked.mask.copy_(random_mask(out, into, seed))
     put_on(layer, "weight", masked)
     return layer

@@ -15,6 +15,7 @@ import tmask
 from tests.nn.models import batch
 from tmask import nn as tnn
 from tmask.errors import RanksDifferError
+from tmask.nn.parametrization import Masked
 
 # Ranks add gradients of parts of the batch, so results differ from one process's by rounding: some 1e-16 a step, which
 # AdamW can make larger where a gradient is near 0.
@@ -74,6 +75,7 @@ def compare(sparsifier, reference):
         assert (row.shape, row.pattern, row.step, row.gap) == (other.shape, other.pattern, other.step, other.gap)
         assert row.retained == pytest.approx(other.retained)
     state, expected = sparsifier.state_dict(), reference.state_dict()
+    del state["order"], expected["order"]  # optimizers are made on either side of sparsify
     for name in expected["layers"]:
         score = expected["layers"][name].pop("score")
         assert state["layers"][name].pop("score") == pytest.approx(score)
@@ -122,6 +124,25 @@ def with_ddp(rank, world, folder):
     same = tmask.solve(net(seed=5)[0].weight, "2:4").mask
     given = tnn.sparsify(net(), masks={"0.weight": same})
     assert torch.equal(given.layers[0].masked.mask, same)
+
+    other = net(seed=5)
+    tnn.sparsify(other, distributed=False)
+    model = net()
+    frozen = tnn.sparsify(model)
+    if rank == 1:
+        model.load_state_dict(
+            {name: held for name, held in other.state_dict().items() if ".mask" in name}, strict=False
+        )
+    with pytest.raises(RanksDifferError, match=r"layer '0.weight': the loaded mask differs on rank 1 from rank 0"):
+        frozen.load_state_dict(frozen.state_dict())
+    state = frozen.state_dict()
+    if rank == 1:
+        state["layers"]["2.weight"]["mask"] += 1
+    with pytest.raises(tmask.InvalidProblemError, match=r"rank 1: layer '2.weight': its mask is not the one"):
+        frozen.load_state_dict(state)
+    model = net()
+    with pytest.raises(tmask.InvalidProblemError, match="rank 0: the optimizer does not hold"):
+        tnn.sparsify(model, optimizer=adamw(net() if rank == 0 else model))
 
     def local(name, weight):  # fails on the one rank that is asked about this layer
         if name == "2.weight":
@@ -182,6 +203,25 @@ def with_fsdp(rank, world, folder):
     assert train(again, other, (rank, world), 3, 3) == losses
     for layer, twin in zip(sparsifier.layers, resumed.layers, strict=True):
         assert torch.equal(whole(layer.masked.mask), whole(twin.masked.mask))
+
+    _, _, fresh = sharded(**options)
+    with pytest.raises(tmask.InvalidProblemError, match=r"layer '0.weight': its mask is not the one .* of step 3"):
+        fresh.load_state_dict(state)
+    for layer in again.modules():
+        if isinstance(layer, Masked):
+            layer.mask.logical_not_()
+            layer.terms[-1] = 0
+            break
+    with pytest.raises(tmask.InvalidProblemError, match="its mask is not the one"):
+        resumed.load_state_dict(state)
+    assert resumed.state_dict()["layers"]["0.weight"]["mask"] is None  # nobody knows; asking would take all ranks
+    layer.mask.fill_(True)
+    with pytest.raises(tmask.InvalidMaskError, match=r"layer '0.weight': the mask is not the 2:4 one that was found"):
+        resumed.load_state_dict(state)
+    with torch.no_grad():
+        resumed.layers[1].weight.to_local()[0, 3] = torch.nan if rank == 1 else 0
+    with pytest.raises(tmask.InvalidProblemError, match=r"rank 1: step 7, layer '2.weight': .*index \(0, 3\)"):
+        resumed._step()
 
     _, _, plain = alone(**options)
     expected = tnn.export_state_dict(plain)

@@ -4,9 +4,10 @@ from torch import nn
 
 import tmask
 from tests.nn.models import Attention
-from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
+from tests.nn.unpacked_route import Unpacked, unpacked  # noqa: F401 - a fixture
 from tmask import nn as tnn
-from tmask.nn import semi_structured
+from tmask.nn import routes, semi_structured
+from tmask.nn.finding import FoundMask
 
 
 def linear(rows=32, cols=64):
@@ -14,12 +15,18 @@ def linear(rows=32, cols=64):
     return nn.Sequential(nn.Linear(cols, rows)).to(torch.bfloat16)
 
 
+@pytest.fixture
+def paying(monkeypatch):
+    """Packed products count as faster."""
+    monkeypatch.setattr(semi_structured, "pays", lambda *args: (True, "measured"))
+
+
 @pytest.mark.parametrize(
     ("model", "pattern", "says"),
     [
         (linear(), "2:4", "layer '0.weight': .*no sparse kernel runs on a cpu device"),
         (linear(), "4:8", "layer '0.weight': .*multiply 2:4 alone, not 4:8"),
-        (nn.Conv2d(32, 32, 1), "2:4", "takes nn.Linear alone, not weight of Conv2d"),
+        (nn.Conv2d(32, 32, 1), "2:4", "semi_structured takes nn.Linear alone, not weight of Conv2d"),
         (Attention(), "2:4", "takes nn.Linear alone, not in_proj_weight of MultiheadAttention"),
     ],
 )
@@ -38,12 +45,96 @@ def test_a_shape_that_the_kernels_do_not_take_is_refused():
 
 @pytest.mark.usefixtures("unpacked")
 def test_a_layer_with_a_forward_of_its_own_keeps_it():
-    class Scaled(nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
     row = tnn.sparsify(Scaled(32, 32, dtype=torch.bfloat16)).report()[0]
     assert (row.backend, row.reason) == ("masked", "Scaled has a forward of its own")
+
+
+class Scaled(nn.Linear):
+    """Ten times what a linear layer gives."""
+
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+@pytest.mark.usefixtures("unpacked", "paying")
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_weight_is_packed_only_if_every_owner_can_be(own_first):
+    plain, scaled = nn.Linear(32, 32, dtype=torch.bfloat16), Scaled(32, 32, dtype=torch.bfloat16)
+    scaled.weight = plain.weight
+    model = nn.ModuleList([scaled, plain] if own_first else [plain, scaled])
+    row = tnn.sparsify(model).report()[0]
+    assert (row.backend, row.reason) == ("masked", "Scaled has a forward of its own")
+    x = torch.ones(8, 32, dtype=torch.bfloat16)
+    assert torch.equal(scaled(x), 10 * nn.functional.linear(x, scaled.weight, scaled.bias))
+    tnn.export(model)
+    with pytest.raises(tmask.InvalidProblemError, match="Scaled has a forward of its own"):
+        tnn.sparsify(model, backend="semi_structured")
+
+
+@pytest.mark.usefixtures("unpacked", "paying")
+def test_a_forward_that_was_put_on_the_module_itself_is_kept():
+    model = linear(32, 32)
+    own = model[0].forward
+    model[0].forward = lambda x: 10 * own(x)
+    sparsifier = tnn.sparsify(model)
+    row = sparsifier.report()[0]
+    assert (row.backend, row.reason) == (
+        "masked",
+        "this Linear was given a forward of its own, as hooks of accelerate do",
+    )
+    x = torch.ones(8, 32, dtype=torch.bfloat16)
+    for _ in range(2):
+        assert torch.equal(model(x), 10 * nn.functional.linear(x, model[0].weight, model[0].bias))
+        sparsifier.remove()
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_forward_that_is_put_around_ours_outlives_it():
+    model = linear(32, 32)
+    sparsifier = tnn.sparsify(model, backend="semi_structured")
+    ours = model[0].forward
+    model[0].forward = lambda x: 10 * ours(x)
+    x = torch.ones(8, 32, dtype=torch.bfloat16)
+    for _ in range(2):
+        torch.testing.assert_close(model(x), 10 * nn.functional.linear(x, model[0].weight, model[0].bias))
+        sparsifier.remove()
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_a_replica_for_data_parallel_multiplies_with_its_own_weight():
+    model = linear(32, 32)
+    tnn.sparsify(model, backend="semi_structured")
+    replica = model[0]._replicate_for_data_parallel()
+    assert "forward" not in vars(replica)
+    assert not semi_structured.attached(replica)
+    assert semi_structured.attached(model[0])
+
+
+@pytest.mark.usefixtures("unpacked", "paying")
+@pytest.mark.parametrize("solver", ["greedy-keep", "bi-nm"])
+def test_auto_goes_on_masked_with_a_heuristic_that_leaves_rows_short(solver):
+    model = nn.Sequential(linear(64, 64), linear(64, 64))
+    row = tnn.sparsify(model, solver=solver).report()[0]
+    assert row.backend == "masked"
+    assert row.reason.startswith("its mask leaves rows or columns short")
+
+
+@pytest.mark.usefixtures("unpacked", "paying")
+@pytest.mark.parametrize("backend", ["auto", "semi_structured"])
+def test_masks_that_cannot_be_packed_change_nothing_or_fall_back_all_at_once(backend):
+    model = nn.Sequential(linear(64, 64), linear(64, 64))
+    masks = {f"{i}.0.weight": tmask.solve(model[i][0].weight, "2:4").mask for i in range(2)}
+    sparsifier = tnn.sparsify(model, solver="greedy-keep", masks=masks, schedule=tnn.Periodic(every=1), backend=backend)
+    assert all(semi_structured.attached(model[i][0]) for i in range(2))
+    if backend == "auto":
+        sparsifier.step()
+        assert [layer.step for layer in sparsifier.layers] == [1, 1]
+    else:
+        with pytest.raises(tmask.InvalidMaskError, match=r"layer '0.0.weight': its mask leaves rows or columns short"):
+            sparsifier.step()
+        assert [layer.step for layer in sparsifier.layers] == [0, 0]
+        assert all(torch.equal(layer.masked.mask, masks[layer.name]) for layer in sparsifier.layers)
+    assert all(semi_structured.attached(model[i][0]) == (backend != "auto") for i in range(2))
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -67,6 +158,23 @@ def test_auto_goes_by_the_measurement(pays, monkeypatch):
     row = tnn.sparsify(model).report()[0]
     assert (row.backend, row.reason) == ("semi_structured" if pays else "masked", "3 ms against 4 ms")
     assert semi_structured.attached(model[0]) == pays
+
+
+@pytest.mark.usefixtures("paying")
+def test_auto_is_chosen_anew_where_the_model_is_when_training_begins(monkeypatch):
+    model = linear()
+    sparsifier = tnn.sparsify(model)
+    assert sparsifier.report()[0].backend == "masked"
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with monkeypatch.context() as moved:  # as if the model had moved to a device with kernels, and back
+        moved.setitem(routes.ROUTES, "unpacked", Unpacked())
+        sparsifier.watch(optimizer)
+        assert (sparsifier.report()[0].backend, sparsifier.report()[0].reason) == ("semi_structured", "measured")
+        assert semi_structured.attached(model[0])
+        sparsifier.unwatch()
+    sparsifier.watch(optimizer)
+    assert sparsifier.report()[0].backend == "masked"
+    assert not semi_structured.attached(model[0])
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -124,7 +232,7 @@ def test_the_layer_gets_its_own_forward_back(end):
 def test_a_mask_that_cannot_be_packed_names_its_layer():
     layer = tnn.sparsify(linear(), backend="semi_structured").layers[0]
     with pytest.raises(tmask.InvalidMaskError, match=r"layer '0\.weight'"):
-        layer.set_mask(torch.zeros(32, 64, dtype=torch.bool), layer.pattern, layer.score, 1)
+        layer.set_mask(FoundMask(torch.zeros(32, 64, dtype=torch.bool), layer.score, 0.0), layer.pattern, 1)
 
 
 def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811

@@ -95,6 +95,42 @@ def test_it_acts_once_per_step_not_once_per_micro_batch():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("through", ["gradient", "weight"])
+def test_an_optimizer_that_maximizes_decays_too(through):
+    results = []
+    for sign in (1, -1):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), LR, maximize=sign < 0)
+        sparsifier = tnn.sparsify(model, schedule=DYNAMIC, optimizer=optimizer, decay=tnn.MaskedDecay(RATE, through))
+        (sign * model(batch((4, 8))).square().mean()).backward()
+        optimizer.step()
+        results.append([layer.weight for layer in sparsifier.layers])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_through_the_weight_it_acts_once_however_often_the_closure_is_called():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=6)
+    decay = tnn.MaskedDecay(RATE, "weight")
+    sparsifier = tnn.sparsify(model, schedule=tnn.Frozen(), optimizer=optimizer, decay=decay)  # no other change
+    out = [(~layer.masked.mask, layer.weight.detach().clone()) for layer in sparsifier.layers]
+    calls = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(batch((4, 8))).square().mean()
+        loss.backward()
+        calls.append(loss)
+        return loss
+
+    for step in (1, 2):
+        optimizer.step(closure)
+        for (pruned, before), layer in zip(out, sparsifier.layers, strict=True):
+            torch.testing.assert_close(layer.weight[pruned], before[pruned] * (1 - 0.1 * RATE) ** step)
+    assert len(calls) > 4
+
+
 @pytest.mark.parametrize("positional", [True, False])
 def test_a_closure_is_followed_by_the_decay(positional):
     _, expected = stepped(tnn.MaskedDecay(RATE), sgd)

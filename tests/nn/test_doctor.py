@@ -49,6 +49,13 @@ def test_without_a_gpu_it_says_where_layers_would_be_eligible():
     assert not any(result.timings or result.route for result in results.values())
 
 
+def test_projections_of_attention_go_by_their_names():
+    layers = ["block.attn.in_proj_weight", "block.attn.out_proj.weight", "other.out_proj.weight"]
+    results = list(diagnose([(name, (256, 128)) for name in layers], "bfloat16", CPU, [8]))
+    assert [bool(result.eligible_for) for result in results] == [False, False, True]
+    assert results[0].verdict == results[1].verdict == "MultiheadAttention reads its weights past any packed product"
+
+
 def test_float32_is_eligible_for_nothing():
     (result,) = diagnose([("mlp", (256, 128))], "float32", CPU, [8])
     assert result.eligible_for == ()

@@ -128,6 +128,34 @@ def test_training_on_after_export_says_how_to_end():
     assert not torch.equal(model[0].weight, weight)
 
 
+def test_training_on_after_export_under_frozen_masks_is_refused_before_a_zero_comes_back():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = tnn.sparsify(model, optimizer=optimizer)
+    zeros = tnn.export(model)[0].weight == 0
+    with pytest.raises(tmask.InvalidProblemError, match=r"has this mask no more.*sparsify anew"):
+        train(model, optimizer, 1)
+    assert torch.equal(model[0].weight == 0, zeros)
+    sparsifier.unwatch()
+    with pytest.raises(tmask.InvalidProblemError, match="has this mask no more"):
+        sparsifier.step()
+    with pytest.raises(tmask.InvalidProblemError, match="has this mask no more"):
+        sparsifier.watch(optimizer)
+    assert sparsifier.steps == 0
+
+
+def test_removing_takes_all_masks_off_or_none():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = tnn.sparsify(model, optimizer=optimizer)
+    nn.utils.parametrizations.spectral_norm(model[0])
+    with pytest.raises(tmask.InvalidProblemError, match="_SpectralNorm"):
+        sparsifier.remove()
+    assert all(layer.masked is not None for layer in sparsifier.layers)
+    train(model, optimizer, 1)
+    assert sparsifier.steps == 1
+
+
 def saved_and_loaded(state, path, form):
     if form == "torch":
         torch.save(state, path)

@@ -9,7 +9,9 @@ from torch import nn
 import tmask
 from tests.nn.models import batch, mlp, train
 from tmask import nn as tnn
-from tmask.nn.parametrization import Masked, masked_of
+from tmask.nn.parametrization import Masked
+from tmask.nn.registration import masked_of
+from tmask.nn.terms import Terms
 
 RULES = {"straight-through": tnn.Periodic(gradient="straight-through"), "masked": tnn.Frozen(gradient="masked")}
 
@@ -73,6 +75,25 @@ def test_functorch_takes_the_layer(rule):
             torch.testing.assert_close(each[name][i], grad)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_forward_mode_gives_the_derivatives_of_backward(rule):
+    model = mlp()
+    tnn.sparsify(model, schedule=RULES[rule])
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tangents = {name: batch(tuple(parameter.shape), 5) for name, parameter in parameters.items()}
+    x = batch((3, 8))
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+    _, forward = torch.func.jvp(loss, (parameters, x), (tangents, x))
+    backward, by_x = torch.func.grad(loss, (0, 1))(parameters, x)
+    expected = sum((backward[name] * tangents[name]).sum() for name in tangents) + (by_x * x).sum()
+    torch.testing.assert_close(forward, expected)
+    each = torch.func.vmap(lambda row: torch.func.jvp(loss, (parameters, row), (tangents, row))[1])(x)
+    torch.testing.assert_close(each.sum(), torch.func.jvp(loss, (parameters, x), (tangents, x))[1])
+
+
 def test_assigning_a_weight_sets_the_dense_master():
     layer = nn.Linear(8, 8)
     sparsifier = tnn.sparsify(layer)
@@ -118,7 +139,7 @@ def test_a_change_of_mask_between_forward_and_backward_is_refused():
 
 
 def test_it_says_what_it_is():
-    assert repr(Masked(torch.ones(4, 4), tmask.Pattern(2, 4), "masked")) == "Masked(2:4, gradient=masked)"
+    assert repr(Masked(torch.ones(4, 4), Terms(tmask.Pattern(2, 4)), "masked")) == "Masked(2:4, gradient=masked)"
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -196,6 +196,56 @@ def test_a_state_of_another_run_is_refused(other, says):
         Run(**other).sparsifier.load_state_dict(state)
 
 
+def test_a_resumed_run_has_no_figures_of_masks_that_it_dropped(tmp_path):
+    first = Run(schedule=tnn.Periodic(every=3))
+    train(first.model, first.optimizer, 4)
+    first.save(tmp_path / "checkpoint")
+    resumed = Run(schedule=tnn.Periodic(every=3))
+    assert resumed.sparsifier.metrics()["step"] == 0
+    resumed.load(tmp_path / "checkpoint")
+    assert resumed.sparsifier.metrics() == {}
+    train(resumed.model, resumed.optimizer, 2, 4)
+    assert resumed.sparsifier.metrics()["step"] == 6
+
+
+def test_states_of_model_and_sparsifier_belong_together():
+    run = Run(schedule=tnn.Periodic(every=1))
+    early = copy.deepcopy(run.model.state_dict())
+    train(run.model, run.optimizer, 6)
+    other = Run(schedule=tnn.Periodic(every=1))
+    other.model.load_state_dict(early)
+    with pytest.raises(tmask.InvalidProblemError, match=r"layer '0.weight': its mask is not the one .* of step 6 "):
+        other.sparsifier.load_state_dict(run.sparsifier.state_dict())
+    assert other.sparsifier.steps == 0
+    run.sparsifier.layers[1].masked.mask.fill_(True)
+    with pytest.raises(tmask.InvalidMaskError, match=r"layer '2.weight': the mask is not the 2:4 one"):
+        run.sparsifier.load_state_dict(run.sparsifier.state_dict())
+
+
+@pytest.mark.parametrize("first", ["optimizer", "sparsify"])
+def test_an_optimizer_state_from_the_other_side_of_sparsify_is_refused(first):
+    run = Run()  # made before sparsify
+    train(run.model, run.optimizer, 2)
+    model = mlp()
+    schedule = run.sparsifier.schedule
+    if first == "optimizer":
+        optimizer = torch.optim.AdamW(model.parameters(), 0.05)
+        sparsifier = tnn.sparsify(model, schedule=schedule)
+    else:
+        sparsifier = tnn.sparsify(model, schedule=schedule)
+        optimizer = torch.optim.AdamW(model.parameters(), 0.05)
+    sparsifier.watch(optimizer)
+    model.load_state_dict(run.model.state_dict())
+    state = run.sparsifier.state_dict()
+    sparsifier.load_state_dict(state)  # an optimizer without a state has no order to keep
+    optimizer.load_state_dict(run.optimizer.state_dict())
+    if first == "optimizer":
+        sparsifier.load_state_dict(state)
+    else:
+        with pytest.raises(tmask.InvalidProblemError, match=r"in another order .* make the optimizer on the same side"):
+            sparsifier.load_state_dict(state)
+
+
 def test_what_is_no_state_is_refused():
     sparsifier = Run().sparsifier
     with pytest.raises(tmask.InvalidProblemError, match="no state of a Sparsifier: it lacks layers, schedule"):
@@ -215,6 +265,57 @@ def test_an_optimizer_must_hold_the_weights():
         tnn.sparsify(model, optimizer=half)
     model[2].weight.requires_grad_(False)
     tnn.sparsify(model, optimizer=half)
+
+
+def test_several_optimizers_share_the_weights_and_count_together():
+    model, twin = mlp(), mlp()
+    parts = [torch.optim.SGD(model[0].parameters(), 1.0), torch.optim.SGD(model[2].parameters(), 1.0)]
+    decay = tnn.MaskedDecay(0.1)
+    sparsifier = tnn.sparsify(model, schedule=DYNAMIC, optimizer=parts, decay=decay)
+    one = torch.optim.SGD(twin.parameters(), 1.0)
+    other = tnn.sparsify(twin, schedule=DYNAMIC, optimizer=one, decay=decay)
+    train(twin, one, 5)
+    for step in range(5):
+        model.zero_grad()
+        model(batch((4, 8), step)).square().mean().backward()
+        for optimizer in parts:
+            assert sparsifier.steps == step
+            optimizer.step()
+    assert sparsifier.steps == other.steps == 5
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert sparsifier.state_dict()["order"] == [0, 2]
+    sparsifier.unwatch()
+    with pytest.raises(tmask.InvalidProblemError, match=r"the 2 optimizers do not hold 1 of the 2 .*\(2.weight\)"):
+        sparsifier.watch(parts[0], torch.optim.SGD(twin.parameters(), 1.0))
+    sparsifier.watch(*parts, parts[0])
+    parts[0].step()
+    parts[1].step()
+    assert sparsifier.steps == 6
+
+
+def test_an_optimizer_is_watched_inside_its_wrapper():
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    model = mlp()
+    optimizer = sgd(model)
+    sparsifier = tnn.sparsify(model, optimizer=Wrapper(optimizer))
+    train(model, optimizer, 1)
+    assert sparsifier.steps == 1
+
+
+def test_a_deep_copy_watches_nothing_until_it_is_told_to():
+    model = mlp()
+    optimizer = sgd(model)
+    sparsifier = tnn.sparsify(model, schedule=DYNAMIC, optimizer=optimizer)
+    train(model, optimizer, 1)
+    twin, twin_optimizer, copied = copy.deepcopy((model, optimizer, sparsifier))
+    copied.watch(twin_optimizer)
+    losses = train(model, optimizer, 4, 1)
+    assert train(twin, twin_optimizer, 4, 1) == losses
+    assert (copied.steps, sparsifier.steps) == (5, 5)
+    assert copied.layers[0].owners[0].module is twin[0]
 
 
 def test_a_watched_optimizer_counts_alone():
@@ -239,6 +340,36 @@ def test_an_optimizer_can_be_watched_later():
     train(model, optimizer, 1)
     sparsifier.step()
     assert sparsifier.steps == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("schedule", [tnn.Frozen(), tnn.Periodic(every=1, end=2), tnn.Periodic(begin=50)])
+def test_between_renewals_too_a_weight_that_is_not_finite_names_layer_and_step(schedule, value, dtype):
+    model = mlp(dtype=dtype)
+    optimizer = sgd(model, 0.1)
+    sparsifier = tnn.sparsify(model, schedule=schedule, optimizer=optimizer)
+    for _ in range(3):
+        optimizer.step()
+    sparsifier.layers[1].weight.data[1, 5] = value
+    with pytest.raises(tmask.InvalidProblemError, match=r"step 4, layer '2.weight': weight: 1 NaN or .*\(1, 5\)"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("every", "noticed"), [(0, None), (3, 6), (None, 4)])
+def test_how_often_weights_are_looked_at_can_be_chosen(every, noticed):
+    model = mlp()
+    optimizer = sgd(model, 0.1)
+    sparsifier = tnn.sparsify(model, optimizer=optimizer, check_finite_every=every)
+    for step in range(1, 8):
+        if step == 4:
+            sparsifier.layers[0].weight.data[0, 0] = torch.nan
+        if step == noticed:
+            with pytest.raises(tmask.InvalidProblemError, match=f"step {step}"):
+                optimizer.step()
+            return
+        optimizer.step()
+    assert noticed is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -271,12 +402,39 @@ def test_a_bad_weight_at_the_start_leaves_the_model_alone():
         ({"solver": "nothing"}, tmask.UnknownSolverError, "unknown solver 'nothing'"),
         ({"solver": "patterns", "pattern": "4:8"}, tmask.InvalidProblemError, "takes blocks up to 4 x 4"),
         ({"score": lambda name, weight: -weight.abs()}, tmask.InvalidProblemError, "layer '0.weight': score: "),
+        ({"score": lambda name, weight: None}, tmask.InvalidProblemError, "layer '0.weight': score: the function gave"),
+        ({"score": "wanda"}, tmask.InvalidProblemError, "score must be a function .*; got 'wanda'"),
+        ({"solver": None}, tmask.InvalidProblemError, "^solver must be the name of a solver"),
+        ({"decay": 6e-5}, tmask.InvalidProblemError, r"decay must be MaskedDecay\(rate\), or None; got 6e-05"),
+        ({"include": None}, tmask.InvalidProblemError, "include must be a list of globs; got None"),
+        ({"exclude": [nn.Linear]}, tmask.InvalidProblemError, "exclude must be a list of globs"),
+        ({"include": "0"}, tmask.InvalidProblemError, r"include is the text '0'; give a list of globs: \['0'\]"),
+        ({"filter_fn": 1}, tmask.InvalidProblemError, "filter_fn must be a function"),
+        ({"masks": [1]}, tmask.InvalidProblemError, "masks must be a mapping"),
+        ({"on_renewal": "x"}, tmask.InvalidProblemError, "on_renewal must be a function"),
+        ({"check_finite_every": -1}, tmask.InvalidProblemError, "check_finite_every must be a number of steps"),
+        ({"check_finite_every": True}, tmask.InvalidProblemError, "check_finite_every must be a number of steps"),
+        ({"optimizer": []}, tmask.InvalidProblemError, "no optimizer is given to watch"),
+        ({"optimizer": 3}, tmask.InvalidProblemError, "optimizer is a int; give a torch.optim.Optimizer"),
+        ({"optimizer": mlp().parameters()}, tmask.InvalidProblemError, "optimizer is a generator"),
     ],
 )
 def test_settings_are_checked_before_the_model_is_touched(kwargs, error, says):
     model = mlp()
     with pytest.raises(error, match=says):
         tnn.sparsify(model, **kwargs)
+    assert type(model[0]) is nn.Linear
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(tmask.InvalidProblemError, match=r"model must be a torch.nn.Module; got \["):
+        tnn.sparsify([mlp()])
+
+
+def test_inference_mode_is_no_place_to_sparsify():
+    model = mlp()
+    with torch.inference_mode(), pytest.raises(tmask.InvalidProblemError, match=r"inside torch.inference_mode"):
+        tnn.sparsify(model)
     assert type(model[0]) is nn.Linear
 
 

@@ -76,6 +76,11 @@ def doctor(
     if measured := [result for result in results if result.timings]:
         show_table(f"Measured, {dtype}, milliseconds (median)", _timing_rows(measured), texts=("layer", "a step"))
     show_table("Layers", _layer_rows(results), texts=("layer", "verdict", "eligible for"))
+    if model is not None:
+        note(
+            "layers are judged by name and shape; sparsify packs nn.Linear alone, not the Conv1D of GPT-2, and its "
+            "report says of each layer of a model what it does"
+        )
     if skipped:
         show_table("Left out", skipped_rows(skipped), texts=("because", "tensors"))
     if machine.problem:

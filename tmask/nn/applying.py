@@ -8,16 +8,20 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.backends import check_backend, choose_backend
+from tmask.errors import InvalidProblemError
+from tmask.nn.arguments import check_arguments
+from tmask.nn.backends import check_backend
 from tmask.nn.choice import Choice, Filter, Patterns
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.eligibility import select_layers
 from tmask.nn.finding import MaskFinder, ScoreFn
 from tmask.nn.layer import SparseLayer
+from tmask.nn.ranks import Ranks, together
 from tmask.nn.report import Renewal
 from tmask.nn.schedules import Frozen, Schedule
+from tmask.nn.settling import choose
 from tmask.nn.sparsifier import Sparsifier
+from tmask.nn.watching import check_optimizers
 from tmask.registry import get_solver
 from tmask.solver import Solver
 
@@ -28,7 +32,7 @@ def sparsify(
     *,
     solver: Solver | str = "auto",
     schedule: Schedule = Frozen(),  # noqa: B008 - immutable
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     filter_fn: Filter | None = None,
@@ -39,6 +43,7 @@ def sparsify(
     certify: bool = True,
     on_renewal: Callable[[Renewal], object] | None = None,
     distributed: Any = None,
+    check_finite_every: int | None = None,
 ) -> Sparsifier:
     """Put transposable N:M masks on a model's weights, in place, and keep them up to date while it trains.
 
@@ -51,7 +56,8 @@ def sparsify(
             counts). A glob matches a parameter's full name, or that of any module around it.
         solver: a name (see `tmask.available_solvers`), "auto" for the fastest exact one here, or a Solver.
         schedule: `Frozen()` or `Periodic(...)`.
-        optimizer: watched by hooks; without it, call `step()` on the result after every optimizer step.
+        optimizer: watched by hooks, or several that share the weights between them; without it, call `step()` on the
+            result after every optimizer step.
         include, exclude: globs.
         filter_fn: called with the module and the layer's name; True = mask it.
         backend: "masked", "semi_structured" or "auto"; see `tmask.nn.backends`.
@@ -62,6 +68,8 @@ def sparsify(
         on_renewal: called with the figures of each renewal, the first included.
         distributed: the process group that trains the model together; None for all processes where torch.distributed
             runs, False where each trains a model of its own.
+        check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
+            None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
     Returns:
         The Sparsifier.
     Raises:
@@ -72,40 +80,50 @@ def sparsify(
         InvalidMaskError: a given mask is not transposable N:M.
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
-    check_backend(backend)
-    if not isinstance(schedule, Schedule):
-        raise InvalidProblemError(f"schedule must be Frozen(...) or Periodic(...), got {schedule!r}")
-    layers, skipped = select_layers(model, Choice.parse(pattern, include, exclude, filter_fn))
-    if isinstance(solver, str) and solver != "auto":
-        solver = get_solver(solver)
-    if isinstance(solver, Solver):
-        for m in {layer.pattern.m for layer in layers}:
-            solver.check_side(m)
-    for layer in layers:
-        _choose_backend(layer, backend)
-    if masks is not None:
-        _check_masks(masks, layers, schedule)
-    sparsifier = Sparsifier(
-        layers, skipped, MaskFinder(solver, score, certify), schedule, decay, on_renewal, distributed
-    )
-    try:
+    with together(Ranks.of(distributed)):
+        check_arguments(
+            model=model,
+            solver=solver,
+            schedule=schedule,
+            include=include,
+            exclude=exclude,
+            filter_fn=filter_fn,
+            score=score,
+            masks=masks,
+            decay=decay,
+            on_renewal=on_renewal,
+            check_finite_every=check_finite_every,
+        )
+        check_backend(backend)
+        layers, skipped = select_layers(model, Choice.parse(pattern, include, exclude, filter_fn))
+        finder = MaskFinder(_checked_solver(solver, layers), score, certify)
+        for layer in layers:
+            layer.requested = backend
+            choose(layer)
+        if masks is not None:
+            _check_masks(masks, layers, schedule)
+        optimizers = () if optimizer is None else optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
         if optimizer is not None:
-            sparsifier.watch(optimizer)
+            check_optimizers(optimizers, layers)
+    sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    try:
         sparsifier.start(masks)
+        if optimizers:
+            sparsifier.watch(*optimizers)
     except BaseException:
         sparsifier.remove()
         raise
     return sparsifier
 
 
-def _choose_backend(layer: SparseLayer, requested: str) -> None:
-    for owner in layer.owners:
-        try:
-            layer.backend, layer.reason = choose_backend(
-                owner.module, owner.tensor, layer.weight, layer.pattern, requested
-            )
-        except TmaskError as error:
-            raise type(error)(f"layer {owner.name!r}: {error}") from error
+def _checked_solver(solver: Solver | str, layers: Sequence[SparseLayer]) -> Solver | str:
+    """The solver itself where one is named, which takes the blocks of every layer."""
+    if isinstance(solver, str) and solver != "auto":
+        solver = get_solver(solver)
+    if isinstance(solver, Solver):
+        for m in {layer.pattern.m for layer in layers}:
+            solver.check_side(m)
+    return solver
 
 
 def _check_masks(masks: Mapping[str, Any], layers: Sequence[SparseLayer], schedule: Schedule) -> None:

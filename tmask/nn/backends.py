@@ -18,6 +18,7 @@ from tmask.nn import semi_structured
 from tmask.pattern import Pattern
 
 Backend = Literal["auto", "masked", "semi_structured"]
+AUTO = "auto"
 MASKED = "masked"
 SEMI_STRUCTURED = "semi_structured"
 
@@ -28,11 +29,26 @@ def check_backend(requested: str) -> None:
         raise InvalidProblemError(f"backend must be one of {', '.join(get_args(Backend))}; got {requested!r}")
 
 
+def misuse(module: nn.Module, tensor: str) -> str:
+    """Why this layer's own forward is no plain product that another could replace, or ""."""
+    kind = type_before_parametrizations(module)
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "MultiheadAttention reads the weight of its out_proj without calling it"
+    if not isinstance(module, nn.Linear):
+        return f"semi_structured takes nn.Linear alone, not {tensor} of {kind.__name__}"
+    if kind.forward is not nn.Linear.forward:  # type: ignore[attr-defined]
+        return f"{kind.__name__} has a forward of its own"
+    if "forward" in vars(module) and not semi_structured.attached(module):
+        return f"this {kind.__name__} was given a forward of its own, as hooks of accelerate do"
+    return ""
+
+
 def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Pattern, requested: str) -> tuple[str, str]:
     """The backend for a module's weight, and why; "" where it is what was asked for.
 
     "auto" takes semi_structured where device, dtype, shape and pattern allow it and it was measured to pay. A float32
-    weight is judged by what autocast makes of it; without autocast it is multiplied masked.
+    weight is judged by what autocast makes of it; without autocast it is multiplied masked. What counts is the device
+    that the weight is on now.
 
     Raises:
         InvalidProblemError: semi_structured was asked for, and cannot run this layer; the text says why.
@@ -40,12 +56,15 @@ def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Patt
     if requested == MASKED:
         return MASKED, ""
     dtype = torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
-    problem = _misuse(module, tensor)
+    problem = misuse(module, tensor)
     if not problem:
         _, problem = semi_structured.supported(tuple(weight.shape), dtype, weight.device, pattern)
     if requested == SEMI_STRUCTURED:
         if problem:
-            raise InvalidProblemError(f'backend "semi_structured" cannot run it: {problem}; exclude it, or use "auto"')
+            move = "; move the model to its GPU before sparsify" if weight.device.type == "cpu" else ""
+            raise InvalidProblemError(
+                f'backend "semi_structured" cannot run it: {problem}; exclude it, or use "auto"{move}'
+            )
         return SEMI_STRUCTURED, ""
     if problem:
         return MASKED, problem
@@ -70,15 +89,3 @@ def update(module: nn.Module, backend: str, *, complete: bool) -> None:
 def release(module: nn.Module) -> None:
     """Give the module its own forward back, where packed weights have replaced it."""
     semi_structured.detach(module)
-
-
-def _misuse(module: nn.Module, tensor: str) -> str:
-    """Why this layer's own forward is no plain product that another could replace, or ""."""
-    kind = type_before_parametrizations(module)
-    if isinstance(module, NonDynamicallyQuantizableLinear):
-        return "MultiheadAttention reads the weight of its out_proj without calling it"
-    if not isinstance(module, nn.Linear):
-        return f"it takes nn.Linear alone, not {tensor} of {kind.__name__}"
-    if kind.forward is not nn.Linear.forward:  # type: ignore[attr-defined]
-        return f"{kind.__name__} has a forward of its own"
-    return ""

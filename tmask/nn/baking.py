@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.parametrization import apply_mask, layer_name
+from tmask.nn.parametrization import apply_mask, check_saved, layer_name
 
-_MASK, _PATTERN, _ORIGINAL = ".0.mask", ".0.pattern", ".original"
+_MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
 
 
 @torch.no_grad()
@@ -22,6 +22,7 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         InvalidProblemError: there is no mask in it, or a weight has other parametrizations beside its mask.
+        InvalidMaskError: a mask is not one that was found; its state was averaged or edited.
     """
     baked = dict(state)
     shared: dict[tuple[int, torch.Size], Tensor] = {}
@@ -29,6 +30,7 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         path = key.removesuffix(_MASK)
         if others := [k for k in state if k.startswith(f"{path}.") and k not in _own(path)]:
             raise InvalidProblemError(f"{layer_name(path)!r} has other parametrizations beside its mask: {others}")
+        check_saved(state, f"{path}.0.")
         original = state[path + _ORIGINAL]
         place = (original.data_ptr(), original.shape)
         if place not in shared:
@@ -42,4 +44,4 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _own(path: str) -> tuple[str, ...]:
-    return path + _ORIGINAL, path + _MASK, path + _PATTERN
+    return path + _ORIGINAL, path + _MASK, path + _TERMS

@@ -41,21 +41,32 @@ class MaskedDecay:
             raise InvalidProblemError(f'MaskedDecay: through must be "gradient" or "weight", got {self.through!r}')
 
     @torch.no_grad()
-    def apply(self, masks: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    def apply(
+        self, masks: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, *, again: bool = False
+    ) -> None:
         """Act on (weight, mask) pairs just before the optimizer steps; weights without a gradient are left alone.
+
+        Args:
+            again: whether it is called once more within one step, with new gradients: LBFGS makes several in a step.
+                Each is given its decay; the weights were, by the first call.
 
         A fused optimizer under a GradScaler gets gradients that are still scaled, and skips the update by itself
         where they overflowed; torch leaves the scale and the verdict on the optimizer for that time.
         """
+        if again and self.through == "weight":
+            return
         scale = getattr(optimizer, "grad_scale", None)
         overflow = getattr(optimizer, "found_inf", None)
         rates = learning_rates(optimizer)
+        ascending = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
         for weight, mask in masks:
             if weight.grad is None or id(weight) not in rates:
                 continue
             factor: float | Tensor
             if self.through == "gradient":
                 factor = self.rate if scale is None else self.rate * scale.to(weight.device)
+                if id(weight) in ascending:
+                    factor = -factor  # the optimizer goes up the gradient, and the decay must go down
                 target = weight.grad
             else:
                 if (rate := rates[id(weight)]) is None:

@@ -21,7 +21,7 @@ from tmask.nn.finding import FoundMask
 from tmask.nn.fingerprint import fingerprint
 from tmask.nn.layer import SparseLayer
 from tmask.nn.parametrization import is_sharded
-from tmask.nn.ranks import Ranks, check_same, portable, raise_first
+from tmask.nn.ranks import Ranks, check_same, together
 from tmask.nn.sharding import shard_like, whole
 from tmask.pattern import Pattern
 
@@ -56,7 +56,9 @@ class Shared:
         owners = self._owners()
         own = self._find_own(self._own_weights(owners))
         figures: dict[str, Any] = {}
-        for part in self.ranks.gather({name: (mask.score, mask.seconds) for name, mask in own.items()}):
+        for part in self.ranks.gather(
+            {name: (found.score, found.seconds, found.complete) for name, found in own.items()}
+        ):
             figures |= part
         masks, prints = {}, {}
         for layer in self.layers:
@@ -64,7 +66,8 @@ class Shared:
             prints[layer.name] = fingerprint(mask)
             if is_sharded(layer.weight):
                 mask = shard_like(mask, layer.weight)
-            masks[layer.name] = FoundMask(mask, *figures[layer.name])
+            score, seconds, complete = figures[layer.name]
+            masks[layer.name] = FoundMask(mask, score, seconds, complete, prints[layer.name])
         self._compare_each(self.ranks.gather(prints), "the new mask differs", "do all ranks give the same masks?")
         return masks
 
@@ -107,12 +110,8 @@ class Shared:
     def _find_own(self, weights: Mapping[str, Tensor]) -> dict[str, FoundMask]:
         """This rank's share of the masks, once no rank has failed."""
         found: dict[str, FoundMask] = {}
-        error = None
-        try:
+        with together(self.ranks):
             found.update({la.name: self.find(la, weights[la.name]) for la in self.layers if la.name in weights})
-        except Exception as caught:
-            error = caught
-        raise_first(self.ranks.gather(portable(error)), error)
         return found
 
     def _sent(self, layer: SparseLayer, own: Mapping[str, FoundMask], owners: Mapping[str, int]) -> Tensor:

@@ -114,6 +114,9 @@ def diagnose(
 ) -> Iterator[Diagnosis]:
     """Judge each layer; what is eligible here is verified and measured, each shape once.
 
+    Names and shapes do not tell everything: a matrix of another module than `nn.Linear` is judged as if it were of one,
+    but for the projections of torch's MultiheadAttention, which go by their names.
+
     Args:
         layers: names and weight shapes, (out, in).
         dtype: that the layers multiply in.
@@ -138,7 +141,12 @@ def _diagnose(
 ) -> Iterator[Diagnosis]:
     route, problem = find_route(device)
     measured: dict[tuple[int, ...], Diagnosis] = {}
-    for name, shape in layers:
+    named = list(layers)
+    attention = {name.removesuffix("in_proj_weight") for name, _ in named if name.endswith("in_proj_weight")}
+    for name, shape in named:
+        if name.endswith("in_proj_weight") or name.removesuffix("out_proj.weight") in attention:
+            yield Diagnosis(name, shape, reason="MultiheadAttention reads its weights past any packed product")
+            continue
         elsewhere = tuple(other.name for other in ROUTES.values() if not misfit(other, shape, dtype))
         if route is None or (misfit_here := misfit(route, shape, dtype)):
             # Of a shape that fits nowhere, that is the reason, and not this machine.

@@ -10,7 +10,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.backends import release
-from tmask.nn.parametrization import Masked, check_alone, layer_name, take_off
+from tmask.nn.parametrization import Masked, layer_name
+from tmask.nn.registration import check_alone, take_off
 
 
 @torch.no_grad()
@@ -24,6 +25,8 @@ def export(model: nn.Module) -> nn.Module:
         The model.
     Raises:
         InvalidProblemError: no layer has a mask, or the user has put other parametrizations beside one.
+        InvalidMaskError: a mask is not one that was found, in a copy whose buffers were averaged for example. The model
+            is then as it was.
     """
     found = _masked_tensors(model)
     for module, tensor, _ in found:
@@ -44,6 +47,7 @@ def export_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         InvalidProblemError: no layer has a mask.
+        InvalidMaskError: as `export`; masks that `fully_shard` has cut are not judged here, but by `bake`.
     """
     masked = _masked_tensors(model)
     effective = {id(steps.original): steps() for _, _, steps in masked}
@@ -57,11 +61,12 @@ def export_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masked_tensors(model: nn.Module) -> list[tuple[nn.Module, str, ParametrizationList]]:
-    """Every (module, tensor name, its parametrizations) with a mask."""
+    """Every (module, tensor name, its parametrizations) with a mask, each of them checked."""
     found = []
-    for module in model.modules():
+    for name, module in model.named_modules():
         for tensor, steps in getattr(module, "parametrizations", {}).items():
-            if any(isinstance(step, Masked) for step in steps):
+            if masked := [step for step in steps if isinstance(step, Masked)]:
+                masked[0].check(f"{name}.{tensor}" if name else tensor)
                 found.append((module, tensor, steps))
     if not found:
         raise InvalidProblemError("the model has no masks: it was never sparsified, or is exported already")

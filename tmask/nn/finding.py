@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import tmask
-from tmask.errors import TmaskError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.report import Score
 from tmask.pattern import Pattern
+from tmask.solution import Status
 from tmask.solver import Solver
 
 ScoreFn = Callable[[str, Tensor], Tensor]
@@ -21,11 +22,17 @@ ScoreFn = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """A mask on the weight's device, what it keeps, and the seconds that it took in all."""
+    """A mask on the weight's device, what it keeps, and the seconds that it took in all.
+
+    `complete` tells whether full blocks keep exactly n in each row and column: a heuristic may leave some short.
+    `fingerprint` is that of the whole mask, where `mask` is a shard of it, or None.
+    """
 
     mask: Tensor
     score: Score
     seconds: float
+    complete: bool = True
+    fingerprint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +58,15 @@ class MaskFinder:
         """
         begin = time.perf_counter()
         try:
-            score = None if self.score is None else self.score(name, weight)
+            score = self._score(name, weight)
             if pattern is None:
                 pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
             solution = tmask.solve(weight, pattern, self.solver, score=score, groups=groups, certify=self.certify)
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
         found = Score(solution.objective, solution.total, solution.dual_bound)
-        return FoundMask(solution.mask, found, time.perf_counter() - begin)
+        complete = solution.status is not Status.UNDERFILLED
+        return FoundMask(solution.mask, found, time.perf_counter() - begin, complete)
 
     def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
         """A mask from the user, checked.
@@ -68,10 +76,18 @@ class MaskFinder:
         """
         begin = time.perf_counter()
         try:
-            score = None if self.score is None else self.score(name, weight)
+            score = self._score(name, weight)
             judged = tmask.certify(weight, mask, pattern, score=score, groups=groups)
             tmask.check_mask(mask, pattern, groups=groups)
         except TmaskError as error:
             raise type(error)(f"masks[{name!r}]: {error}") from error
         found = Score(judged.objective, judged.total, judged.dual_bound)
         return FoundMask(torch.as_tensor(mask, device=weight.device), found, time.perf_counter() - begin)
+
+    def _score(self, name: str, weight: Tensor) -> Tensor | None:
+        if self.score is None:
+            return None
+        score = self.score(name, weight)
+        if score is None:
+            raise InvalidProblemError("score: the function gave None; give the importance of every entry, >= 0")
+        return score

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,26 @@ class Ranks:
         """Copy the owner's mask into that of every other rank."""
         source = owner if self.group is None else dist.get_global_rank(self.group, owner)
         dist.broadcast(mask.view(torch.uint8), source, group=self.group)  # not every backend takes bool
+
+
+@contextmanager
+def together(ranks: Ranks | None) -> Iterator[None]:
+    """What fails inside on one rank is raised on all of them, so that none goes on alone; it must not communicate.
+
+    Args:
+        ranks: None where this process is alone.
+    Raises:
+        TmaskError: as `raise_first`; alone, whatever was raised inside.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        if ranks is None:
+            raise
+        error = caught
+    if ranks is not None:
+        raise_first(ranks.gather(portable(error)), error)
 
 
 def check_same(values: Sequence[Any], what: str, advice: str) -> None:

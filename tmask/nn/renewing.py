@@ -1,4 +1,4 @@
-"""The masks of a whole model at one renewal, found in this process or on all ranks together."""
+"""The masks of a whole model at one renewal: found, in this process or on all ranks together, and put on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tmask.nn.finding import FoundMask, MaskFinder
 from tmask.nn.layer import SparseLayer
 from tmask.nn.parametrization import is_sharded
 from tmask.nn.ranks import Ranks
+from tmask.nn.report import LayerRenewal
+from tmask.nn.settling import prepare
 from tmask.pattern import Pattern
 
 
@@ -52,3 +54,21 @@ def find_masks(
     from tmask.nn.distributed import Shared
 
     return Shared(layers, find, frozenset(given), ranks).masks(patterns, step)
+
+
+def put_on(
+    layers: Sequence[SparseLayer], found: Mapping[str, FoundMask], patterns: Mapping[str, Pattern | None], step: int
+) -> tuple[LayerRenewal, ...]:
+    """Replace the masks of all layers, and say what changed.
+
+    Raises:
+        InvalidMaskError: a backend that was asked for by name cannot take one of them; no layer is changed then.
+    """
+    for layer in layers:
+        prepare(layer, patterns[layer.name], found[layer.name].complete)
+    rows = []
+    for layer in layers:
+        new, pattern = found[layer.name], patterns[layer.name]
+        flips = layer.set_mask(new, pattern, step)
+        rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
+    return tuple(rows)

@@ -24,7 +24,8 @@ from torch.nn import functional
 from tmask.errors import InvalidProblemError
 from tmask.nn.packed_linear import packed_linear
 from tmask.nn.packing import check_complete
-from tmask.nn.parametrization import Masked, masked_of
+from tmask.nn.parametrization import Masked
+from tmask.nn.registration import masked_of
 from tmask.nn.routes import ROUTES, Operand
 from tmask.nn.support import find_fitting, pays, supported
 from tmask.nn.verification import verify
@@ -65,6 +66,7 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     if not attached(module):
         setattr(module, _STATE, _Packed(route.name))
         module.forward = types.MethodType(_forward, module)
+        vars(module)["_replicate_for_data_parallel"] = types.MethodType(_replicate, module)
     try:
         refresh(module)
         if dtype is not None and dtype not in module.__dict__[_STATE].operands:
@@ -96,10 +98,15 @@ def refresh(module: nn.Module) -> None:
 
 
 def detach(module: nn.Module) -> None:
-    """Undo `attach`: the module multiplies with the dense masked weight again. On others, nothing."""
+    """Undo `attach`: the module multiplies with the dense masked weight again. On others, nothing.
+
+    A forward that something else has put around ours since is left: ours, inside it, finds nothing packed.
+    """
     if attached(module):
         del module.__dict__[_STATE]
-        del module.__dict__["forward"]
+        del module.__dict__["_replicate_for_data_parallel"]
+        if getattr(module.__dict__["forward"], "__func__", None) is _forward:
+            del module.__dict__["forward"]
 
 
 def _pack_eagerly(module: nn.Module, dtype: torch.dtype) -> None:
@@ -134,7 +141,9 @@ _pack: Callable[[nn.Module, torch.dtype], None] = torch.compiler.disable(_pack_e
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     """The forward of an attached module."""
-    state: _Packed = module.__dict__[_STATE]
+    state: _Packed | None = module.__dict__.get(_STATE)
+    if state is None:
+        return functional.linear(x, module.weight, module.bias)
     masked: Masked = module.parametrizations.weight[0]  # type: ignore[index, union-attr, assignment]
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
     route = ROUTES[state.route]
@@ -154,6 +163,16 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)
     result = packed_linear(tokens, weight, bias, packed, packed_t, mask, state.route)
     return result.view(*x.shape[:-1], weight.shape[0])
+
+
+def _replicate(module: nn.Module) -> nn.Module:
+    """A replica for DataParallel, which lives on another device and multiplies with the dense masked weight there.
+
+    Without this it would call the forward of the module that it was copied from.
+    """
+    replica: nn.Module = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call]
+    detach(replica)
+    return replica
 
 
 def _masked_weight(module: nn.Module) -> tuple[Tensor, Tensor]:

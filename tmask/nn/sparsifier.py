@@ -11,19 +11,25 @@ from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.checkpoint import capture, restore
-from tmask.nn.decay import MaskedDecay, learning_rates
+from tmask.nn.decay import MaskedDecay
 from tmask.nn.finding import MaskFinder
+from tmask.nn.finite import check_finite
 from tmask.nn.layer import SparseLayer
-from tmask.nn.renewing import find_masks
-from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report
+from tmask.nn.ranks import Ranks
+from tmask.nn.renewing import find_masks, put_on
+from tmask.nn.report import LayerReport, Renewal, Report
 from tmask.nn.schedules import Schedule
+from tmask.nn.settling import choose_anew
+from tmask.nn.watching import Watch, check_optimizers
 
 
 class Sparsifier:
     """Keeps the masks of a model up to date while it trains.
 
-    Either an optimizer is watched (`sparsify(..., optimizer=...)` or `watch`), or the user calls `step()` after every
-    optimizer step. A step that a GradScaler skips does not count.
+    Either an optimizer is watched (`sparsify(..., optimizer=...)` or `watch`), which does not count the steps that a
+    GradScaler skips; or the user calls `step()` after every optimizer step that was taken.
+
+    A deep copy, together with its model, watches nothing: call `watch` with the optimizer of the copy.
 
     Attributes:
         layers: every weight under a mask.
@@ -40,6 +46,7 @@ class Sparsifier:
         decay: MaskedDecay | None = None,
         on_renewal: Callable[[Renewal], object] | None = None,
         distributed: Any = None,
+        check_finite_every: int | None = None,
     ) -> None:
         self.layers = tuple(layers)
         self.schedule = schedule
@@ -50,8 +57,9 @@ class Sparsifier:
         self._decay = decay
         self._on_renewal = on_renewal
         self._distributed = distributed
+        self._check_finite_every = check_finite_every
         self._decayed = False
-        self._hooks: list[Any] = []
+        self._watch: Watch | None = None
 
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
@@ -60,33 +68,29 @@ class Sparsifier:
         if self.schedule.renews_at(0):
             self._renew(masks or {})
 
-    def watch(self, optimizer: Optimizer) -> None:
+    def watch(self, *optimizers: Optimizer) -> None:
         """Follow an optimizer by hooks: `step()` is then called after each of its steps.
 
+        Several, which share the weights between them, are followed together: a step counts once all have stepped.
+        Backend "auto" is chosen anew, for the device that the model is on by now.
+
         Raises:
-            InvalidProblemError: it does not hold a weight that has a mask, or one is watched already.
+            InvalidProblemError: they do not hold a weight that has a mask, one is watched already, or the masks were
+                taken off.
         """
-        if self._hooks:
+        if self._watch is not None:
             raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
         self._follow_shards()
-        held = learning_rates(optimizer)
-        missing = [layer.name for layer in self.layers if layer.weight.requires_grad and id(layer.weight) not in held]
-        if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise InvalidProblemError(
-                f"the optimizer does not hold {len(missing)} of the {len(self.layers)} weights with a mask ({shown}); "
-                "make it from the parameters of this model, or exclude these layers"
-            )
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        plain = check_optimizers(optimizers, self.layers)
+        for layer in self.layers:
+            choose_anew(layer)
+        self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
 
     def unwatch(self) -> None:
         """Take the hooks off the optimizer, if one is watched."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = None
 
     def step(self) -> Renewal | None:
         """Count an optimizer step, and renew masks where the schedule says so. Call it right after the optimizer's.
@@ -97,7 +101,7 @@ class Sparsifier:
             InvalidProblemError: an optimizer is watched, which calls it already; a weight is NaN (names layer and
                 step).
         """
-        if self._hooks:
+        if self._watch is not None:
             raise InvalidProblemError("an optimizer is watched and counts its steps itself; do not call step()")
         if self._decay is not None and not self._decayed:
             raise InvalidProblemError(
@@ -107,12 +111,16 @@ class Sparsifier:
         return self._step()
 
     def metrics(self) -> dict[str, float]:
-        """flip_rate, retained, gap, seconds and step of the latest renewal, overall and per layer; empty before it."""
+        """flip_rate, retained, gap, seconds and step of the latest renewal, overall and per layer.
+
+        Empty before the first one, and in a resumed run before its first one. The first masks flip every bit that they
+        prune: flip_rate begins at 1 - n / m.
+        """
         return {} if self.last_renewal is None else self.last_renewal.metrics()
 
     def report(self) -> Report:
         """A row for every weight of two or more axes: masked, or skipped and why. Its text is a table."""
-        return Report([*(_row(layer) for layer in self.layers), *self._skipped])
+        return Report([*(layer.row() for layer in self.layers), *self._skipped])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the model's and the optimizer's state, in plain types.
@@ -120,22 +128,34 @@ class Sparsifier:
         The masks are not in it: they are buffers of the model and travel with its state.
         """
         self._follow_shards()
-        return capture(self.steps, self.schedule, self.layers)
+        order = None if self._watch is None else self._watch.order(self.layers)
+        return capture(self.steps, self.schedule, self.layers, order)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Load the model's state first.
+        """Go on where `state_dict` was taken. Load the states of model and optimizer first; all ranks must call it.
 
         Raises:
-            InvalidProblemError: the state belongs to other layers, patterns or another schedule.
+            InvalidProblemError: the state belongs to other layers, patterns, another schedule or another step than the
+                model's; the optimizer's parameters are in another order.
+            InvalidMaskError: the model's state has masks that are none.
+            RanksDifferError: ranks have loaded different masks.
         """
         self._follow_shards()
-        self.steps = restore(state, self.schedule, self.layers)
+        watch = self._watch
+        order = watch.order(self.layers) if watch is not None and watch.has_state else None
+        self.steps = restore(state, self.schedule, self.layers, order, Ranks.of(self._distributed))
+        self.last_renewal = None
 
     def remove(self) -> None:
         """Undo sparsify: hooks and masks off, the dense master weights are the layers' parameters again.
 
         After `tmask.nn.export` it only takes the hooks off: the exported weights stay masked.
+
+        Raises:
+            InvalidProblemError: a mask cannot come off; all of them are then on, and an optimizer is watched as before.
         """
+        for layer in self.layers:
+            layer.check_removable()
         self.unwatch()
         for layer in reversed(self.layers):
             layer.remove()
@@ -145,39 +165,28 @@ class Sparsifier:
 
         Call it once per optimizer step, when its gradients are complete, unscaled and clipped.
         """
-        if self._follow_shards() and self._hooks:
+        self._ahead(optimizer, False)
+
+    def _ahead(self, optimizer: Optimizer, again: bool) -> None:
+        for layer in self.layers:
+            layer.check_held()  # before the optimizer brings pruned weights of an exported model back
+        if self._follow_shards() and self._watch is not None:
             raise InvalidProblemError(
                 "fully_shard has replaced the parameters after their optimizer was made; make the optimizer after it, "
                 "and call watch(optimizer) then"
             )
         if self._decay is not None:
-            self._decay.apply(((layer.weight, layer.masked.mask) for layer in self.layers), optimizer)
+            pairs = ((layer.weight, layer.masked.mask) for layer in self.layers)
+            self._decay.apply(pairs, optimizer, again=again)
             self._decayed = True
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """With a closure, gradients exist only once it has run: the decay follows it."""
-        _, *rest = args
-        closure = rest[0] if rest else kwargs.get("closure")
-        if closure is None or self._decay is None:
-            self.before_step(optimizer)
-            return None
-
-        def decayed() -> Any:
-            loss = closure()
-            self.before_step(optimizer)
-            return loss
-
-        return (optimizer, decayed, *rest[1:]), {k: v for k, v in kwargs.items() if k != "closure"}
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        overflow = getattr(optimizer, "found_inf", None)  # a fused optimizer under a GradScaler skips by itself
-        if overflow is None or not overflow.item():
-            self._step()
-
     def _step(self) -> Renewal | None:
+        for layer in self.layers:
+            layer.check_held()
         self._follow_shards()
         self.steps += 1
         self._decayed = False
+        check_finite(self.layers, self.steps, self._check_finite_every, Ranks.of(self._distributed))
         if self.schedule.renews_at(self.steps):
             return self._renew({})
         for layer in self.layers:
@@ -189,30 +198,15 @@ class Sparsifier:
         begin = time.perf_counter()
         patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
         found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
-        rows = []
-        for layer in self.layers:
-            new, pattern = found[layer.name], patterns[layer.name]
-            flips = layer.set_mask(new.mask, pattern, new.score, self.steps)
-            rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
-        self.last_renewal = Renewal(self.steps, tuple(rows), time.perf_counter() - begin)
+        rows = put_on(self.layers, found, patterns, self.steps)
+        self.last_renewal = Renewal(self.steps, rows, time.perf_counter() - begin)
         if self._on_renewal is not None:
             self._on_renewal(self.last_renewal)
         return self.last_renewal
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_watch": None}  # copies of an optimizer have no hooks
+
     def _follow_shards(self) -> bool:
         """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
         return any([layer.follow_shards() for layer in self.layers])
-
-
-def _row(layer: SparseLayer) -> LayerReport:
-    return LayerReport(
-        layer=layer.name,
-        shape=tuple(layer.weight.shape),
-        pattern=layer.pattern,
-        step=layer.step,
-        retained=None if layer.score is None else layer.score.retained,
-        gap=None if layer.score is None else layer.score.gap,
-        backend=layer.backend,
-        reason=layer.reason,
-        tied=tuple(owner.name for owner in layer.owners[1:]),
-    )

@@ -142,6 +142,50 @@ def test_nothing_is_exported_where_it_is_not_wanted(tmp_path):
     sparsifier.watch(torch.optim.SGD(model.parameters(), 0.1))  # nothing is watched any more
 
 
+class Fails(transformers.TrainerCallback):
+    """Once, at the second step."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.text and state.global_step == 2:
+            text, self.text = self.text, ""
+            raise RuntimeError(text)
+
+
+def trainer(folder, schedule, fails="", **arguments):
+    model = gpt()
+    sparsifier = tnn.sparsify(model, schedule=schedule)
+    settings = {"max_steps": 3, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
+    arguments = transformers.TrainingArguments(str(folder), **settings, **arguments)
+    callbacks = [SparsifierCallback(sparsifier), Fails(fails)]
+    return sparsifier, transformers.Trainer(model, arguments, train_dataset=DATA, callbacks=callbacks)
+
+
+def test_training_that_broke_off_can_go_on(tmp_path):
+    sparsifier, made = trainer(tmp_path, DYNAMIC, "no network")
+    with pytest.raises(RuntimeError, match="no network"):
+        made.train()
+    made.train()
+    assert sparsifier.steps == 5
+
+
+def test_the_trainer_can_look_for_a_batch_size(tmp_path):
+    sparsifier, made = trainer(tmp_path, DYNAMIC, "CUDA out of memory.", auto_find_batch_size=True)
+    made.train()
+    assert sparsifier.steps == 5
+
+
+@pytest.mark.parametrize("schedule", [tnn.Frozen(), DYNAMIC])
+def test_training_again_after_the_masks_were_baked_in_is_refused_at_once(schedule, tmp_path):
+    sparsifier, made = trainer(tmp_path, schedule)
+    made.train()
+    with pytest.raises(tmask.InvalidProblemError, match="has this mask no more"):
+        made.train()
+    assert sparsifier.steps == 3
+
+
 def test_a_checkpoint_of_another_training_is_refused(run, tmp_path):
     folder, *_ = run
     checkpoint = tmp_path / "checkpoint-3"

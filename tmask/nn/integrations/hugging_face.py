@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.exporting import export, export_state_dict
-from tmask.nn.integrations.unwrapping import plain_optimizer, whole_state
+from tmask.nn.integrations.unwrapping import whole_state
 from tmask.nn.parametrization import is_sharded
 from tmask.nn.sparsifier import Sparsifier
 
@@ -50,11 +50,15 @@ class SparsifierCallback(TrainerCallback):
     ) -> None:
         """Follow the optimizer, and go on where a checkpoint was saved.
 
+        After a training that broke off (and the Trainer's own retry with smaller batches), steps are counted on.
+
         Raises:
-            InvalidProblemError: the optimizer does not hold the weights, or the checkpoint is not of this training.
+            InvalidProblemError: the optimizer does not hold the weights, the checkpoint is not of this training, or an
+                earlier training has ended with the masks baked in.
         """
         optimizer: Optimizer = kwargs["optimizer"]
-        self.sparsifier.watch(plain_optimizer(optimizer))
+        self.sparsifier.unwatch()  # the optimizer of a training that broke off, of which the Trainer tells nobody
+        self.sparsifier.watch(optimizer)
         saved = _states(state).get(_STATE)
         if saved is not None:
             self.sparsifier.load_state_dict(saved)

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.baking import bake
-from tmask.nn.integrations.unwrapping import plain_optimizer
 from tmask.nn.sparsifier import Sparsifier
+from tmask.nn.watching import plain_optimizer
 
 
 class SparsifierCallback(Callback):
     """Lets a Sparsifier follow a Trainer: renewals, metrics, checkpoints, resuming.
 
-    Each renewal's overall figures are logged once, as "tmask/flip_rate" and so on.
+    Each renewal's overall figures are logged as "tmask/flip_rate" and so on, at its step; loggers that write every
+    figure that is known at each of their steps, `CSVLogger` for one, repeat them until the next.
 
     Args:
         sparsifier: of the module, or of a part of it that one optimizer holds.

@@ -1,0 +1,102 @@
+"""What a mask is held to, kept beside it; and the one check of a mask against that.
+
+A mask is a buffer, and a buffer can be averaged, edited or loaded in part. Loading, exporting, baking and resuming
+therefore ask whether it is still one that was found under its terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tmask.errors import InvalidMaskError, InvalidProblemError
+from tmask.pattern import Pattern
+
+_DENSE = Pattern(1, 1)
+LENGTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which a mask was found.
+
+    Args:
+        target: that training ends with.
+        in_force: at present; None for dense.
+        groups: of the tiling.
+        complete: whether full blocks keep exactly n in each row and column; a heuristic may have left some short.
+    """
+
+    target: Pattern
+    in_force: Pattern | None = None
+    groups: int = 1
+    complete: bool = True
+
+    def numbers(self) -> list[int]:
+        """The integers that make it again: n and m of the target, n and m in force, groups, complete."""
+        present = self.in_force or _DENSE
+        return [self.target.n, self.target.m, present.n, present.m, self.groups, int(self.complete)]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], name: str) -> Terms:
+        """The terms behind the integers.
+
+        Args:
+            name: of the layer, for the error.
+        Raises:
+            InvalidProblemError: they are no terms: something has averaged or overwritten them.
+        """
+        try:
+            n, m, present_n, present_m, groups, complete = numbers
+            target, present = Pattern(n, m), Pattern(present_n, present_m)
+        except ValueError as error:
+            raise InvalidProblemError(f"layer {name!r}: {list(numbers)} are no pattern of a mask ({error})") from error
+        return cls(target, None if present == _DENSE else present, groups, bool(complete))
+
+    @torch.no_grad()
+    def check(self, mask: Tensor, name: str) -> None:
+        """Return if a whole mask satisfies the terms.
+
+        Args:
+            mask: (rows, cols, *kernel) bool.
+            name: of the layer, for the error.
+        Raises:
+            InvalidMaskError: it does not; names the first row or column.
+        Cost: a few bytes for each entry, where the mask is; two synchronisations.
+        """
+        if violation := self._violation(mask):
+            raise InvalidMaskError(
+                f"layer {name!r}: the mask is not the {self.in_force or 'dense'} one that was found: {violation}. "
+                "Averaging the buffers of a model does that to masks: average parameters alone, and copy buffers"
+            )
+
+    def _violation(self, mask: Tensor) -> str:
+        """The first break of the terms in words, or ""."""
+        if self.in_force is None:
+            return "" if bool(mask.all()) else "it prunes"
+        n, m = self.in_force.n, self.in_force.m
+        if self.groups < 1 or mask.shape[0] % self.groups:
+            return f"{mask.shape[0]} rows in {self.groups} groups"
+        kept = mask.to(torch.uint8).reshape(
+            self.groups, mask.shape[0] // self.groups, mask.shape[1], -1
+        )  # (G, R, C, K)
+        for lines, line, others in ((kept, "row", "columns"), (kept.transpose(1, 2), "column", "rows")):
+            _, count, length, _ = lines.shape
+            padded = functional.pad(lines, (0, 0, 0, -length % m))
+            sums = padded.reshape(self.groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
+            bad = sums > n
+            if self.complete:
+                full = slice(None), slice(count // m * m), slice(length // m)
+                bad[full] |= sums[full] < n
+            if bad.any():
+                group, index, part, position = bad.nonzero()[0].tolist()
+                place = f" of group {group}" if self.groups > 1 else ""
+                return (
+                    f"{line} {index}{place} keeps {int(sums[group, index, part, position])} of {others} {part * m} to "
+                    f"{min(part * m + m, length) - 1}"
+                )
+        return ""
