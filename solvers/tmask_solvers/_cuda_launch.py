@@ -47,7 +47,7 @@ def solve_by_rounds(tiles: Tensor, n: int, masks: Tensor, prices: int) -> Result
         job = _Job(device, tiles, n, masks)
         u, v = device.array(row_prices), device.array(col_prices)
         warps = -(-count // (WARP // lanes_per_tile(m)))
-        kernel = _rounds(device.cuda, n, m, tiles.dtype)
+        kernel = rounds_kernel(device.cuda, n, m, tiles.dtype)
         device.launch(kernel, warps, _MANY, *job.problem, count, u, v, prices, *job.left)
         job.finish(u, v, prices, warm=True)
     return Results(
@@ -62,7 +62,7 @@ def solve_closed(tiles: Tensor, n: int, masks: Tensor) -> Results:
     words = _words(masks)
     with on_device(tiles.device) as device:
         job = _Job(device, tiles, n, masks)
-        kernel = _closed(device.cuda, n, tiles.dtype, words is not None)
+        kernel = closed_kernel(device.cuda, n, tiles.dtype, words is not None)
         weight, mask, *place = job.problem
         target = mask if words is None else device.array(words)
         device.launch(kernel, -(-count // WARP), _MANY, weight, target, *place, count, *job.left)
@@ -87,7 +87,7 @@ class _Job:
 
     def finish(self, row_prices: Any, col_prices: Any, prices: int, warm: bool) -> None:
         """Solve the tiles that the kernel before has left over."""
-        kernel = _paths(self.device.cuda, self.n, self.tiles.shape[-1], self.tiles.dtype)
+        kernel = paths_kernel(self.device.cuda, self.n, self.tiles.shape[-1], self.tiles.dtype)
         slack = self.device.array(self.slack)
         arguments = (*self.problem, row_prices, col_prices, prices, int(warm), *self.left, slack)
         self.device.launch(kernel, self.count, _FEW, *arguments)
@@ -109,18 +109,18 @@ def _words(masks: Tensor) -> Tensor | None:
 
 
 @cache
-def _rounds(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
+def rounds_kernel(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
     _announce(n, m, dtype)
     return cuda.jit(make_rounds(cuda, n, m, _real(dtype), inlined(cuda, magnitude_of(dtype))), launch_bounds=WARP)
 
 
 @cache
-def _paths(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
+def paths_kernel(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
     return cuda.jit(make_paths(cuda, n, m, _real(dtype), inlined(cuda, magnitude_of(dtype))), launch_bounds=WARP)
 
 
 @cache
-def _closed(cuda: Any, n: int, dtype: torch.dtype, packed: bool) -> Any:
+def closed_kernel(cuda: Any, n: int, dtype: torch.dtype, packed: bool) -> Any:
     _announce(n, SIDE, dtype)
     return cuda.jit(make_closed(cuda, n, inlined(cuda, magnitude_of(dtype)), packed), launch_bounds=WARP)
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from tmask_solvers._cuda_lines import WARP, Real, lanes_per_tile, make_lines
 
-_EARLY = 2  # rounds before a tie is believed
 _LARGEST = 2.0**90  # a column that sums to more may have prices that overflow float32
 _EVERYONE = 0xFFFFFFFF
 
@@ -41,6 +40,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
     together, members = WARP // lanes, (1 << lanes) - 1
     stride, staged = m + 1, WARP * (m + 1)  # rows one entry apart in their banks
     limit = 16 if m <= 16 else 24
+    early = 2 if m <= 8 else 4  # rounds before a tie is believed: more of them leave fewer and shorter paths
     gain = real(0.3 if m <= 8 else 0.4 if m <= 16 else 0.5)
     zero, half, wanted, largest = real(0), real(0.5), real(n), real(_LARGEST)
 
@@ -112,7 +112,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
                 if searching:
                     solved = good & team == team
                     tied = apart & team != team
-                    searching = not (solved or age == limit or (tied and age >= _EARLY))
+                    searching = not (solved or age == limit or (tied and age >= early))
             if real_tile and t < m:
                 if solved:
                     keep(mask, k, g, y, x, t, column, v[lane], bounds, base)
