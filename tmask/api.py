@@ -10,14 +10,16 @@ import numpy as np
 
 from tmask.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
 from tmask.blocks import Mask, Region, Tiling
-from tmask.certificate import Judgement, judge, tally
+from tmask.certificate import tally
+from tmask.devices import solve_on_device, stays_on_device
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.matrices import MatrixSolver, make_row_prices, solve_matrices
 from tmask.parts import RowPrices, Values
 from tmask.pattern import Pattern
-from tmask.registry import auto_solver, get_solver, reference_solver
-from tmask.solution import ROUNDING, Certificate, Solution, Status
-from tmask.solver import Prices, Solver
+from tmask.reference import judge_blocks
+from tmask.registry import auto_solver, get_solver
+from tmask.solution import Certificate, Solution, status_of
+from tmask.solver import Solver
 
 
 def solve(
@@ -65,6 +67,9 @@ def solve(
         fixed.check_side(pattern.m)
     # What solves matrices in place also checks them as it goes; for others the check comes first.
     in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
+    if stays_on_device(weight, fixed, pattern.m):
+        options = {"score": score, "groups": groups, "certify": certify, "progress": progress}
+        return solve_on_device(weight, pattern, fixed, **options)
     values = to_values(weight, "weight") if in_place else to_scores(weight, score)
     tiling = Tiling(values.shape, pattern, groups)
     mask = np.empty(values.shape, np.bool_)
@@ -92,7 +97,7 @@ def solve(
         objective=objective,
         dual_bound=dual_bound,
         total=total,
-        status=_status(
+        status=status_of(
             objective,
             dual_bound,
             underfilled=any(answer.underfilled for answer in answers),
@@ -172,7 +177,7 @@ def _solve_blocks(
     """Write the mask of a region, given in blocks and their sum."""
     answer = solver.solve(blocks, n, progress)
     region.join(answer.masks, masks)
-    judgement = _judge(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
+    judgement = judge_blocks(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
     return _RegionAnswer(
         objective=float(judgement.objective.sum()),
         bound=float(judgement.bound.sum()),
@@ -201,7 +206,7 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     violation = _violation(kept, tiling)
     matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
     judgements = [
-        _judge(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
+        judge_blocks(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
         for region in tiling.regions()
     ]
     return Certificate(
@@ -243,20 +248,6 @@ def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:
     if settings:
         raise InvalidProblemError(f"settings {sorted(settings)} belong to a solver; name it instead of 'auto'")
     return None
-
-
-def _judge(scores: Scores, masks: Mask, n: int, prices: Prices | None = None) -> Judgement:
-    """Judge blocks, with the fastest prices at hand."""
-    reference = reference_solver(scores.shape[1])
-    return judge(scores, masks, n, prices=prices, reference=None if reference is None else reference.solve)
-
-
-def _status(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
-    if underfilled:
-        return Status.UNDERFILLED
-    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
-        return Status.OPTIMAL
-    return Status.LIMIT if limit_reached else Status.FEASIBLE
 
 
 def _violation(kept: Mask, tiling: Tiling) -> str:

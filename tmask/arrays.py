@@ -79,7 +79,7 @@ def to_values(array: Any, name: str) -> npt.NDArray[Any]:
         torch = sys.modules["torch"]
         if str(array.dtype) == "torch.bfloat16" and not array.is_meta and array.layout == torch.strided:
             return np.asarray(array.detach().cpu().view(torch.int16).numpy()).view(np.uint16)
-        return np.asarray(_checked(array, name).detach().cpu().numpy())
+        return np.asarray(checked_tensor(array, name).detach().cpu().numpy())
     if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
         return np.asarray(array).view(np.uint16)  # no subclass: a matrix has two axes, whatever one does
     if isinstance(array, np.ndarray) and array.dtype.name in ("float16", "float32", "float64"):
@@ -108,12 +108,12 @@ def to_numpy(array: Any, name: str) -> Scores:
 
 
 def _from_tensor(tensor: Any, name: str) -> Scores:
-    tensor = _checked(tensor, name).detach().cpu()
+    tensor = checked_tensor(tensor, name).detach().cpu()
     return np.asarray((tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).numpy())
 
 
-def _checked(tensor: Any, name: str) -> Any:
-    """The tensor, if it is dense and of a floating dtype."""
+def checked_tensor(tensor: Any, name: str) -> Any:
+    """The tensor, if it is dense and of a floating dtype; raises InvalidProblemError if not."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if "strided" not in str(tensor.layout) or tensor.is_meta:
         kind = "meta" if tensor.is_meta else str(tensor.layout)

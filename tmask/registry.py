@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
 from tmask.solver import Solver
+from tmask.tensors import TensorSolver
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -34,6 +35,7 @@ class Entry:
 BUILTIN: dict[str, Entry] = {
     "midpoint": Entry("midpoint:Midpoint", ("numba",), "numba"),
     "augmenting-paths": Entry("augmenting_paths:AugmentingPaths", ("numba",), "numba"),
+    "midpoint-torch": Entry("midpoint_torch:MidpointTorch", ("torch",), "torch"),
     "patterns": Entry("patterns:Patterns"),
     "ortools-flow": Entry("ortools_flow:OrtoolsFlow", ("ortools",), "ortools"),
     "networkx-simplex": Entry("networkx_simplex:NetworkxSimplex", ("networkx",), "networkx"),
@@ -51,6 +53,9 @@ BUILTIN: dict[str, Entry] = {
 
 # What "auto" takes: the first of these that is installed and takes the block side. All are exact.
 AUTO = ("midpoint", "augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
+
+# What "auto" takes for tensors on other devices than the CPU, likewise. All are TensorSolvers, and exact.
+DEVICE_AUTO = ("midpoint-torch",)
 
 # What certificates take for bounds where it is installed.
 REFERENCES = ("midpoint", "augmenting-paths")
@@ -134,6 +139,17 @@ def auto_solver(side: int) -> Solver:
     raise SolverUnavailableError(
         f"no exact solver for blocks of side {side} is installed here; {_install(BUILTIN[AUTO[0]])} brings the fastest"
     )
+
+
+def device_solver(device_type: str, side: int) -> TensorSolver | None:
+    """The first of `DEVICE_AUTO` that is installed and takes this type of torch device and side; None if none does."""
+    for name in DEVICE_AUTO:
+        if _missing(BUILTIN[name].requires):
+            continue
+        cls = solver_class(name)
+        if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
+            return cls()
+    return None
 
 
 def reference_solver(side: int) -> Solver | None:

@@ -26,6 +26,15 @@ class Status(StrEnum):
         return _ADVICE[self]
 
 
+def status_of(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
+    """What is known of a mask: objective and bound are those of `Solution`."""
+    if underfilled:
+        return Status.UNDERFILLED
+    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
+        return Status.OPTIMAL
+    return Status.LIMIT if limit_reached else Status.FEASIBLE
+
+
 _ADVICE = {
     Status.OPTIMAL: "proven optimal: no transposable mask of this pattern keeps more (beyond rounding, 3e-11 of it)",
     Status.FEASIBLE: "a transposable mask; optimality_gap says how much the best one could keep beyond it "

@@ -15,12 +15,13 @@ import numpy as np
 
 from tmask.arrays import Scores
 from tmask.solver import Answer, Solver
+from tmask.tensor_blocks import cut_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Device types without float64, in which sums and proofs are made.
-_WITHOUT_FLOAT64 = ("mps",)
+WITHOUT_FLOAT64 = ("mps",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class TensorSolver(Solver):
     @classmethod
     def takes_device(cls, device_type: str) -> bool:
         """Whether it runs on torch devices of this type."""
-        return device_type in cls.device_types if cls.device_types else device_type not in _WITHOUT_FLOAT64
+        return device_type in cls.device_types if cls.device_types else device_type not in WITHOUT_FLOAT64
 
     @abstractmethod
     def solve_tensor(self, scores: Tensor, n: int) -> TensorAnswer:
@@ -103,9 +104,3 @@ class TensorSolver(Solver):
         answer = self.solve_tensor(torch.from_numpy(scores).to(device), n)
         prices = None if answer.col_prices is None else answer.col_prices.double().cpu().numpy()
         return Answer(np.asarray(answer.masks.cpu().numpy()), prices)
-
-
-def cut_tiles(matrices: Tensor, height: int, width: int) -> Tensor:
-    """(K, G, h, w) as (K, G, down, across, height, width), a view."""
-    number, groups, rows, cols = matrices.shape
-    return matrices.view(number, groups, rows // height, height, cols // width, width).transpose(3, 4)

@@ -15,33 +15,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 
-from tmask.arrays import Scores
 from tmask.errors import InvalidProblemError
-from tmask.solver import Answer, Solver
+from tmask.tensors import TensorAnswer, TensorSolver
 from tmask_solvers._settings import check_count
+from tmask_solvers._torch_greedy import keep_in_order, repair
+from tmask_solvers._torch_grid import times_power_of_two
 
 _MAX_SWAPS = 1000
-# Entries (i, k, c) of the swaps' temporaries at once, which bounds memory.
+# Scores solved at once on a device, and entries (i, k, c) of the swaps' temporaries, which bounds memory.
+_ENTRIES = 1 << 26
 _SWAP_ENTRIES = 1 << 24
 
 
 @dataclass(frozen=True)
-class Entropic(Solver):
+class Entropic(TensorSolver):
     """Heuristic; exactly n per line.
 
     Args:
         tau: inverse temperature, relative to a block's largest score; larger is sharper and converges slower.
         iterations: of the scalings.
-        device: torch device to compute on; "cpu" uses torch's own threads.
+        device: torch device to compute on, or None for where the scores are: "cpu" for arrays, on torch's threads.
         dtype: "float32" or "float64" to compute in, or None for that of the scores.
     """
 
     tau: float = 100.0
     iterations: int = 300
-    device: str = "cpu"
+    device: str | None = None
     dtype: str | None = None
 
     name: ClassVar[str] = "entropic"
@@ -55,6 +56,8 @@ class Entropic(Solver):
         check_count("iterations", self.iterations)
         if self.dtype not in (None, "float32", "float64"):
             raise InvalidProblemError(f"dtype must be 'float32', 'float64' or None, got {self.dtype!r}")
+        if self.device is None:
+            return
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
@@ -64,20 +67,34 @@ class Entropic(Solver):
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
             raise InvalidProblemError(f"device {self.device!r} cannot be used here: {error}") from error
 
-    def _solve(self, scores: Scores, n: int) -> Answer:
-        # A power of two first: one over a subnormal overflows. Float64, so that no bit is lost on the way.
-        exponents = np.frexp(scores.max((1, 2), keepdims=True))[1]
-        scaled = np.ldexp(scores.astype(np.float64), -exponents)
-        largest = scaled.max((1, 2), keepdims=True)
-        scaled /= np.where(largest > 0, largest, 1)
-        dtype = getattr(torch, self.dtype or scores.dtype.name)
-        s = torch.tensor(scaled, dtype=dtype, device=self.device)  # (B, m, m)
-        kept = round_greedily(transport(self.tau * s, n, self.iterations), n)
+    def solve_tensor(self, scores: torch.Tensor, n: int) -> TensorAnswer:
+        side = scores.shape[1]
+        masks = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+        size = max(1, _ENTRIES // side**2)
+        for start in range(0, len(scores), size):
+            part = slice(start, start + size)
+            masks[part] = self._masks(scores[part].to(self.device or scores.device), n)
+        return TensorAnswer(masks)
+
+    def _masks(self, scores: torch.Tensor, n: int) -> torch.Tensor:
+        dtype = getattr(torch, self.dtype) if self.dtype else torch.promote_types(scores.dtype, torch.float32)
+        s = _scaled(scores).to(dtype)  # (B, m, m)
+        values = transport(self.tau * s, n, self.iterations)
+        kept = keep_in_order(values.flatten(1).argsort(dim=1, descending=True, stable=True), n, s.shape[1])
         repair(s, kept, n)
         size = max(1, _SWAP_ENTRIES // s.shape[1] ** 3)
         for start in range(0, len(s), size):
             swap(s[start : start + size], kept[start : start + size])
-        return Answer(np.asarray(kept.cpu().numpy()))
+        return kept
+
+
+def _scaled(scores: torch.Tensor) -> torch.Tensor:
+    """Scores (B, m, m) as float64, divided by each block's largest."""
+    # A power of two first: one over a subnormal overflows. Float64, so that no bit is lost on the way.
+    wide = scores.double()
+    wide = times_power_of_two(wide, -torch.frexp(wide.amax((1, 2), keepdim=True))[1].long())
+    largest = wide.amax((1, 2), keepdim=True)
+    return wide / torch.where(largest > 0, largest, 1)
 
 
 def transport(log_x: torch.Tensor, n: int, iterations: int) -> torch.Tensor:
@@ -91,46 +108,6 @@ def transport(log_x: torch.Tensor, n: int, iterations: int) -> torch.Tensor:
         log_x = free.clamp_max(0)
         correction = free - log_x
     return log_x
-
-
-def round_greedily(values: torch.Tensor, n: int) -> torch.Tensor:
-    """(B, m, m) bool: from the largest value down, kept where row and column have room."""
-    num_blocks, side = values.shape[:2]
-    kept = torch.zeros_like(values, dtype=torch.bool)
-    rows = torch.full((num_blocks, side), n, device=values.device)
-    cols = rows.clone()
-    every = torch.arange(num_blocks, device=values.device)
-    for place in values.flatten(1).argsort(dim=1, descending=True, stable=True).T:
-        i, j = place // side, place % side
-        room = (rows[every, i] > 0) & (cols[every, j] > 0)
-        kept[every, i, j] = room
-        rows[every, i] -= room.to(rows.dtype)
-        cols[every, j] -= room.to(cols.dtype)
-    return kept
-
-
-def repair(s: torch.Tensor, kept: torch.Tensor, n: int) -> None:
-    """Fill short lines, in place: row i and column j each gain one when kept (k, c) is traded for (k, j) and (i, c).
-
-    Such an entry exists for every short pair: see `_rounding`, which does the same in numpy.
-    """
-    while True:
-        rows, cols = n - kept.sum(2), n - kept.sum(1)  # (B, m)
-        short = rows.any(1).nonzero()[:, 0]
-        if not len(short):
-            return
-        at = torch.arange(len(short), device=s.device)
-        i, j = (rows[short] > 0).int().argmax(1), (cols[short] > 0).int().argmax(1)
-        mask, part = kept[short], s[short]
-        usable = mask & ~mask[at, i][:, None, :] & ~mask[at, :, j][:, :, None]
-        gain = part[at, i][:, None, :] + part[at, :, j][:, :, None] - part
-        best = gain.masked_fill(~usable, -torch.inf).flatten(1).argmax(1)
-        k, c = best // s.shape[2], best % s.shape[2]
-        direct = ~mask[at, i, j]
-        kept[short, k, c] = kept[short, k, c] & direct
-        kept[short, i, c] = kept[short, i, c] | ~direct
-        kept[short, k, j] = kept[short, k, j] | ~direct
-        kept[short, i, j] = True
 
 
 def swap(s: torch.Tensor, kept: torch.Tensor) -> None:

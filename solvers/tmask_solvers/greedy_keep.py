@@ -2,7 +2,8 @@
 
 This is the algorithm in the code published with [Hubara2021], where it goes by "2-approximation"; the one with the
 proof is `greedy-prune`. It can leave rows and columns short, about half of the blocks at 4:8; `repair` fills them. The
-sort takes most of the time: packed integer keys, see `_sort`.
+sort takes most of the time: packed integer keys, see `_sort`. Tensors are solved where they lie, with the same masks:
+blocks are sorted together, then one step a rank takes the next entry of every block (`_torch_greedy`).
 
 Cost: one sort of m^2 entries a block, O(m^2) else.
 """
@@ -10,19 +11,23 @@ Cost: one sort of m^2 entries a block, O(m^2) else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from tmask.arrays import Scores
-from tmask.solver import Answer, Masks, Solver
+from tmask.solver import Answer, Masks
+from tmask.tensors import TensorAnswer, TensorSolver
 from tmask_solvers._greedy import fill_short_lines, keep_heavy
 from tmask_solvers._numba import kernel
 from tmask_solvers._sort import order_entries, sort_scratch
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class GreedyKeep(Solver):
+class GreedyKeep(TensorSolver):
     """Heuristic; underfilled in many blocks unless repaired.
 
     Args:
@@ -39,6 +44,16 @@ class GreedyKeep(Solver):
         masks = np.empty(scores.shape, np.bool_)
         _solve_blocks(scores, n, self.repair, masks)
         return Answer(masks)
+
+    def solve_tensor(self, scores: Tensor, n: int) -> TensorAnswer:
+        from tmask_solvers._torch_greedy import keep_in_order, repair
+
+        # From light to heavy and back, so that of equal entries the last comes first, as in `_sort`.
+        order = scores.flatten(1).argsort(dim=1, stable=True).flip(1)
+        masks = keep_in_order(order, n, scores.shape[1])
+        if self.repair:
+            repair(scores.double(), masks, n)
+        return TensorAnswer(masks)
 
 
 @kernel

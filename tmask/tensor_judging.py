@@ -1,0 +1,92 @@
+"""Judge masks on their device: sums, regularity, and proofs by column prices.
+
+Nothing here waits for the device: results are tensors, which the caller fetches together.
+
+Legend: scores, masks (..., m, m), of one piece of the tiles or of some blocks; column prices v (..., m).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is known of the masks of a piece.
+
+    Args:
+        sums: (5,) float64: kept scores; all scores; lines that keep more than n; blocks in which a line does not keep
+            exactly n; blocks that are not proven. The first two are not finite if a score is not.
+        unproven: (...) bool, or None if no prices were given.
+    """
+
+    sums: Tensor
+    unproven: Tensor | None
+
+
+def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Examined:
+    """Look at all entries once; scores are |values|, of any floating dtype."""
+    import torch
+
+    scores = magnitudes(values)
+    kept = scores.where(masks, 0).sum(dtype=torch.float64)
+    total = scores.sum(dtype=torch.float64)
+    rows, cols = count_lines(masks)
+    over = (rows > n).sum() + (cols > n).sum()
+    regular = (rows == n).all(-1) & (cols == n).all(-1)
+    unproven = None if v is None else ~(regular & clearly_optimal(scores, masks, v))
+    left = over.new_zeros(()) if unproven is None else unproven.sum()
+    counts = torch.stack((over, (~regular).sum(), left)).to(torch.float64)
+    return Examined(torch.cat((torch.stack((kept, total)), counts)), unproven)
+
+
+def count_lines(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., m) entries kept in each row, and in each column."""
+    import torch
+
+    return masks.sum(-1, dtype=torch.int32), masks.sum(-2, dtype=torch.int32)
+
+
+def is_regular(masks: Tensor, n: int) -> Tensor:
+    """(...) bool: exactly n kept in every row and column."""
+    rows, cols = count_lines(masks)
+    return (rows == n).all(-1) & (cols == n).all(-1)
+
+
+def magnitudes(values: Tensor) -> Tensor:
+    """|values| as float32 or float64."""
+    return values.abs() if values.element_size() >= 4 else values.float().abs()
+
+
+def clearly_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
+    """(...) bool: in each row all kept score - v are above all pruned ones, after rounding.
+
+    Rounding is monotone, so they are so in real numbers too (docs/exactness.md), and the prices, rounded to the scores'
+    dtype, prove the mask, whatever they were. A tie says nothing: `proves_optimal` looks closer.
+    """
+    import torch
+
+    x = scores - v.to(scores.dtype).unsqueeze(-2)
+    least = x.masked_fill(~masks, torch.inf).amin(-1)
+    most = x.masked_fill(masks, -torch.inf).amax(-1)
+    return (least > most).all(-1)
+
+
+def proves_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
+    """(...) bool: whether the prices prove the (regular) masks optimal; `tmask.duals.proves_optimal`, on the device."""
+    import torch
+
+    s, price = scores.double(), v.double().unsqueeze(-2)
+    high = s - price
+    back = high - s
+    low = (s - (high - back)) - (price + back)
+    kept_high = high.masked_fill(~masks, torch.inf).amin(-1, keepdim=True)
+    pruned_high = high.masked_fill(masks, -torch.inf).amax(-1, keepdim=True)
+    kept_low = low.masked_fill(~masks | (high != kept_high), torch.inf).amin(-1, keepdim=True)
+    pruned_low = low.masked_fill(masks | (high != pruned_high), -torch.inf).amax(-1, keepdim=True)
+    ordered = (kept_high > pruned_high) | ((kept_high == pruned_high) & (kept_low >= pruned_low))
+    return ordered.all(-1).all(-1)
