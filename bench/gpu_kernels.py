@@ -31,10 +31,11 @@ _REGISTERS, _SHARED_BYTES, _RESERVED_BYTES, _BLOCKS = 65536, 233472, 1024, 32
 
 def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] = (9, 0)) -> str:
     """PTX of kernel "rounds", "paths" or "closed" of a pattern, as it is compiled for that compute capability."""
-    from numba import cuda
+    import numba.cuda
 
     from tmask_solvers import _cuda_launch
 
+    cuda: Any = numba.cuda  # which has no types
     kind: torch.dtype = getattr(torch, dtype)
     with _pretended(capability):
         if kernel == "closed":
@@ -75,7 +76,7 @@ def _signature(kernel: str, dtype: str) -> tuple[Any, ...]:
 def _pretended(capability: tuple[int, int]) -> Iterator[None]:
     """numba asks the current device for its capability when it compiles a device function."""
     device = SimpleNamespace(compute_capability=capability)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: device):
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
         yield
 
 

@@ -49,7 +49,7 @@ class Term(Vector):
         return self._binary("-", other)
 
     def __mul__(self, other: Any) -> Term:
-        return self._binary("*", other)
+        return self.new(f"multiply({self.name}, {self.wrap}({other!r}))")
 
     def __neg__(self) -> Term:
         return self.new(f"-{self.name}")
@@ -92,7 +92,7 @@ def make_formula(cuda: Any, n: int) -> Any:
     proven = (sure | nothing_rounded(rows, total)) & (tile.new(f"float32({LARGEST!r})") > total)
     results: Any = (*words, proven)
     body = [*lines, f"return {', '.join(term.name for term in results)}"]
-    scope: dict[str, Any] = {"float32": np.float32, "int32": np.int32}
+    scope: dict[str, Any] = {"float32": np.float32, "int32": np.int32, "multiply": cuda.libdevice.fmul_rn}
     exec("\n    ".join(["def formula(weight, k, g, y, x, widen):", *body]), scope)
     return inlined(cuda, scope["formula"])
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numba.cuda
 import numpy as np
 import torch
-from numba import cuda
 from torch import Tensor
 
 from tmask.errors import SolverUnavailableError
@@ -57,6 +57,7 @@ class Device:
 @contextmanager
 def on_device(device: torch.device) -> Iterator[Device]:
     """Make a device current for PyTorch and numba."""
+    cuda: Any = numba.cuda  # which has no types
     with torch.cuda.device(device), cuda.gpus[torch.cuda.current_device()]:
         stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
         yield Device(cuda, stream, cuda.get_current_device().MULTIPROCESSOR_COUNT)

@@ -87,18 +87,20 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
                 u[lane] = least >> 7
                 kept[lane] = own
                 cuda.syncwarp()
-                count = 0
+                count: Any = 0
+                i: Any
                 for i in range(m):
                     count += (kept[i] >> line) & 1
                 while cuda.any_sync(_EVERYONE, mine and count > n):
                     short = cuda.ballot_sync(_EVERYONE, mine and count < n)
                     # (distance << 7) + node, so that the nearest is a plain minimum; open until scanned
-                    col_best = np.int64(lane) if mine and count > n else _FAR
-                    row_best = _FAR
+                    col_best: Any = np.int64(lane) if mine and count > n else _FAR
+                    row_best: Any = _FAR
                     col_open, row_open = True, True
                     if mine:
                         parent[lane] = -1
-                    at, distance = np.int64(0), np.int64(0)
+                    at: Any = np.int64(0)
+                    distance: Any = np.int64(0)
                     searching = True
                     while searching:
                         nearest = min(col_best if col_open else _FAR, row_best if row_open else _FAR)

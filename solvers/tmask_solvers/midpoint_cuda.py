@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tmask.tensors import TensorAnswer, TensorProof, TensorSolver, cut_tiles
+from tmask.tensor_blocks import cut_tiles
+from tmask.tensors import TensorAnswer, TensorProof, TensorSolver
 from tmask_solvers._cuda_closed import SIDE
 from tmask_solvers._cuda_device import require_gpu
 from tmask_solvers._cuda_launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed
