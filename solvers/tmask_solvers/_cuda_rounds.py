@@ -81,7 +81,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             place = min(place, tiles - 1)
             k, g, y, x = find(place, across, down, groups)
             column = load(weight, k, g, y, x, line, widen)
-            cuda.syncwarp()
+            cuda.syncwarp()  # all have read the tile before; votes alone would not order that
             if t < m:
                 spread(column, stage, base * stride + t)
             u[lane] = zero

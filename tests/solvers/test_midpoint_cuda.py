@@ -194,6 +194,22 @@ def test_more_blocks_than_an_index_holds_are_refused(machine):
         machine.solver().solve_matrices(vast, 2, 4, masks)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (3, 6), (8, 16), (16, 32)])
+def test_ordinary_blocks_are_not_left_to_the_paths(monkeypatch, n, m):
+    cuda = simulate(monkeypatch)
+
+    def add(array, index, value):
+        raise AssertionError("a tile is left over")
+
+    monkeypatch.setattr(cuda.atomic, "add", add)
+    scores = torch.from_numpy(make_blocks("normal", 4 if m < 16 else 1, m, seed=4))
+    assert_optimal(scores, MidpointCuda().solve_tensor(scores, n).masks, n)
+    weights = as_matrix(scores, 1)
+    masks = torch.zeros(weights.shape, dtype=torch.bool)
+    MidpointCuda().solve_matrices(weights, n, m, masks)
+    assert_optimal(scores, as_blocks(masks, m), n)
+
+
 @given(problem=blocks(max_count=2))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_block_is_solved_to_the_optimum(problem):
