@@ -125,7 +125,7 @@ def test_certify_without_numba_agrees(monkeypatch):
     weight = np.random.default_rng(2).standard_normal((24, 24)).astype(np.float32)
     mask = tmask.solve(weight, "4:8", solver="bi-nm").mask
     fast = tmask.certify(weight, mask, "4:8")
-    monkeypatch.setattr("tmask.api.reference_solver", lambda side: None)
+    monkeypatch.setattr("tmask.reference.reference_solver", lambda side: None)
     slow = tmask.certify(weight, mask, "4:8")
     assert slow.dual_bound == pytest.approx(fast.dual_bound, rel=1e-6)
     assert slow.objective == fast.objective
