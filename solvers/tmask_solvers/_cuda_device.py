@@ -37,11 +37,13 @@ class Device:
         cuda: the module numba.cuda.
         stream: numba's name for PyTorch's current stream.
         processors: its number of multiprocessors.
+        least: blocks of any launch. Those that find no work cost little, and numba warns of fewer.
     """
 
     cuda: Any
     stream: Any
     processors: int
+    least: int = 128
 
     def array(self, tensor: Tensor) -> Any:
         """The tensor's memory as an array that kernels take, without a copy; bfloat16 as int16."""
@@ -49,8 +51,9 @@ class Device:
         return self.cuda.as_cuda_array(bits, sync=False)  # its stream is the one that kernels are launched on
 
     def launch(self, kernel: Any, warps: int, per_processor: int, *arguments: Any) -> None:
-        """Start blocks of a warp each, no more than `per_processor`; the kernel loops over what is left."""
-        blocks = max(1, min(warps, per_processor * self.processors))
+        """Start blocks of a warp each, about as many as `warps`, but no more than the device should have at once; the
+        kernel goes on to further work by itself."""
+        blocks = max(self.least, min(warps, per_processor * self.processors))
         kernel[blocks, WARP, self.stream](*arguments)
 
 

@@ -102,7 +102,9 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
                     at: Any = np.int64(0)
                     distance: Any = np.int64(0)
                     searching = True
-                    while searching:
+                    scans = 0
+                    while searching and scans < nodes:  # no node twice; a GPU in error shall not hang
+                        scans += 1
                         nearest = min(col_best if col_open else _FAR, row_best if row_open else _FAR)
                         for step in (1, 2, 4, 8, 16):
                             nearest = min(nearest, cuda.shfl_xor_sync(_EVERYONE, nearest, step))
@@ -122,6 +124,8 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
                             if mine and (own >> at) & 1 and reach < row_best:
                                 row_best = reach
                                 parent[m + lane] = at
+                    if searching:
+                        break
                     cuda.syncwarp()
                     if not col_open:
                         v[lane] += distance - (col_best >> 7)

@@ -41,7 +41,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
 
     @contextmanager
     def on_device(device: torch.device) -> Iterator[Device]:
-        yield Device(cuda, None, processors=1)
+        yield Device(cuda, None, processors=1, least=1)
 
     monkeypatch.setattr(_cuda_launch, "on_device", on_device)
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
