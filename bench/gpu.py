@@ -25,7 +25,7 @@ from torch import Tensor
 
 import tmask
 from bench.gpu_report import report
-from bench.run import RESULTS, commit
+from bench.run import RESULTS, commit, read_rows
 from tmask.cli.report import write_csv
 from tmask.environment import environment
 from tmask.errors import InvalidProblemError
@@ -140,10 +140,10 @@ def share_left(weight: Tensor, pattern: Pattern) -> float:
     return 1 - float(solved.double().mean())
 
 
-def rows_of(
+def groups_of(
     device: str, patterns: list[Pattern], sides: list[int], dtypes: list[str], timer: Timer, repeats: int, budget: float
-) -> Iterator[Row]:
-    """All rows; |N(0, 1)| weights, the same for every pattern of a size."""
+) -> Iterator[list[Row]]:
+    """The rows of each side, dtype and pattern; N(0, 1) weights, the same for every pattern of a size."""
     for side in sides:
         for dtype in dtypes:
             generator = torch.Generator(device).manual_seed(side)
@@ -151,12 +151,21 @@ def rows_of(
             for pattern in patterns:
                 print(f"{pattern}, {side} x {side}, {dtype}", file=sys.stderr)
                 head = {"n": pattern.n, "m": pattern.m, "side": side, "dtype": dtype}
-                for row in measure(calls_on(weight, pattern), timer, repeats, budget):
-                    yield dict.fromkeys(COLUMNS, "") | head | row
+                rows = measure(calls_on(weight, pattern), timer, repeats, budget)
+                yield [dict.fromkeys(COLUMNS, "") | head | row for row in rows]
+
+
+def replaced(rows: list[Row], group: list[Row]) -> list[Row]:
+    """Rows of earlier runs, as texts, without those of this device, side, dtype and pattern, and then these."""
+    key = ("device", "side", "dtype", "n", "m")
+    own = [str(group[0][name]) for name in key]
+    return [row for row in rows if [str(row[name]) for name in key] != own] + group
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")] = RESULTS / "gpu.csv",
+    out: Annotated[
+        Path, typer.Option(help="The CSV file; rows of other devices, sides, dtypes and patterns stay.")
+    ] = RESULTS / "gpu.csv",
     patterns: Annotated[str, typer.Option(help="N:M, separated by commas.")] = ",".join(PATTERNS),
     sides: Annotated[str, typer.Option(help="Sides of the matrices, separated by commas.")] = ",".join(map(str, SIDES)),
     dtypes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(DTYPES),
@@ -172,11 +181,11 @@ def main(
         print("there is no CUDA device here: nothing was measured", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     check_output(out, overwrite=True)
-    machine = {"commit": commit(), "device": torch.cuda.get_device_name()} | environment()
-    rows: list[Row] = []
-    for row in rows_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget):
-        rows.append(row | machine)
-    write_csv(out, rows, overwrite=True)
+    machine = {"device": torch.cuda.get_device_name(), "commit": commit()} | environment()
+    rows: list[Row] = list(read_rows(out))
+    for group in groups_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget):
+        rows = replaced(rows, [row | machine for row in group])
+        write_csv(out, rows, overwrite=True)
     print(report(rows))
     print(f"{len(rows)} rows in {out}", file=sys.stderr)
 

@@ -18,22 +18,22 @@ Row = dict[str, Any]
 
 
 def report(rows: list[Row]) -> str:
-    """Markdown: for each dtype and size a table of solvers by patterns.
+    """Markdown: for each device, dtype and size a table of solvers by patterns.
 
     A cell holds the median in milliseconds with its spread (half the distance of the quartiles), then how many times
     the floor it is; for the memory lines GB/s in place of that.
     """
-    groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["dtype"], int(row["side"])].append(row)
+        groups[row["device"], row["dtype"], int(row["side"])].append(row)
     texts = []
-    for (dtype, side), part in groups.items():
+    for (device, dtype, side), part in groups.items():
         patterns = list(dict.fromkeys(f"{row['n']}:{row['m']}" for row in part))
-        head = f"### {side} x {side}, {dtype}\n\n| ms | " + " | ".join(patterns) + " |\n" + "|---" * (len(patterns) + 1)
+        head = f"### {side} x {side}, {dtype}, {device}\n\n| ms | " + " | ".join(patterns) + " |\n"
+        head += "|---" * (len(patterns) + 1)
         lines = [_line(label, part, patterns) for label in dict.fromkeys((row["call"], row["solver"]) for row in part)]
         texts.append("\n".join([head + "|", *lines, *_extra_lines(part, patterns)]))
-    device = rows[0].get("device", "") if rows else ""
-    return f"Device: {device}\n\n" + "\n\n".join(texts) + "\n"
+    return "\n\n".join(texts) + "\n"
 
 
 def _line(label: tuple[str, str], rows: list[Row], patterns: list[str]) -> str:

@@ -144,6 +144,32 @@ def test_wrong_or_no_prices_cost_time_alone(prices):
     assert solution.status == "feasible"
 
 
+def test_prices_do_not_prove_an_underfilled_mask():
+    """Each row keeps its largest, but one where it could keep two."""
+    weight = torch.eye(4) + 0.5
+    eye = tuple(tuple(i == j for j in range(4)) for i in range(4))
+    solution = on_device(weight, "2:4", Fixed(mask=eye, prices=(0.0,) * 4))
+    assert solution.dual_bound == pytest.approx(8.0)
+    assert solution.objective == 6.0
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 3)])
+def test_solvers_see_finite_scores_alone(shape):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looks(Fixed):
+        def solve_tensor(self, scores, n):
+            seen.append(bool(scores.isfinite().all() & (scores >= 0).all()))
+            return TensorAnswer(torch.zeros(scores.shape, dtype=torch.bool))
+
+    weight = weight_of(shape)
+    weight[0, 0], weight[1, 1], weight[2, 2] = torch.nan, torch.inf, -torch.inf
+    with pytest.raises(tmask.InvalidProblemError, match="3 NaN or infinite values"):
+        on_device(weight, "2:4", Looks())
+    assert seen == [True]
+
+
 def test_a_slack_is_added_to_the_objective():
     solution = on_device(weight_of((8, 12)), "2:4", Fixed(mask=BAND, slack=0.25))
     assert solution.dual_bound == solution.objective + 0.25
@@ -245,6 +271,20 @@ def test_which_way_a_weight_takes():
     assert not stays_on_device(weight, None, 4)
     assert not stays_on_device(weight.numpy(), None, 4)
     assert not stays_on_device(weight.to("meta"), None, 4)
+
+
+def test_solve_hands_everything_on(monkeypatch):
+    monkeypatch.setattr("tmask.api.stays_on_device", lambda weight, solver, side: True)
+    weight, score, seen = weight_of((12, 6, 3)), weight_of((12, 6, 3), seed=1).abs(), []
+    options = {"score": score, "groups": 3, "certify": False, "progress": seen.append}
+    solution = tmask.solve(weight, "2:4", "greedy-keep", repair=True, **options)
+    expected = on_device(weight, "2:4", get_solver("greedy-keep", repair=True), **options)
+    assert torch.equal(solution.mask, expected.mask)
+    assert solution.objective == expected.objective
+    assert solution.dual_bound is None
+    assert solution.solver == "greedy-keep"
+    assert len(seen) == 2
+    assert tmask.solve(weight, "2:4").solver == "midpoint-torch"
 
 
 @pytest.mark.parametrize("device_type", ["cuda", "xpu"])

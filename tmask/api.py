@@ -40,10 +40,11 @@ def solve(
     short at the edges keep at most n per line.
 
     Args:
-        weight: numpy array or torch tensor (any device), float16, bfloat16, float32 or float64; (rows, cols), or
-            (Cout, Cin, *kernel), which is tiled m outputs by m inputs at each kernel position.
+        weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; (rows, cols), or (Cout, Cin,
+            *kernel), which is tiled m outputs by m inputs at each kernel position. A tensor on a device stays there if
+            its solver can (docs/gpu.md).
         pattern: n kept of every m, as `Pattern` or "2:4".
-        solver: a name (see `available_solvers`), "auto" for the fastest exact one here, or a Solver. Tiles cut short
+        solver: a name (see `available_solvers`), "auto" for the fastest exact one there, or a Solver. Tiles cut short
             are solved as larger blocks; where those are too large for it, "auto" takes them, and
             `Solution.solver` names both.
         score: importance to maximise in place of |weight|; same shape, >= 0, finite.

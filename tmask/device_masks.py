@@ -56,6 +56,7 @@ class DeviceMasks:
 
         prices = self._prices()
         rows = []
+        self._unproven.clear()
         for index in pieces(self.values.shape[:4], _PIECE_ENTRIES // self.values.shape[5] ** 2):
             v = None if prices is None else prices[index]
             looked = examine(self.values[index], self.masks[index], self.n, v)
@@ -98,4 +99,4 @@ class DeviceMasks:
         """(K, G, down, across, m) column prices; None where there are none, or a slack instead."""
         if self.proof.slack is not None or self.proof.col_prices is None:
             return None
-        return self.proof.col_prices.view(self.values.shape[:5])
+        return self.proof.col_prices.reshape(self.values.shape[:5])

@@ -125,7 +125,7 @@ def _solve_region(solver: Solver | None, region: Region, matrices: Tensor, masks
     answer = chosen.solve_tensor(blocks.abs().nan_to_num_(nan=0.0, posinf=0.0), n)
     join_padded(region, answer.masks, masks)
     grid = (len(blocks), 1, 1, 1, region.side, region.side)
-    return DeviceMasks(chosen, n, blocks.view(grid), answer.masks.view(grid), answer.proof)
+    return DeviceMasks(chosen, n, blocks.view(grid), answer.masks.reshape(grid), answer.proof)
 
 
 def _fetch(usable: Tensor, parts: list[DeviceMasks]) -> tuple[Any, ...]:

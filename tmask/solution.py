@@ -56,7 +56,7 @@ class Solution:
         dual_bound: proven to be no less than the optimum; None with certify=False.
         total: sum of all scores.
         status: see `Status`.
-        seconds: wall-clock time that the solver took, without checks and certificate.
+        seconds: wall-clock time that the solver took, without checks and certificate; on a device, with the checks.
         solver: name of the solver that was used.
         pattern: n kept of every m.
         row_prices: kept for the next solve with `warm_start`; None without it.

@@ -94,7 +94,7 @@ class TensorSolver(Solver):
         tiles = cut_tiles(weights, m, m)
         scores = tiles.reshape(-1, m, m).abs().nan_to_num_(nan=0.0, posinf=0.0)  # reshaping copies, or abs does
         answer = self.solve_tensor(scores, n)
-        cut_tiles(masks, m, m).copy_(answer.masks.view(tiles.shape))
+        cut_tiles(masks, m, m).copy_(answer.masks.reshape(tiles.shape))
         return answer.proof
 
     def _solve(self, scores: Scores, n: int) -> Answer:

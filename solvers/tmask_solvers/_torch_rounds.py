@@ -2,8 +2,8 @@
 
 Blocks lie last: scores are (m, m, B), row, column, block, so that the entries of all blocks at one place are
 contiguous, and so are a line's order statistics: a min-max network (`_selection`) runs on whole tensors, wire by wire,
-with no sort and no traffic between blocks. On a CPU it takes a fifth (m = 32) to a twentieth (m = 4) of the time of
-`torch.topk` or `torch.sort`, whose price for rows this short is the same on all devices: a set-up for each row.
+with no sort and no traffic between blocks. On a CPU it takes a fifteenth (m = 4) to a fifth (m = 32) of the time of
+`torch.sort`, and less than that of `torch.topk` (rows `order` of bench/results/torch_choices.csv).
 
 Why a balanced round proves its mask, and why that needs a plain subtraction and a strict comparison alone, is in
 docs/exactness.md, section 1. Torch rounds each of these operations once, on every device: nothing here is compiled or

@@ -6,9 +6,9 @@ The same steps as `midpoint`, one operation for all blocks at a time: rounds of 
 device: nothing but the numbers of blocks that are left is looked at from outside, once a round. Blocks of side 4 have
 closed forms instead (`_torch_closed`), which leave near-ties to the rounds; they give no prices, but a slack.
 
-`torch.compile` is not used. On a CPU the rounds that it compiles take 5 to 10 times as long as these, after 9 to 23 s
-of compiling, and on a GPU its kernels may fuse a multiplication with an addition or flush subnormals, under which a
-balanced round would be no proof.
+`torch.compile` is not used. On a CPU the rounds that it compiles take 4 to 5 times as long as these, after 9 to 18 s of
+compiling (rows `round` of bench/results/torch_choices.csv), and on a GPU its kernels may fuse a multiplication with an
+addition or flush subnormals, under which a balanced round would be no proof.
 
 Cost: O(m^2 log^2 m) a round and block, 2 rounds at m = 4 to 10 at m = 32; each operation of a round reads and writes
 memory. Float16 and bfloat16 are computed in float32.

@@ -21,7 +21,9 @@ def scripted(*seconds):
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(gpu.rows_of("cpu", [Pattern(2, 4), Pattern(4, 8)], [32], ["bfloat16"], scripted(0.5, 0.25), 2, 10.0))
+    patterns = [Pattern(2, 4), Pattern(4, 8)]
+    groups = gpu.groups_of("cpu", patterns, [32], ["bfloat16"], scripted(0.5, 0.25), 2, 10.0)
+    return [{"device": "X1"} | row for group in groups for row in group]
 
 
 def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
@@ -33,7 +35,7 @@ def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
         assert {row["solver"] for row in own if row["call"] == "solve"} == {*solvers, "midpoint, CPU"}
         assert {row["solver"] for row in own if row["call"] == "memory"} == {"copy", "floor"}
         for row in own:
-            assert set(row) == set(gpu.COLUMNS)
+            assert set(row) == {"device", *gpu.COLUMNS}
             assert row["blocks"] in ("", 1024 // pattern[1] ** 2)
     assert {row["bytes"] for row in rows if row["solver"] == "copy"} == {2 * 2 * 1024}
     assert {row["bytes"] for row in rows if row["solver"] == "floor"} == {3 * 1024}
@@ -65,6 +67,17 @@ def test_the_masks_that_are_timed_are_masks():
     assert "midpoint-torch" in seen
 
 
+def test_a_part_that_is_measured_again_replaces_its_rows_alone(rows):
+    texts = [{name: str(value) for name, value in row.items()} for row in rows]
+    again = [row for row in rows if row["m"] == 8]
+    merged = gpu.replaced(texts, again)
+    assert merged == [row for row in texts if row["m"] == "4"] + again
+    assert "4:8" in report(merged)
+    assert gpu.replaced([], again) == again
+    elsewhere = [row | {"device": "X2"} for row in again]
+    assert gpu.replaced(texts, elsewhere) == texts + elsewhere
+
+
 def test_the_share_that_rounds_leave():
     torch.manual_seed(0)
     assert gpu.share_left(torch.randn(64, 64), Pattern(4, 8)) < 0.2
@@ -81,8 +94,7 @@ def test_the_table_has_medians_spreads_and_multiples_of_the_floor():
         for k, s in enumerate(times)
     ]
     text = report([*floor, *mine])
-    assert "Device: X1" in text
-    assert "### 1024 x 1024, float32" in text
+    assert "### 1024 x 1024, float32, X1" in text
     assert "| memory: `floor` | 0.01 ± 0 (500 GB/s) |" in text
     assert "| masks: `mine` | 0.03 ± 0.01 (3 x) |" in text
     assert "| first call: `mine` | 9e+03 |" in text

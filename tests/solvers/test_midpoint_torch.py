@@ -154,6 +154,13 @@ def test_paths_end_in_proven_masks_from_any_start(kind, n, m, start):
     assert (v.abs() < 2.0**48).all()
 
 
+def test_equal_entries_are_balanced_without_a_path(monkeypatch):
+    monkeypatch.setattr("tmask_solvers._torch_paths._augment", None)
+    for n, m in ((1, 3), (4, 8), (5, 12)):
+        masks, _ = balance(torch.ones(m, m, 2, dtype=torch.float64), n, torch.zeros(m, 2, dtype=torch.float64))
+        assert is_regular(blocks_first(masks), n).all()
+
+
 @pytest.mark.parametrize("kind", ["normal", "ties", "half zeros", "subnormal"])
 def test_a_proof_is_found_if_and_only_if_the_mask_is_optimal(kind):
     scores = make_blocks(kind, 40, 5)

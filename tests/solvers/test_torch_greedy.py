@@ -26,6 +26,15 @@ def test_greedy_keep_gives_the_same_masks(repair, dtype, problem):
     np.testing.assert_array_equal(tensor.numpy(), solver.solve(scores, n).masks)
 
 
+@pytest.mark.parametrize("kind", ["normal", "wide range", "one ulp apart"])
+def test_repairs_weigh_trades_alike(kind):
+    """In float64: float32 sums of these would tie, or be ordered otherwise."""
+    scores = make_blocks(kind, 400, 8) * make_blocks("one ulp apart", 400, 8, seed=1)
+    solver = tmask.get_solver("greedy-keep", repair=True)
+    tensor = solver.solve_tensor(torch.from_numpy(scores), 4).masks
+    np.testing.assert_array_equal(tensor.numpy(), solver.solve(scores, 4).masks)
+
+
 @pytest.mark.parametrize(("repair", "status"), [(False, "underfilled"), (True, "feasible")])
 def test_greedy_keep_on_a_device_is_bounded_by_the_optimum(repair, status):
     weight = torch.from_numpy(make_blocks("normal", 80, 8).reshape(64, 80))
