@@ -121,7 +121,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Write the table, and print it."""
-    with RESULTS.open("w", newline="") as file:
+    with RESULTS.open("w", newline="", buffering=1) as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for row in rows():

@@ -108,6 +108,17 @@ def test_closed_forms(n):
             assert (rows.sum(1) == n).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_closed_forms_do_not_trust_narrow_leads(n):
+    formula = make_formula(SimulatedCuda(), n)
+    steps = np.random.default_rng(0).integers(0, 50, (20, 4, 4))
+    close = (np.float32(0.1).view(np.int32) + steps.astype(np.int32)).view(np.float32)
+    proven = [formula(tile[None, None, None, None], 0, 0, 0, 0, abs)[4] for tile in close]
+    assert not any(proven)
+    apart = make_blocks("normal", 20, 4)
+    assert all(formula(tile[None, None, None, None], 0, 0, 0, 0, abs)[4] for tile in apart)
+
+
 @pytest.mark.parametrize(("m", "lanes"), [(2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16), (17, 32), (32, 32)])
 def test_a_warp_holds_whole_tiles(m, lanes):
     assert lanes_per_tile(m) == lanes

@@ -153,6 +153,16 @@ def test_scores_off_the_grid_are_paid_for(machine, n, m):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_closed_forms_are_optimal_for_every_kind(machine, kind, n):
+    scores = torch.from_numpy(make_blocks(kind, 8, 4, seed=n)).to(machine.device)
+    weights = as_matrix(scores, 2)
+    masks = torch.zeros(weights.shape, dtype=torch.bool, device=machine.device)
+    machine.solver().solve_matrices(weights, n, 4, masks)
+    assert_optimal(scores, as_blocks(masks, 4), n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
 def test_closed_forms_leave_to_others_what_float32_cannot_tell(machine, n):
     # 2^-24 is lost where it is added to 1, and there alone do these masks differ.
     close = np.ones((3, 4, 4), np.float32)
