@@ -9,7 +9,7 @@ A warp holds one tile of side 17 to 32, two of 9 to 16, four of 5 to 8, eight of
 either a tile's columns have balanced, or it goes to the list of tiles left over, because rows tie or the limit is
 reached. What is done stays as it is while the others go on. A thread beyond the last line repeats that line.
 
-Registers, for float32 on sm_90: 60 (4:8) to 121 (16:32), nothing in local memory (docs/gpu-kernel.md).
+Registers, for float32 on sm_90: 62 (4:8) to 113 (16:32), nothing in local memory (docs/gpu-kernel.md).
 """
 
 from __future__ import annotations
