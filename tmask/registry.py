@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
@@ -25,17 +27,23 @@ ENTRY_POINT_GROUP = "tmask.solvers"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a built-in solver lives, the modules that it imports, and the extra that installs them."""
+    """Where a built-in solver lives, the modules that it imports, and the extra that installs them.
+
+    Args:
+        gpu: whether it runs on NVIDIA GPUs alone.
+    """
 
     target: str
     requires: tuple[str, ...] = ()
     extra: str = ""
+    gpu: bool = False
 
 
 BUILTIN: dict[str, Entry] = {
     "midpoint": Entry("midpoint:Midpoint", ("numba",), "numba"),
     "augmenting-paths": Entry("augmenting_paths:AugmentingPaths", ("numba",), "numba"),
     "midpoint-torch": Entry("midpoint_torch:MidpointTorch", ("torch",), "torch"),
+    "midpoint-cuda": Entry("midpoint_cuda:MidpointCuda", ("torch", "numba_cuda"), "cuda", gpu=True),
     "patterns": Entry("patterns:Patterns"),
     "ortools-flow": Entry("ortools_flow:OrtoolsFlow", ("ortools",), "ortools"),
     "networkx-simplex": Entry("networkx_simplex:NetworkxSimplex", ("networkx",), "networkx"),
@@ -60,6 +68,9 @@ DEVICE_AUTO = ("midpoint-torch",)
 # What certificates take for bounds where it is installed.
 REFERENCES = ("midpoint", "augmenting-paths")
 
+# What a solver for GPUs lacks on a machine without one.
+DRIVER = "an NVIDIA driver"
+
 _registered: dict[str, type[Solver]] = {}
 
 
@@ -68,7 +79,7 @@ class SolverInfo:
     """A solver as `available_solvers` lists it, without importing its library.
 
     Args:
-        missing: modules that it needs and that are not installed; empty if it can be used.
+        missing: modules that it needs and that are not installed, or `DRIVER`; empty if it can be used.
         install: the command that brings them, or "".
     """
 
@@ -89,7 +100,7 @@ def available_solvers() -> list[str]:
 
 def solver_infos() -> list[SolverInfo]:
     """Every known solver, with what it lacks here. Imports none of their libraries."""
-    infos = [SolverInfo(name, _missing(entry.requires), _install(entry)) for name, entry in BUILTIN.items()]
+    infos = [SolverInfo(name, _lacking(entry), _install(entry)) for name, entry in BUILTIN.items()]
     infos += [SolverInfo(name, _missing(cls.requires), "") for name, cls in _registered.items()]
     known = {info.name for info in infos}
     return infos + [SolverInfo(name, (), "") for name in _entry_points() if name not in known]
@@ -134,7 +145,7 @@ def auto_solver(side: int) -> Solver:
         SolverUnavailableError: none is.
     """
     for name in AUTO:
-        if not _missing(BUILTIN[name].requires) and (cls := solver_class(name)).max_side >= side:
+        if not _lacking(BUILTIN[name]) and (cls := solver_class(name)).max_side >= side:
             return cls()
     raise SolverUnavailableError(
         f"no exact solver for blocks of side {side} is installed here; {_install(BUILTIN[AUTO[0]])} brings the fastest"
@@ -144,7 +155,7 @@ def auto_solver(side: int) -> Solver:
 def device_solver(device_type: str, side: int) -> TensorSolver | None:
     """The first of `DEVICE_AUTO` that is installed and takes this type of torch device and side; None if none does."""
     for name in DEVICE_AUTO:
-        if _missing(BUILTIN[name].requires):
+        if _lacking(BUILTIN[name]):
             continue
         cls = solver_class(name)
         if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
@@ -155,7 +166,7 @@ def device_solver(device_type: str, side: int) -> TensorSolver | None:
 def reference_solver(side: int) -> Solver | None:
     """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
     for name in REFERENCES:
-        if not _missing(BUILTIN[name].requires) and solver_class(name).max_side >= side:
+        if not _lacking(BUILTIN[name]) and solver_class(name).max_side >= side:
             return get_solver(name)
     return None
 
@@ -172,7 +183,7 @@ def solver_class(name: str) -> type[Solver]:
         return _registered[name]
     if name in BUILTIN:
         entry = BUILTIN[name]
-        if missing := _missing(entry.requires):
+        if missing := _lacking(entry):
             raise SolverUnavailableError(
                 f"solver {name!r} needs {', '.join(missing)}, not installed here; run: {_install(entry)}"
             )
@@ -203,9 +214,27 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in BUILTIN}
 
 
+def _lacking(entry: Entry) -> tuple[str, ...]:
+    missing = _missing(entry.requires)
+    return (*missing, DRIVER) if entry.gpu and not _has_driver() else missing
+
+
 def _missing(requires: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(module for module in requires if importlib.util.find_spec(module) is None)
 
 
+@cache
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is installed. It is not started: a process that has done so cannot be forked."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _install(entry: Entry) -> str:
-    return f'pip install "tmask[{entry.extra}]"' if entry.extra else ""
+    where = ", on a machine with an NVIDIA GPU" if entry.gpu else ""
+    return f'pip install "tmask[{entry.extra}]"{where}' if entry.extra else ""

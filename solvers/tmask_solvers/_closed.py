@@ -46,9 +46,9 @@ Rows = list[list[Vector]]
 LANES = 16  # blocks a step; a block row must hold as many
 _WIDE_LANES = 8
 _ALL = 0x01010101
-_GUARD = 2.0**-20
+GUARD = 2.0**-20
 _WIDE_GUARD = 2.0**-49
-_LARGEST = 2.0**127
+LARGEST = 2.0**127
 
 
 @intrinsic
@@ -58,10 +58,10 @@ def _solve_group(typingctx, weight, at, stride, mask, place, mask_stride, ns):  
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows = _load(context, builder, sig, args, LANES)
-        total = _total(rows)
-        words, sure = _solve(rows, n, total * _GUARD)
+        total = total_of(rows)
+        words, sure = masks_of(rows, n, total * GUARD)
         _store(context, builder, sig, args, words)
-        sure = (sure | _exact(rows, total)) & (constant(total, F32, _LARGEST) > total)
+        sure = (sure | nothing_rounded(rows, total)) & (constant(total, F32, LARGEST) > total)
         return builder.zext(builder.bitcast((sure ^ 1).value, ir.IntType(LANES)), I64)
 
     return types.int64(weight, at, stride, mask, place, mask_stride, ns), codegen
@@ -74,11 +74,11 @@ def _solve_group_wide(typingctx, weight, at, stride, mask, place, mask_stride, n
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows = [[x.wide() for x in row] for row in _load(context, builder, sig, args, _WIDE_LANES)]
-        total = _total(rows)
+        total = total_of(rows)
         guard = total * _WIDE_GUARD
-        words, sure = _solve(rows, n, guard)
+        words, sure = masks_of(rows, n, guard)
         _store(context, builder, sig, args, words)
-        slack = (sure | _exact(rows, total)).where(constant(total, F64, 0.0), guard)
+        slack = (sure | nothing_rounded(rows, total)).where(constant(total, F64, 0.0), guard)
         lanes = [slack.lane(k) for k in range(_WIDE_LANES)]
         return reduce(builder.fadd, lanes)
 
@@ -137,18 +137,18 @@ def _store(context: Any, builder: Any, sig: Any, args: Any, words: list[Vector])
         builder.store(word.value, _row_address(context, builder, sig, args, 3, i, word.value.type), align=1)
 
 
-def _total(rows: Rows) -> Vector:
+def total_of(rows: Rows) -> Vector:
     """Sum of each block, each entry rounded 5 times."""
     p, q, r, s = ((row[0] + row[1]) + (row[2] + row[3]) for row in rows)
     return ((p + q) + r) + s
 
 
-def _exact(rows: Rows, total: Vector) -> Vector:
+def nothing_rounded(rows: Rows, total: Vector) -> Vector:
     """Where all entries are multiples of the last place of their sum, so that nothing is rounded."""
     return reduce(and_, [((x + total) - total).equals(x) for row in rows for x in row])
 
 
-def _solve(rows: Rows, n: int, guard: Vector) -> tuple[list[Vector], Vector]:
+def masks_of(rows: Rows, n: int, guard: Vector) -> tuple[list[Vector], Vector]:
     """Mask words of n:4, and where they are proven."""
     if n == 2:
         return two_four(rows, guard)

@@ -96,6 +96,10 @@ class Vector:
         picks = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, k) for k in lanes])
         return self._make(self.builder.shuffle_vector(self.value, ir.Constant(self.value.type, ir.Undefined), picks))
 
+    def constant(self, kind: Any, number: float) -> Vector:
+        """The number, of an LLVM type such as I32, in as many lanes as this vector has."""
+        return self._make(_splat(ir.VectorType(kind, self.value.type.count), number))
+
     def lane(self, k: int) -> Any:
         """The scalar in lane k."""
         return self.builder.extract_element(self.value, ir.Constant(I32, k))
@@ -113,7 +117,7 @@ def smaller(x: Vector, y: Vector) -> Vector:
 
 def constant(like: Vector, kind: Any, number: float) -> Vector:
     """The number, of an LLVM type such as I32, in as many lanes as `like` has."""
-    return Vector(like.builder, _splat(ir.VectorType(kind, like.value.type.count), number))
+    return like.constant(kind, number)
 
 
 def address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:

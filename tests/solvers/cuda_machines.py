@@ -1,0 +1,51 @@
+"""Where the tests of `midpoint-cuda` run: on a simulated warp everywhere, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tests.warp_simulator import SimulatedCuda
+from tmask.registry import solver_infos
+from tmask_solvers import _cuda_launch, midpoint_cuda
+from tmask_solvers._cuda_device import Device
+from tmask_solvers.midpoint_cuda import MidpointCuda
+
+
+@dataclass
+class Machine:
+    """A device to put tensors on, and the solver that takes them there."""
+
+    device: str
+
+    def solver(self, **settings) -> MidpointCuda:
+        return MidpointCuda(**settings)
+
+
+def why_no_gpu() -> str:
+    """Why the tests on a GPU are skipped, or ""."""
+    missing = next(info.missing for info in solver_infos() if info.name == "midpoint-cuda")
+    if missing:
+        return f"needs {', '.join(missing)}"
+    return "" if torch.cuda.is_available() else "PyTorch finds no GPU"
+
+
+def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
+    """Let the solver run on tensors on the CPU, by a simulated warp."""
+    cuda = SimulatedCuda(seed)
+    cuda.as_cuda_array = lambda tensor, sync: tensor.numpy()
+
+    @contextmanager
+    def on_device(device: torch.device) -> Iterator[Device]:
+        yield Device(cuda, None, processors=1, least=1)
+
+    monkeypatch.setattr(_cuda_launch, "on_device", on_device)
+    monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
+    # Few warps, so that each of them goes on to further tiles.
+    monkeypatch.setattr(_cuda_launch, "_MANY", 2)
+    monkeypatch.setattr(_cuda_launch, "_FEW", 2)
+    return cuda

@@ -1,0 +1,184 @@
+"""A warp on the CPU: runs a kernel's Python code by 32 lanes, of which one is at work at a time.
+
+Lanes are threads that hand each other the turn where the code waits for the others: at a barrier, a vote or a shuffle.
+In between, each runs alone, in an order that is drawn anew each time; so a barrier that is missing shows as a wrong
+result in some order. Lanes that wait at different places, or that end while others wait, are an error, and so is what a
+GPU would compute in another precision than the kernel says.
+
+`SimulatedCuda` stands in for the module `numba.cuda`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+
+WARP = 32
+
+
+class _Lane(threading.Thread):
+    def __init__(self, warp: _Warp, index: int) -> None:
+        super().__init__(daemon=True)
+        self.warp = warp
+        self.index = index
+        self.turn = threading.Semaphore(0)
+        self.request: tuple[str, object] | None = None  # what it waits for; None if it has ended
+        self.reply: object = None
+        self.arrays = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        self.turn.acquire()
+        try:
+            if not self.warp.abandoned:
+                with np.errstate(all="ignore"):  # a GPU warns of nothing
+                    self.warp.code()
+        except BaseException as error:
+            self.error = error
+        self.request = None
+        self.warp.back.release()
+
+    def wait(self, kind: str, value: object) -> object:
+        """Hand the turn back until all lanes have come to the same place."""
+        self.request = (kind, value)
+        self.warp.back.release()
+        self.turn.acquire()
+        if self.warp.abandoned:
+            raise SystemExit
+        return self.reply
+
+
+class _Warp:
+    def __init__(self, code, order: random.Random) -> None:
+        self.code = code
+        self.order = order
+        self.back = threading.Semaphore(0)
+        self.abandoned = False
+        self.arrays: list[np.ndarray] = []
+        self.lanes = [_Lane(self, index) for index in range(WARP)]
+        self.current = self.lanes[0]
+
+    def run(self) -> None:
+        for lane in self.lanes:
+            lane.start()
+        try:
+            while True:
+                for lane in self.order.sample(self.lanes, WARP):
+                    self._give_turn(lane)
+                    if lane.error is not None:
+                        raise lane.error
+                waiting = [lane for lane in self.lanes if lane.request is not None]
+                if not waiting:
+                    return
+                kinds = {lane.request[0] if lane.request else "the end" for lane in self.lanes}
+                assert len(kinds) == 1, f"lanes diverge: {sorted(kinds)}"
+                self._reply(kinds.pop())
+        finally:
+            self.abandoned = True
+            for lane in self.lanes:
+                if lane.is_alive():
+                    self._give_turn(lane)
+
+    def _give_turn(self, lane: _Lane) -> None:
+        self.current = lane
+        lane.turn.release()
+        self.back.acquire()
+
+    def _reply(self, kind: str) -> None:
+        values = [lane.request[1] for lane in self.lanes]
+        if kind.startswith("shuffle"):
+            step = int(kind.split()[1])
+            replies = [values[index ^ step] for index in range(WARP)]
+        else:
+            bits = sum(bool(value) << index for index, value in enumerate(values))
+            signed = bits - (1 << 32) if bits >> 31 else bits  # an int32, as on a GPU
+            reply = {"barrier": None, "ballot": signed, "any": bits != 0, "all": bits == (1 << 32) - 1}[kind]
+            replies = [reply] * WARP
+        for lane, reply in zip(self.lanes, replies, strict=True):
+            lane.reply = reply
+
+
+class _Kernel:
+    """What `cuda.jit` makes of a kernel: kernel[blocks, threads, stream](*arguments)."""
+
+    def __init__(self, cuda: SimulatedCuda, code) -> None:
+        self.cuda = cuda
+        self.code = code
+
+    def __getitem__(self, configuration):
+        blocks, threads, *_ = configuration
+        assert threads == WARP
+
+        def launch(*arguments) -> None:
+            self.cuda.gridDim = SimpleNamespace(x=blocks)
+            for block in range(blocks):
+                self.cuda.blockIdx = SimpleNamespace(x=block)
+                self.cuda.warp = _Warp(lambda: self.code(*arguments), self.cuda.order)
+                self.cuda.warp.run()
+
+        return launch
+
+
+class SimulatedCuda:
+    """The parts of `numba.cuda` that kernels use."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.order = random.Random(seed)
+        self.warp: _Warp | None = None
+        self.libdevice = SimpleNamespace(fmul_rn=_product(np.float32), dmul_rn=_product(np.float64))
+        self.shared = SimpleNamespace(array=self._shared_array)
+        self.atomic = SimpleNamespace(add=_atomic_add)
+
+    def jit(self, code=None, *, device=False, **options):
+        if code is None:
+            return lambda code: self.jit(code, device=device)
+        return code if device else _Kernel(self, code)
+
+    @property
+    def threadIdx(self):
+        return SimpleNamespace(x=self.warp.current.index)
+
+    def syncwarp(self) -> None:
+        self.warp.current.wait("barrier", None)
+
+    def ballot_sync(self, mask: int, value: object) -> object:
+        assert mask == 0xFFFFFFFF
+        return self.warp.current.wait("ballot", value)
+
+    def any_sync(self, mask: int, value: object) -> object:
+        assert mask == 0xFFFFFFFF
+        return self.warp.current.wait("any", value)
+
+    def all_sync(self, mask: int, value: object) -> object:
+        assert mask == 0xFFFFFFFF
+        return self.warp.current.wait("all", value)
+
+    def shfl_xor_sync(self, mask: int, value: object, step: int) -> object:
+        assert mask == 0xFFFFFFFF
+        return self.warp.current.wait(f"shuffle {step}", value)
+
+    def _shared_array(self, size: int, dtype) -> np.ndarray:
+        """The k-th array of every lane is the same one, and holds rubbish at first."""
+        lane = self.warp.current
+        lane.arrays += 1
+        if lane.arrays > len(self.warp.arrays):
+            self.warp.arrays.append(np.frombuffer(b"\xa5" * (size * np.dtype(dtype).itemsize), dtype).copy())
+        return self.warp.arrays[lane.arrays - 1]
+
+
+def _product(kind):
+    def multiply(x, y):
+        assert isinstance(x, kind)
+        assert isinstance(y, (kind, float))
+        return kind(x * y)
+
+    return multiply
+
+
+def _atomic_add(array: np.ndarray, index: int, value: object) -> object:
+    before = array[index].copy()
+    array[index] += value
+    return before
