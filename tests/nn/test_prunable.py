@@ -80,3 +80,49 @@ def test_no_hooks_are_left():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     with torch.no_grad():
         model(images()[0])
+
+
+class Shared(nn.Module):
+    """A batch norm behind a layer, and perhaps somebody else who reads what the layer gives."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(8, 8, bias=False), nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.kind = kind
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.kind == "before":
+            z = y.mean()
+            return self.b(self.norm(y) + z)
+        if self.kind == "view":
+            return self.b(self.norm(y) + y.view(-1, 8))
+        if self.kind == "other layer":
+            return self.b(self.norm(y)) + self.b(y)
+        if self.kind == "in place, later":
+            z = self.norm(y)
+            y += 1
+            return self.b(z)
+        if self.kind == "caller":
+            return {"out": self.b(self.norm(y)), "hidden": [y]}
+        return self.b(self.norm(y))
+
+
+@pytest.mark.parametrize("kind", ["before", "view", "other layer", "in place, later", "caller", "nobody"])
+def test_whether_the_batch_norm_is_alone_with_the_layers_output(kind):
+    layers, _ = found(Shared(kind), rows(10, 8), skip_ends=False)
+    assert layers["a"].batch_norm is not None
+    assert layers["a"].only_reader == (kind == "nobody")
+    with torch.inference_mode():
+        inside, _ = found(Shared(kind), rows(10, 8), skip_ends=False)
+    assert inside["a"].only_reader == (kind == "nobody")
+
+
+def test_a_model_that_runs_in_inference_mode():
+    class Inference(Between):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    assert found(Inference("nothing"), rows(10, 8), skip_ends=False)[0]["a"].only_reader
+    assert found(Inference("activation in place"), rows(10, 8), skip_ends=False)[0]["a"].batch_norm is None

@@ -60,7 +60,8 @@ def adaprune(
         transposable: along inputs and outputs; else along the inputs alone.
         solver: of transposable masks, as in `tmask.solve`.
         score: see `available_scores`.
-        method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only).
+        method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only; biases
+            stay as they are).
         sequential: each layer reads what the layers pruned before it give, so that it can make up for their errors;
             a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate.
         damping: share of the mean squared input by which weights are drawn to where they start; see
@@ -90,10 +91,11 @@ def adaprune(
     check_grams(grams, [plan.layer for plan in plans], sequential)
     refit = Refitting(method, damping, fold, steps, learning_rate)
 
-    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
+    def fit(plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         assert plan.pattern is not None
-        scores = evaluate(chosen, weight, gram, damping)
+        scores = evaluate(chosen, weight, free if chosen.centred else gram, damping)
         found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, solver, certify)
-        return Fitted(refit(plan, gram, weight, found.mask), found)
+        return Fitted(refit(plan, free, weight, found.mask), found)
 
-    return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress, grams))
+    settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
+    return prune(model, data, plans, skipped, fit, settings)

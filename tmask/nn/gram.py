@@ -102,7 +102,8 @@ class _Recorder:
         self.calls_now = 0
 
     def on_dense(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self.outputs.append(output.detach())
+        # A copy: what the model does to the output in place later in the pass must not reach it.
+        self.outputs.append(output.detach().clone())
 
     def on_pruned(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x = self.pruned.batched(inputs[0].detach())
@@ -136,7 +137,8 @@ def collect(calibration: Calibration, model: nn.Module, views: dict[str, LinearV
     """The sums of several layers of one model, inputs and outputs alike from it, in one pass.
 
     Raises:
-        InvalidProblemError: NaN or infinite activations (names the layer), and what `Calibration.run` raises.
+        InvalidProblemError: no samples, NaN or infinite activations (names the layer), and what `Calibration.run`
+            raises.
     Cost: one pass; S C^2 multiplications and C^2 numbers for each layer and group.
     """
     recorders = [_Recorder(name, view, view) for name, view in views.items()]
@@ -145,7 +147,7 @@ def collect(calibration: Calibration, model: nn.Module, views: dict[str, LinearV
             for recorder in recorders:
                 recorder.end_batch()
     for recorder in recorders:
-        check_finite(recorder.name, recorder.gram)
+        check_usable(recorder.name, recorder.gram)
     return {recorder.name: recorder.gram for recorder in recorders}
 
 
@@ -177,16 +179,21 @@ def collect_pair(calibration: Calibration, name: str, pruned: nn.Module, dense: 
     with _hooks(handles):
         for _ in calibration.run(dense, pruned):
             recorder.end_batch()
-    check_finite(name, recorder.gram)
+    check_usable(name, recorder.gram)
     return recorder.gram
 
 
-def check_finite(name: str, gram: Gram) -> None:
-    """Return if all sums are finite.
+def check_usable(name: str, gram: Gram) -> None:
+    """Return if there are samples, and all sums are finite.
 
     Raises:
         InvalidProblemError: names the layer, and whether its inputs or its outputs are to blame.
     """
+    if not gram.samples:
+        raise InvalidProblemError(
+            f"layer {name!r}: not one sample reaches it (its inputs are empty in every batch of the calibration data); "
+            "give batches that hold something, or exclude the layer"
+        )
     for what, tensor in (("inputs", gram.xx), ("outputs", gram.yy)):
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidProblemError(

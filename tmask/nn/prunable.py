@@ -5,17 +5,17 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration import Calibration
 from tmask.nn.linear_view import CONVOLUTIONS, LinearView
+from tmask.nn.tracing import trace
 from tmask.pattern import Pattern
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,12 +30,14 @@ class Prunable:
         view: its weight as matrices.
         calls: of it in one forward pass.
         batch_norm: the module that reads its output directly, or None.
+        only_reader: whether nothing but the batch norm reads the output.
     """
 
     name: str
     view: LinearView
     calls: int
     batch_norm: _BatchNorm | None = None
+    only_reader: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,6 @@ class Choice:
                 raise InvalidProblemError(f"{option} is the text {globs!r}; give a list of globs: [{globs!r}]")
 
 
-@dataclass(slots=True)
-class _Trace:
-    """What a forward pass saw: the layers in order, and the batch norm that reads the output of each."""
-
-    order: list[str] = field(default_factory=list)
-    readers: dict[str, _BatchNorm] = field(default_factory=dict)
-
-
 def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> tuple[list[Prunable], dict[str, str]]:
     """The layers that can be pruned, in the order of their first call, and reasons by name for those left out.
 
@@ -78,21 +72,23 @@ def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> t
         if not fnmatch.filter(modules, glob):
             shown = ", ".join(list(modules)[:10]) or "none"
             raise InvalidProblemError(f"{glob!r} matches no linear or convolution layer; the model has {shown}")
-    trace = _trace(model, calibration, modules)
-    order = list(dict.fromkeys(trace.order))
+    found = trace(model, calibration, modules)
+    order = list(dict.fromkeys(found.order))
     first = next((name for name in order if isinstance(modules[name], CONVOLUTIONS)), None)
     ends = {first: "the first convolution", order[-1]: "the classifier"} if order and choice.skip_ends else {}
     owners = Counter(
         id(module._parameters.get("weight")) for module in model.modules() if "weight" in module._parameters
     )
     layers, skipped = [], {}
-    calls = Counter(trace.order)
+    calls = Counter(found.order)
     for name in (*order, *(name for name in modules if name not in calls)):
         module = modules[name]
         if reason := _reason(name, module, choice, ends.get(name, ""), calls[name], owners):
             skipped[name] = reason
         else:
-            layers.append(Prunable(name, LinearView(module), calls[name], trace.readers.get(name)))
+            norm = found.norms.get(name)
+            only = norm is not None and name not in found.shared
+            layers.append(Prunable(name, LinearView(module), calls[name], norm, only))
     if not layers:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:10])
         raise InvalidProblemError(
@@ -128,37 +124,3 @@ def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, 
     if not calls:
         return "the first batch of the calibration data does not reach it"
     return ""
-
-
-def _trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.Module]) -> _Trace:
-    """What the first batch passes."""
-    names = {module: name for name, module in modules.items()}
-    trace = _Trace()
-    made: dict[int, tuple[Tensor, int, str]] = {}  # the tensors are held, or their ids would be given away again
-    reads: Counter[nn.Module] = Counter()
-
-    def leaves(module: nn.Module, _: Any, output: Tensor) -> None:
-        trace.order.append(names[module])
-        made[id(output)] = output, output._version, names[module]
-
-    def enters(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        reads[module] += 1
-        output, version, name = made.get(id(inputs[0]), (None, 0, "")) if inputs else (None, 0, "")
-        # A version that has moved on tells of an operation in place, such as an activation.
-        if output is not None and output._version == version:
-            trace.readers[name] = module  # type: ignore[assignment]
-
-    handles = [module.register_forward_hook(leaves) for module in names]
-    handles += [
-        module.register_forward_pre_hook(enters) for module in model.modules() if isinstance(module, _BatchNorm)
-    ]
-    try:
-        for _ in calibration.run(model):
-            break
-    finally:
-        for handle in handles:
-            handle.remove()
-    calls = Counter(trace.order)
-    # Where either is called again, the batch norm may see more than the outputs of this layer.
-    trace.readers = {name: norm for name, norm in trace.readers.items() if calls[name] == reads[norm] == 1}
-    return trace

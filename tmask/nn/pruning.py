@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tmask.errors import TmaskError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.batch_norm import recalibrate, set_statistics
 from tmask.nn.calibration import Calibration, evaluating
 from tmask.nn.gram import Gram, collect, collect_pair
@@ -41,7 +42,15 @@ class Fitted:
     found: FoundMask
 
 
-Method = Callable[[Plan, Gram, Tensor], Fitted]
+class Method(Protocol):
+    """A layer's new weights, from its old ones (G, R, C) float64.
+
+    Args:
+        gram: all sums.
+        free: those that the weights are fitted to: less the means, where a bias or a batch norm takes up the mean.
+    """
+
+    def __call__(self, plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class Settings:
         sequential: a layer's inputs come from the model as pruned so far, and its targets from the dense one; else
             both come from the dense one, in one pass for all layers.
         update_batch_norm: recompute running statistics.
+        update_bias: make up in the bias for what the mean of the outputs loses.
         grams: the dense model's, from an earlier pass, or None; not sequential then.
         progress: called with layers done, their number, and the name of the next ("" at the end).
     """
@@ -59,6 +69,7 @@ class Settings:
     sequential: bool
     update_batch_norm: bool
     progress: Progress | None
+    update_bias: bool = True
     grams: Mapping[str, Gram] | None = None
 
 
@@ -88,7 +99,7 @@ def prune(
             start = time.perf_counter()
             gram = grams[name] if dense is None else collect_pair(calibration, name, model, dense, plan.layer.calls)
             try:
-                row, mask = _layer(plan, gram, method, settings.update_batch_norm)
+                row, mask = _layer(plan, gram, method, settings)
             except TmaskError as error:
                 raise type(error)(f"layer {name!r}: {error}") from error
             masks[name] = mask
@@ -99,25 +110,30 @@ def prune(
     return PruningReport(tuple(rows), skipped, masks, norms, time.perf_counter() - begin)
 
 
-def _layer(plan: Plan, gram: Gram, method: Method, update_batch_norm: bool) -> tuple[LayerPruning, Tensor]:
+def _layer(plan: Plan, gram: Gram, method: Method, settings: Settings) -> tuple[LayerPruning, Tensor]:
     """Fit one layer and write it into its module, with its bias and the statistics of the batch norm behind it."""
     view, module = plan.layer.view, plan.layer.view.module
-    norm = plan.layer.batch_norm if update_batch_norm else None
-    # A bias is refitted, and a batch norm takes off the mean: either way the mean of the output need not be fitted.
-    free = gram.centred() if module.bias is not None or norm is not None else gram
+    bias = module.bias if settings.update_bias else None
+    norm = plan.layer.batch_norm if settings.update_batch_norm else None
+    # A bias is refitted, and a batch norm that alone reads the output takes off the mean: either way the mean of the
+    # output need not be fitted.
+    free = gram.centred() if bias is not None or (norm is not None and plan.layer.only_reader) else gram
     weight = view.matrices(module.weight.detach()).to(torch.float64)
-    fitted = method(plan, free, weight)
+    check_finite("its weight", weight)
+    fitted = method(plan, gram, free, weight)
     mask = fitted.found.mask
     target = float(free.yy.sum())
     masked = float(free.errors(weight * mask).sum())
     with torch.no_grad():
         module.weight.copy_(view.tensor(fitted.weight))
-        stored = view.matrices(module.weight).to(torch.float64)
+        stored = view.matrices(module.weight.detach()).to(torch.float64)
+        check_finite(f"its new weight ({str(module.weight.dtype).removeprefix('torch.')})", stored)
         mean, variance = gram.moments(stored)
-        if module.bias is not None:
+        if bias is not None:
             # The dense bias is not in y, so what is missing comes on top of it.
-            correction = gram.y / gram.samples - mean
-            module.bias += correction.reshape(-1)
+            bias += (gram.y / gram.samples - mean).reshape(-1)
+        if module.bias is not None:
+            check_finite("its bias", module.bias)
             mean = mean + module.bias.reshape(mean.shape).to(mean.dtype)
         if norm is not None:
             set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)
@@ -140,6 +156,16 @@ def _layer(plan: Plan, gram: Gram, method: Method, update_batch_norm: bool) -> t
         remark=remark,
     )
     return row, view.tensor(mask)
+
+
+def check_finite(what: str, tensor: Tensor) -> None:
+    """Return if all entries are finite.
+
+    Raises:
+        InvalidProblemError: names what was tested.
+    """
+    if not bool(torch.isfinite(tensor).all()):
+        raise InvalidProblemError(f"{what} holds NaN or infinite values")
 
 
 @contextmanager

@@ -73,14 +73,15 @@ def reconstruct(
     check_grams(grams, layers, sequential)
     refit = Refitting(method, damping, False, steps, learning_rate)
 
-    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
+    def fit(plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         mask = plan.layer.view.matrices(masks[plan.layer.name]).to(weight.device)
         total = float(weight.abs().sum())
         retained = float((weight.abs() * mask).sum()) / total if total else 1.0
-        return Fitted(refit(plan, gram, weight, mask), FoundMask(mask, retained, None, ""))
+        return Fitted(refit(plan, free, weight, mask), FoundMask(mask, retained, None, ""))
 
     plans = [Plan(layer, None, False) for layer in layers]
-    return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress, grams))
+    settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
+    return prune(model, data, plans, skipped, fit, settings)
 
 
 def check_grams(grams: Mapping[str, Gram] | None, layers: list[Prunable], sequential: bool) -> None:

@@ -67,10 +67,10 @@ def sparsegpt(
         layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends))
     plans, skipped = make_plans(layers, skipped, pattern, transposable)
 
-    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
+    def fit(plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         assert plan.pattern is not None
-        swept, found = sweep(plan.layer.view, gram, weight, plan.pattern, plan.transposable, solver, damping)
-        return Fitted(least_squares(gram, swept, found.mask, damping) if refit else swept, found)
+        swept, found = sweep(plan.layer.view, free, weight, plan.pattern, plan.transposable, solver, damping)
+        return Fitted(least_squares(free, swept, found.mask, damping) if refit else swept, found)
 
     return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress))
 

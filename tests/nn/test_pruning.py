@@ -1,0 +1,122 @@
+"""The way through a model: what layers are fitted to, and what is refused rather than written."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nn.pruning_models import mlp, rows
+from tmask.errors import InvalidProblemError
+from tmask.nn import adaprune, reconstruct, scores, sparsegpt
+from tmask.nn.layer_masks import plain_mask
+from tmask.pattern import Pattern
+
+
+class Residual(nn.Module):
+    """A layer that is called twice, its first output changed in place."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.inner, self.head, self.in_place = nn.Linear(8, 8), nn.Linear(8, 2), in_place
+
+    def forward(self, x):
+        h = self.inner(x)
+        if self.in_place:
+            h += x
+        else:
+            h = h + x
+        return self.head(self.inner(h))
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_what_a_model_does_in_place_is_not_what_a_layer_gave(sequential):
+    torch.manual_seed(0)
+    model = Residual(in_place=True).eval()
+    other = Residual(in_place=False).eval()
+    other.load_state_dict(model.state_dict())
+    found = [adaprune(m, rows(60, 8), "2:4", sequential=sequential).layers[0] for m in (model, other)]
+    assert found[0].error == pytest.approx(found[1].error)
+    assert torch.equal(model.inner.weight, other.inner.weight)
+
+
+class Skip(nn.Module):
+    """A layer without a bias, read by a batch norm and, if asked, by a sum."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.a, self.norm, self.head = nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        self.skip = skip
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.head(self.norm(y) + y if self.skip else self.norm(y))
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_the_mean_is_fitted_where_a_batch_norm_is_not_alone(sequential):
+    data = [batch + 1 for batch in rows()]
+    x = torch.cat(data)
+    lost = {}
+    for skip in (True, False):
+        torch.manual_seed(0)
+        model = Skip(skip).eval()
+        before = model.a(x).detach()
+        adaprune(model, data, "2:4", sequential=sequential)
+        after = model.a(x).detach()
+        lost[skip] = float((after.mean(0) - before.mean(0)).abs().max())
+        torch.testing.assert_close(model.norm.running_mean, after.mean(0), rtol=1e-4, atol=1e-5)
+    assert lost[True] < 0.1 * lost[False]
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("prune", [adaprune, sparsegpt])
+def test_a_layer_without_samples_is_named_and_the_model_stays(prune, sequential):
+    model = mlp()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InvalidProblemError, match="layer '0': not one sample reaches it"):
+        prune(model, [torch.zeros(0, 16)], "2:4", sequential=sequential)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_that_overflow_are_not_written():
+    """The input that is kept is 2^-14 of the one that is removed, so its weight would have to grow 2^14 times."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False)).half()
+    nn.init.constant_(model[0].weight, 8.0)
+    large = torch.arange(1.0, 9)[:, None]
+    data = [torch.cat([large, large * 2**-14], 1).half()]
+    with pytest.raises(InvalidProblemError, match=r"layer '0': its new weight \(float16\) holds NaN or infinite"):
+        reconstruct(model, data, {"0": torch.tensor([[False, True]])}, damping=0.0)
+    assert (model[0].weight == 8).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_wanda_is_that_of_the_inputs_as_they_are_with_a_bias_too(bias):
+    """[Sun2024] takes the norm of the inputs, their mean included."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16, bias=bias), nn.Linear(16, 4)).eval()
+    offsets = 5 * torch.randn(16)
+    data = [batch + offsets for batch in rows()]
+    expected = (model[0].weight * torch.cat(data).norm(dim=0)).abs().detach().numpy()
+    report = adaprune(model, data, "2:4", transposable=False, score="wanda")
+    assert (report.masks["0"].numpy() == plain_mask(expected, Pattern(2, 4))).all()
+
+
+def test_obs_leaves_the_mean_to_the_bias(monkeypatch):
+    seen = []
+    monkeypatch.setattr(scores, "_registered", dict(scores._registered))
+    for name, centred in (("as they are", False), ("less their means", True)):
+
+        @scores.register_score(name, source="", about="", centred=centred)
+        def watch(weight, gram, damping):
+            seen.append(gram)
+            return weight.abs()
+
+        adaprune(mlp(), rows(), "2:4", score=name, include=["0"])
+    assert scores.get_score("obs").centred
+    x = torch.cat(rows()).double()
+    torch.testing.assert_close(seen[0].xx[0], x.T @ x)
+    centred = x - x.mean(0)
+    torch.testing.assert_close(seen[1].xx[0], centred.T @ centred)
