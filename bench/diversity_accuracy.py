@@ -3,7 +3,8 @@
     python -m bench.diversity_accuracy DATA [--seeds 0,1,2]
 
 Each constraint's mask is the best for |weight| (transposable masks by an exact solver), so the constraints differ in
-the freedom that they leave and in nothing else. Accuracy with new batch norm statistics, before AdaPrune and after.
+the freedom that they leave and in nothing else. Accuracy before AdaPrune, with new batch norm statistics, and after it;
+as in `bench.adaprune`, every pruning starts from the model as it was trained.
 Rows that the CSV holds already are kept. The figure and the rank correlations are drawn from the CSV alone.
 """
 
@@ -103,7 +104,7 @@ def main(
             for stage, method in STAGES.items():
                 if (constraint, text, stage, str(number)) in done:
                     continue
-                pruned = copy.deepcopy(seed.dense)
+                pruned = copy.deepcopy(loaded.dense)
                 report = reconstruct(
                     pruned,
                     seed.batches,
