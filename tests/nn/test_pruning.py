@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.nn.pruning_models import mlp, rows
 from tmask.errors import InvalidProblemError
-from tmask.nn import adaprune, reconstruct, scores, sparsegpt
+from tmask.nn import adaprune, recalibrate, reconstruct, scores, sparsegpt
 from tmask.nn.layer_masks import plain_mask
 from tmask.pattern import Pattern
 
@@ -120,3 +120,17 @@ def test_obs_leaves_the_mean_to_the_bias(monkeypatch):
     torch.testing.assert_close(seen[0].xx[0], x.T @ x)
     centred = x - x.mean(0)
     torch.testing.assert_close(seen[1].xx[0], centred.T @ centred)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("kind", ["its own", "variance", "mean"])
+def test_statistics_of_other_data_are_remarked_on(kind, sequential):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    recalibrate(model, rows(batch=200))
+    if kind == "variance":
+        model[1].running_var *= 4
+    elif kind == "mean":
+        model[1].running_mean += 1.5 * model[1].running_var.sqrt()
+    (row,) = adaprune(model, rows(seed=2), "2:4", sequential=sequential).layers
+    assert ("`recalibrate` the model before it is pruned" in row.remark) == (kind != "its own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,20 @@ def recalibrate(
 def set_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
     """Write a mean and a population's variance; the running variance is the unbiased one of `count` samples."""
     _write(norm, mean, variance * (count / max(1, count - 1)))
+
+
+def far_from(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> bool:
+    """Whether running statistics are far from these, by more than a sampling error of a few hundred values explains.
+
+    True if for half of the features the variance differs by a factor above 3, or the mean by more than a standard
+    deviation of the running statistics.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    running = norm.running_var.to(torch.float64).clamp_min(norm.eps)
+    factors = ((variance + norm.eps) / running).log().abs()
+    shifts = (mean - norm.running_mean.to(torch.float64)).abs() / running.sqrt()
+    return bool(((factors > math.log(3)) | (shifts > 1)).to(torch.float64).mean() > 0.5)
 
 
 def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> dict[str, _Sums]:

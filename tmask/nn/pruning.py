@@ -12,9 +12,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.batch_norm import recalibrate, set_statistics
+from tmask.nn.batch_norm import far_from, recalibrate, set_statistics
 from tmask.nn.calibration import Calibration, evaluating
 from tmask.nn.gram import Gram, collect, collect_pair
 from tmask.nn.layer_masks import FoundMask
@@ -122,7 +123,12 @@ def _layer(plan: Plan, gram: Gram, method: Method, settings: Settings) -> tuple[
     check_finite("its weight", weight)
     fitted = method(plan, gram, free, weight)
     mask = fitted.found.mask
-    target = float(free.yy.sum())
+    target, remarks = float(free.yy.sum()), []
+    if norm is not None and _foreign(norm, gram, module.bias):
+        remarks.append(
+            "the batch norm behind it has running statistics that are not those of the calibration data; if these are "
+            "the data that matter, `recalibrate` the model before it is pruned"
+        )
     masked = float(free.errors(weight * mask).sum())
     with torch.no_grad():
         module.weight.copy_(view.tensor(fitted.weight))
@@ -138,8 +144,8 @@ def _layer(plan: Plan, gram: Gram, method: Method, settings: Settings) -> tuple[
         if norm is not None:
             set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)
     most = int(mask.sum(2).max())
-    few = gram.samples < most
-    remark = f"{gram.samples} samples for {most} weights of each output: damping decides the rest" if few else ""
+    if gram.samples < most:
+        remarks.append(f"{gram.samples} samples for {most} weights of each output: damping decides the rest")
     row = LayerPruning(
         layer=plan.layer.name,
         shape=tuple(module.weight.shape),
@@ -153,9 +159,17 @@ def _layer(plan: Plan, gram: Gram, method: Method, settings: Settings) -> tuple[
         error=float(free.errors(stored).sum()) / target if target else 0.0,
         samples=gram.samples,
         seconds=0.0,
-        remark=remark,
+        remark="; ".join(remarks),
     )
     return row, view.tensor(mask)
+
+
+def _foreign(norm: _BatchNorm, gram: Gram, bias: Tensor | None) -> bool:
+    """Whether a batch norm's statistics are far from those of the outputs that the layer had."""
+    mean = gram.y / gram.samples
+    variance = gram.yy / gram.samples - mean.square()
+    shift = 0 if bias is None else bias.detach().reshape(mean.shape).to(mean.dtype)
+    return far_from(norm, (mean + shift).reshape(-1), variance.reshape(-1))
 
 
 def check_finite(what: str, tensor: Tensor) -> None:
