@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from tests.nn.pruning_models import conv_net, images, rows
 from tmask.nn.calibration import Calibration
@@ -126,3 +127,51 @@ def test_a_model_that_runs_in_inference_mode():
 
     assert found(Inference("nothing"), rows(10, 8), skip_ends=False)[0]["a"].only_reader
     assert found(Inference("activation in place"), rows(10, 8), skip_ends=False)[0]["a"].batch_norm is None
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, 0.3 * self.weight, self.bias)
+
+
+class Padded(nn.Conv1d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight.clamp(-1, 1), bias)
+
+
+class Renamed(nn.Linear):
+    """A class of its own that computes what torch's does."""
+
+
+def test_layers_that_compute_something_else_are_left_out():
+    replaced = nn.Linear(8, 8)
+    replaced.forward = lambda x: x
+    model = nn.Sequential(Scaled(8, 8), replaced, Renamed(8, 8), nn.Unflatten(1, (8, 1)), Padded(8, 8, 1))
+    layers, skipped = found(model, rows(10, 8), skip_ends=False)
+    assert list(layers) == ["2"]
+    assert set(skipped) == {"0", "1", "4"}
+    assert all("forward of its own" in reason for reason in skipped.values())
+
+
+def test_reasons_that_say_what_to_do():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+            self.b.bias = self.a.bias
+            prune.l1_unstructured(self.c, "weight", 0.5)
+
+        def forward(self, x):
+            x = x[:, None]
+            return self.d(self.c(self.b(self.a(self.attention(x, x, x)[0]))))
+
+    layers, skipped = found(Model(), rows(10, 8), skip_ends=False)
+    assert list(layers) == ["d"]
+    assert "prune.remove(module, 'weight')" in skipped.pop("c")
+    assert skipped == {
+        "attention.in_proj": "MultiheadAttention has it as parameters, not as a layer",
+        "attention.out_proj": "MultiheadAttention multiplies with its weight without calling it",
+        "a": "its bias is shared with another module",
+        "b": "its bias is shared with another module",
+    }

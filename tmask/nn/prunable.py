@@ -19,6 +19,9 @@ from tmask.nn.tracing import trace
 from tmask.pattern import Pattern
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What computes the product of weight and input; a class that replaces one of these may compute something else.
+_METHODS = ("forward", "_conv_forward")
+_OWN = {getattr(kind, name, None) for kind in (nn.Linear, *CONVOLUTIONS) for name in _METHODS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,13 @@ def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> t
     order = list(dict.fromkeys(found.order))
     first = next((name for name in order if isinstance(modules[name], CONVOLUTIONS)), None)
     ends = {first: "the first convolution", order[-1]: "the classifier"} if order and choice.skip_ends else {}
-    owners = Counter(
-        id(module._parameters.get("weight")) for module in model.modules() if "weight" in module._parameters
-    )
-    layers, skipped = [], {}
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    layers, skipped = [], _attention(model)
     calls = Counter(found.order)
     for name in (*order, *(name for name in modules if name not in calls)):
         module = modules[name]
         if reason := _reason(name, module, choice, ends.get(name, ""), calls[name], owners):
-            skipped[name] = reason
+            skipped.setdefault(name, reason)
         else:
             norm = found.norms.get(name)
             only = norm is not None and name not in found.shared
@@ -105,6 +106,17 @@ def narrower_than(view: LinearView, pattern: Pattern, transposable: bool) -> str
     return f"{' and '.join(narrow)}{per_group}, fewer than the {pattern.m} of {pattern}" if narrow else ""
 
 
+def _attention(model: nn.Module) -> dict[str, str]:
+    """Reasons for what torch's attention multiplies with without calling a layer."""
+    reasons = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            dot = f"{name}." if name else ""
+            reasons[f"{dot}in_proj"] = "MultiheadAttention has it as parameters, not as a layer"
+            reasons[f"{dot}out_proj"] = "MultiheadAttention multiplies with its weight without calling it"
+    return reasons
+
+
 def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, owners: Mapping[int, int]) -> str:
     """Why a layer is left dense, or ""."""
     included = any(fnmatch.fnmatchcase(name, glob) for glob in choice.include)
@@ -116,11 +128,16 @@ def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, 
         return f"{end} (include it to prune it)"
     if is_parametrized(module, "weight"):
         return "its weight is parametrized"
+    if "weight_mask" in module._buffers:
+        return "torch.nn.utils.prune holds its weight; call torch.nn.utils.prune.remove(module, 'weight') first"
     weight = module._parameters.get("weight")
     if weight is None or weight.dtype not in _FLOATS:
         return "no floating-point weight of its own"
-    if owners[id(weight)] > 1:
-        return "its weight is shared with another module"
+    if any(name in vars(module) or getattr(type(module), name, None) not in _OWN for name in _METHODS):
+        return "its class has a forward of its own, which may compute something else than weight times input"
+    for what in ("weight", "bias"):
+        if owners[id(module._parameters[what])] > 1:
+            return f"its {what} is shared with another module"
     if not calls:
         return "the first batch of the calibration data does not reach it"
     return ""
