@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.nn.pruning_models import mlp, rows
 from tmask.errors import InvalidProblemError
-from tmask.nn import adaprune, recalibrate, reconstruct, scores, sparsegpt
+from tmask.nn import adaprune, collect_grams, recalibrate, reconstruct, scores, sparsegpt
 from tmask.nn.layer_masks import plain_mask
 from tmask.pattern import Pattern
 
@@ -134,3 +134,82 @@ def test_statistics_of_other_data_are_remarked_on(kind, sequential):
         model[1].running_mean += 1.5 * model[1].running_var.sqrt()
     (row,) = adaprune(model, rows(seed=2), "2:4", sequential=sequential).layers
     assert ("`recalibrate` the model before it is pruned" in row.remark) == (kind != "its own")
+
+
+class Named(nn.Module):
+    """Calls its layers with keywords."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.head = nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(input=self.norm(input=self.a(input=x)))
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_inputs_given_by_name_are_read(sequential):
+    torch.manual_seed(0)
+    model, by_position = Named().eval(), nn.Sequential(nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16))
+    by_position.append(nn.Linear(16, 4)).eval()
+    by_position.load_state_dict(dict(zip(by_position.state_dict(), model.state_dict().values(), strict=True)))
+    for data in (rows(), rows(batch=2)):  # statistics in one pass, and in several
+        adaprune(model, data, "2:4", sequential=sequential)
+        adaprune(by_position, data, "2:4", sequential=sequential)
+        for one, two in zip(model.state_dict().values(), by_position.state_dict().values(), strict=True):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_a_model_in_inference_mode_is_pruned_as_any_other(sequential):
+    class Inference(Named):
+        forward = torch.inference_mode()(Named.forward)
+
+    torch.manual_seed(0)
+    model, other = Inference().eval(), Named().eval()
+    other.load_state_dict(model.state_dict())
+    for one in (model, other):
+        adaprune(one, rows(), "2:4", sequential=sequential)
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+class Routed(nn.Module):
+    """Sends each sample, or each batch, to one of two layers, by what the layer before made of it."""
+
+    def __init__(self, by_batch):
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head, self.by_batch = nn.Linear(16, 4), by_batch
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.by_batch:
+            return self.head(self.left(x) if x[:, 0].mean() > 0 else self.right(x))
+        left = x[:, 0] > 0
+        return self.head(torch.cat([self.left(x[left]), self.right(x[~left])]))
+
+
+@pytest.mark.parametrize("by_batch", [True, False])
+def test_samples_that_take_other_ways_in_the_pruned_model_are_named(by_batch):
+    torch.manual_seed(1)
+    data = rows(batch=5 if by_batch else 100)
+    with pytest.raises(InvalidProblemError, match=r"layer '(left|right)' reads other samples.*sequential=False"):
+        adaprune(Routed(by_batch).eval(), data, "1:4")
+    report = adaprune(Routed(by_batch).eval(), data, "1:4", sequential=False)
+    assert "first" in {row.layer for row in report.layers}
+
+
+def test_sums_of_another_model_are_refused():
+    model, data = mlp(), rows()
+    grams = collect_grams(mlp(seed=1), data)
+    with pytest.raises(InvalidProblemError, match="grams of layer '0' are those of other weights"):
+        adaprune(model, data, "2:4", sequential=False, grams=grams)
+    half = mlp().bfloat16()
+    data = [batch.bfloat16() for batch in data]
+    assert adaprune(half, data, "2:4", sequential=False, grams=collect_grams(half, data)).layers
+
+
+def test_no_warning_for_a_model_in_double(recwarn):
+    adaprune(mlp().double(), [batch.double() for batch in rows()], "2:4")
+    assert not recwarn.list

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.calibration import Calibration, Forward, Stopped, evaluating
+from tmask.nn.calibration import Calibration, Forward, Stopped, evaluating, first_input
 
 # Values of a feature that a call must give, on average, for the statistics of that call to stand for those of the data.
 # With fewer, a batch norm behind others reads inputs that were normalised by noise: by zero, with one value a call.
@@ -117,13 +117,14 @@ def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibra
     sums = {name: _Sums() for name in norms}
 
     def hook(name: str) -> Any:
-        def reads(module: _BatchNorm, inputs: tuple[Any, ...]) -> None:
-            if inputs[0].numel():
-                _write(module, *sums[name].add(inputs[0]))  # what this very call is normalised by
+        def reads(module: _BatchNorm, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = first_input(inputs, named)
+            if x.numel():
+                _write(module, *sums[name].add(x))  # what this very call is normalised by
 
         return reads
 
-    handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
+    handles = [norm.register_forward_pre_hook(hook(name), with_kwargs=True) for name, norm in norms.items()]
     try:
         for _ in calibration.run(model):
             pass
@@ -149,12 +150,12 @@ def _each(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibrati
     for name in dict.fromkeys(order):
         sums, calls = _Sums(), order.count(name)
 
-        def reads(module: nn.Module, inputs: tuple[Any, ...], sums: _Sums = sums, calls: int = calls) -> None:
-            sums.add(inputs[0])
+        def reads(module: nn.Module, inputs: Any, named: Any, sums: _Sums = sums, calls: int = calls) -> None:
+            sums.add(first_input(inputs, named))
             if calls == 1:  # one that is shared reads more later in the pass
                 raise Stopped
 
-        handle = norms[name].register_forward_pre_hook(reads)
+        handle = norms[name].register_forward_pre_hook(reads, with_kwargs=True)
         try:
             for _ in calibration.run(model):
                 pass

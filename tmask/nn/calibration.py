@@ -92,6 +92,11 @@ def call(model: nn.Module, batch: Any) -> object:
     raise TypeError(f"a batch is a tensor, a tuple, a list or a mapping, not a {type(batch).__name__}")
 
 
+def first_input(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a layer reads, by position or as input=, of what a hook with keyword arguments is given."""
+    return inputs[0] if inputs else named["input"]
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each module's own mode again afterwards."""

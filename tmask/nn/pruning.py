@@ -17,10 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.batch_norm import far_from, recalibrate, set_statistics
 from tmask.nn.calibration import Calibration, evaluating
-from tmask.nn.gram import Gram, collect, collect_pair
+from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask
 from tmask.nn.prunable import Prunable
 from tmask.nn.pruning_report import LayerPruning, PruningReport
+from tmask.nn.recording import collect, collect_pair
 from tmask.pattern import Pattern
 
 Progress = Callable[[int, int, str], object]

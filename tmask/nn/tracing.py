@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tmask.nn.calibration import Calibration
+from tmask.nn.calibration import Calibration, first_input
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ def trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.M
     handles = [module.register_forward_hook(watch.leaves) for module in modules.values()]
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(watch.enters))
+            handles.append(module.register_forward_pre_hook(watch.enters, with_kwargs=True))
             handles.append(module.register_forward_hook(watch.ends))
     handles.append(model.register_forward_hook(watch.returns))
     try:
@@ -81,11 +81,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found.order.append(self.names[module])
         self.made[id(output)] = output, _version(output), self.names[module]
 
-    def enters(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def enters(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A batch norm is called."""
         self.inside += 1
         self.reads[module] += 1
-        output, version, name = self.made.get(id(inputs[0]), (None, 0, "")) if inputs else (None, 0, "")
+        output, version, name = self.made.get(id(first_input(inputs, named)), (None, 0, ""))
         if output is None:
             return
         # A version that has moved on tells of an operation in place, such as an activation. Tensors of inference mode
