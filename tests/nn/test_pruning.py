@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -213,3 +214,80 @@ def test_sums_of_another_model_are_refused():
 def test_no_warning_for_a_model_in_double(recwarn):
     adaprune(mlp().double(), [batch.double() for batch in rows()], "2:4")
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("suffix", ["", ".weight"])
+@pytest.mark.parametrize("prune", [adaprune, sparsegpt])
+def test_a_pattern_of_ones_own_includes_a_layer_at_an_end(prune, suffix):
+    model = mlp()
+    report = prune(model, rows(), {f"4{suffix}": "1:4", f"2{suffix}": "2:4"})
+    assert [(row.layer, row.pattern) for row in report.layers] == [("2", "2:4"), ("4", "1:4")]
+    assert report.skipped == {"0": "no pattern is given for it"}
+    with pytest.raises(InvalidProblemError, match="layer '2' is given two patterns"):
+        prune(model, rows(), {"2": "1:4", "2.weight": "2:4"})
+    with pytest.raises(InvalidProblemError, match=r"'7\.bias', which is not pruned: the model has no such"):
+        prune(model, rows(), {"7.bias": "1:4"})
+    with pytest.raises(InvalidProblemError, match="for layer '2', which is not pruned: excluded"):
+        prune(model, rows(), {"2.weight": "1:4"}, exclude=["2"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"transposable": False, "solver": "nonsense"}, "solver 'nonsense' finds transposable masks"),
+        ({"transposable": False, "solver": "patterns"}, "solver 'patterns' finds transposable masks"),
+        ({"transposable": False, "certify": False}, "certify is of transposable masks"),
+        ({"steps": 10}, "steps and learning_rate are of Adam; method 'least-squares' would ignore them"),
+        ({"method": "none", "learning_rate": 0.1}, "method 'none' would ignore them"),
+        ({"method": "adam", "steps": 2.5}, r"steps 2\.5 must be a whole number"),
+        ({"method": "adam", "steps": 0}, "steps 0 must be a whole number, at least 1"),
+        ({"method": "adam", "learning_rate": "a"}, "learning_rate 'a' must be a number"),
+        ({"damping": "x"}, "damping 'x' must be a number"),
+        ({"damping": None}, "damping None must be a number"),
+        ({"include": 5}, "include is 5; give a list of globs"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_mean_nothing(setting, says):
+    with pytest.raises(InvalidProblemError, match=says):
+        adaprune(mlp(), rows(), "2:4", **setting)
+
+
+def test_a_solver_is_not_ignored_by_the_sweep():
+    with pytest.raises(InvalidProblemError, match="solver 'patterns' finds transposable masks"):
+        sparsegpt(mlp(), rows(), "2:4", transposable=False, solver="patterns")
+
+
+def test_masks_of_other_kinds():
+    mask = np.random.default_rng(0).random((16, 16)) < 0.5
+    models = [mlp(), mlp()]
+    reconstruct(models[0], rows(), {"0": mask})
+    reconstruct(models[1], rows(), {"0": torch.from_numpy(mask)})
+    assert torch.equal(models[0][0].weight, models[1][0].weight)
+    for masks, says in (
+        ([mask], "masks must be a mapping"),
+        ({}, "masks must be a mapping of at least one"),
+        ({"0": mask.tolist()}, "layer '0': its mask is list; give a bool tensor or array of shape"),
+        ({"0": mask.astype(np.float32)}, "layer '0': its mask is torch.float32"),
+    ):
+        with pytest.raises(InvalidProblemError, match=says):
+            reconstruct(models[0], rows(), masks)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("prune", "needed"),
+    [
+        (lambda model, data: adaprune(model, data, "2:4", damping=0.0), 8),
+        (lambda model, data: adaprune(model, data, "2:4", damping=0.0, score="obs"), 16),
+        (lambda model, data: sparsegpt(model, data, "2:4", damping=0.0), 16),
+    ],
+)
+def test_the_number_of_samples_that_is_asked_for_is_enough_and_one_less_is_not(prune, needed, bias):
+    """With a bias one more: the mean takes one of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16, bias=bias), nn.ReLU(), nn.Linear(16, 4)).double().eval()
+    needed += bias
+    data = torch.randn(needed, 16, dtype=torch.float64)
+    with pytest.raises(InvalidProblemError, match=f"{needed - 1} samples are too few .* at least {needed} samples"):
+        prune(copy.deepcopy(model), [data[:-1]])
+    assert prune(model, [data]).layers

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.gram import Gram
-from tmask.nn.layer_masks import find_mask
-from tmask.nn.plans import Patterns, make_plans
+from tmask.nn.layer_masks import check_plain, find_mask
+from tmask.nn.plans import Patterns, by_module, make_plans
 from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.reconstruct import check_grams
-from tmask.nn.refit import Refit, Refitting, check_settings
+from tmask.nn.refit import LEARNING_RATE, STEPS, Refit, Refitting, check_settings
 from tmask.nn.scores import evaluate, get_score
 from tmask.solver import Solver
 
@@ -40,8 +40,8 @@ def adaprune(
     skip_ends: bool = True,
     update_batch_norm: bool = True,
     certify: bool = True,
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
     progress: Progress | None = None,
@@ -56,9 +56,10 @@ def adaprune(
         model: on any device, in any floating dtype; sums and solutions are float64.
         calibration: batches of inputs that can be read several times (a list, a DataLoader): tensors, tuples (the
             model's arguments) or mappings (its keyword arguments). A thousand images or so.
-        pattern: n kept of every m, or patterns by the names of layers, which are then the only ones pruned.
+        pattern: n kept of every m, or patterns by the names of layers or their weights, which are then the only ones
+            pruned, and count as included.
         transposable: along inputs and outputs; else along the inputs alone.
-        solver: of transposable masks, as in `tmask.solve`.
+        solver: of transposable masks alone, as in `tmask.solve`.
         score: see `available_scores`.
         method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only; biases
             stay as they are).
@@ -70,8 +71,8 @@ def adaprune(
         include, exclude: globs on names of layers.
         skip_ends: leave the first convolution and the classifier dense unless they are included.
         update_batch_norm: recompute running statistics on the calibration data.
-        certify: prove how far each mask may be from the best.
-        steps, learning_rate: of Adam.
+        certify: prove how far each transposable mask may be from the best.
+        steps, learning_rate: of Adam; with method="adam" alone.
         grams: what `collect_grams` found for this very model, to prune copies of it several times after one pass;
             with sequential=False alone. The data are then read for batch norms only.
         forward: how a batch goes through the model, called with both; for batches of another form.
@@ -84,9 +85,11 @@ def adaprune(
     """
     chosen = get_score(score)
     check_settings(method, damping, steps, learning_rate)
-    data = Calibration(calibration, forward)
+    check_plain(transposable, solver, certify)
+    data, pattern = Calibration(calibration, forward), by_module(model, pattern)
     with evaluating(model):
-        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends))
+        named = pattern if isinstance(pattern, Mapping) else ()
+        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends, named))
     plans, skipped = make_plans(layers, skipped, pattern, transposable)
     check_grams(grams, [plan.layer for plan in plans], sequential)
     refit = Refitting(method, damping, fold, steps, learning_rate)

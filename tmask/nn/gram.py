@@ -28,6 +28,7 @@ class Gram:
         y: (G, R) float64, sum of outputs without bias.
         yy: (G, R) float64, sum of squared outputs without bias.
         samples: S.
+        means: 1 if the mean has been taken off, which leaves sums of rank S - 1.
     """
 
     xx: Tensor
@@ -36,6 +37,7 @@ class Gram:
     y: Tensor
     yy: Tensor
     samples: int = 0
+    means: int = 0
 
     @classmethod
     def zeros(cls, view: LinearView) -> Gram:
@@ -70,6 +72,7 @@ class Gram:
             torch.zeros_like(self.y),
             (self.yy - self.y * target).clamp_min(0),
             self.samples,
+            1,
         )
 
     def errors(self, weight: Tensor) -> Tensor:

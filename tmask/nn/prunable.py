@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,16 +51,20 @@ class Choice:
         include, exclude: globs on names of modules (`*` crosses dots). A layer that `include` matches is pruned even
             at an end of the model; if `include` is given, no other layer is.
         skip_ends: leave the first convolution and the classifier (the layer that is called last) dense.
+        named: names of modules that count as included, and leave all others as they would be without them.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     skip_ends: bool = True
+    named: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for option, globs in (("include", self.include), ("exclude", self.exclude)):
             if isinstance(globs, str):
                 raise InvalidProblemError(f"{option} is the text {globs!r}; give a list of globs: [{globs!r}]")
+            if not isinstance(globs, Sequence):
+                raise InvalidProblemError(f"{option} is {globs!r}; give a list of globs")
 
 
 def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> tuple[list[Prunable], dict[str, str]]:
@@ -119,7 +123,7 @@ def _attention(model: nn.Module) -> dict[str, str]:
 
 def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, owners: Mapping[int, int]) -> str:
     """Why a layer is left dense, or ""."""
-    included = any(fnmatch.fnmatchcase(name, glob) for glob in choice.include)
+    included = name in choice.named or any(fnmatch.fnmatchcase(name, glob) for glob in choice.include)
     if any(fnmatch.fnmatchcase(name, glob) for glob in choice.exclude):
         return "excluded"
     if choice.include and not included:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -14,6 +15,9 @@ from tmask.nn.least_squares import adam, fold_means, least_squares
 from tmask.nn.pruning import Plan
 
 Refit = Literal["least-squares", "adam", "none"]
+# Of Adam, as in [Hubara2021].
+STEPS = 1000
+LEARNING_RATE = 1e-3
 REFITS: tuple[Refit, ...] = ("least-squares", "adam", "none")
 
 
@@ -40,11 +44,23 @@ class Refitting:
         return start
 
 
-def check_settings(method: str, damping: float, steps: int, learning_rate: float) -> None:
-    """Refuse what cannot be meant."""
+def check_settings(method: str, damping: float, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:
+    """Refuse what cannot be meant, or would be ignored.
+
+    Raises:
+        InvalidProblemError: says what.
+    """
     if method not in REFITS:
         raise InvalidProblemError(f"method {method!r}: choose one of {', '.join(REFITS)}")
-    if not 0 <= damping < float("inf"):
+    if not _is_number(damping) or not 0 <= damping < float("inf"):
         raise InvalidProblemError(f"damping {damping!r} must be a number, at least 0")
-    if steps < 1 or not 0 < learning_rate < float("inf"):
-        raise InvalidProblemError(f"steps {steps!r} and learning_rate {learning_rate!r} must be positive")
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise InvalidProblemError(f"steps {steps!r} must be a whole number, at least 1")
+    if not _is_number(learning_rate) or not 0 < learning_rate < float("inf"):
+        raise InvalidProblemError(f"learning_rate {learning_rate!r} must be a number above 0")
+    if method != "adam" and (steps, learning_rate) != (STEPS, LEARNING_RATE):
+        raise InvalidProblemError(f"steps and learning_rate are of Adam; method {method!r} would ignore them")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

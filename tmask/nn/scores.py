@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.gram import Gram
-from tmask.nn.least_squares import damped, invert
+from tmask.nn.least_squares import check_samples, damped, invert
 
 
 class ScoreFunction(Protocol):
@@ -113,10 +113,11 @@ def obs(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     the batch norm behind the layer, where there is one. A weight of an input that is always 0 costs nothing.
 
     Raises:
-        InvalidProblemError: the Gram matrix is singular, and damping is 0.
+        InvalidProblemError: too few samples, or a singular Gram matrix, and damping 0.
     """
-    inverse = invert(damped(gram.xx, damping))
     alive = gram.xx.diagonal(dim1=1, dim2=2) > 0
+    check_samples(gram, int(alive.sum(1).max()), damping)
+    inverse = invert(damped(gram.xx, damping))
     return weight.square() * (alive / inverse.diagonal(dim1=1, dim2=2))[:, None, :]
 
 
