@@ -12,6 +12,7 @@ from tmask.nn.batch_norm import recalibrate
 from tmask.nn.convert import ConversionReport, convert
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.exporting import export, export_state_dict
+from tmask.nn.losses import reconstruction_losses
 from tmask.nn.packing import Packed, pack, unpack
 from tmask.nn.pruning_report import LayerPruning, PruningReport
 from tmask.nn.reconstruct import collect_grams, reconstruct
@@ -46,6 +47,7 @@ __all__ = [
     "pack",
     "recalibrate",
     "reconstruct",
+    "reconstruction_losses",
     "register_score",
     "sparsegpt",
     "sparsify",

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.gram import Gram
-from tmask.nn.layer_masks import check_plain, find_mask
+from tmask.nn.layer_masks import check_plain
 from tmask.nn.plans import Patterns, by_module, make_plans
 from tmask.nn.prunable import Choice, find_layers
-from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.reconstruct import check_grams
-from tmask.nn.refit import LEARNING_RATE, STEPS, Refit, Refitting, check_settings
-from tmask.nn.scores import evaluate, get_score
+from tmask.nn.refit import LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting, check_settings
+from tmask.nn.scores import get_score
 from tmask.solver import Solver
 
 
@@ -83,22 +83,14 @@ def adaprune(
     Cost: sequential, half a pass of two models for each layer, else one pass; S C^2 for each layer's Gram matrix,
         which is C^2 numbers; and that of the method, see `tmask.nn.least_squares`.
     """
-    chosen = get_score(score)
     check_settings(method, damping, steps, learning_rate)
     check_plain(transposable, solver, certify)
+    fit = MaskAndRefit(get_score(score), solver, certify, Refitting(method, damping, fold, steps, learning_rate))
     data, pattern = Calibration(calibration, forward), by_module(model, pattern)
     with evaluating(model):
         named = pattern if isinstance(pattern, Mapping) else ()
         layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends, named))
     plans, skipped = make_plans(layers, skipped, pattern, transposable)
     check_grams(grams, [plan.layer for plan in plans], sequential)
-    refit = Refitting(method, damping, fold, steps, learning_rate)
-
-    def fit(plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
-        assert plan.pattern is not None
-        scores = evaluate(chosen, weight, free if chosen.centred else gram, damping)
-        found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, solver, certify)
-        return Fitted(refit(plan, free, weight, found.mask), found)
-
     settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
     return prune(model, data, plans, skipped, fit, settings)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.fitting import Plan
 from tmask.nn.prunable import Prunable, narrower_than
-from tmask.nn.pruning import Plan
 from tmask.pattern import Pattern
 
 Patterns = Pattern | str | Mapping[str, Pattern | str]

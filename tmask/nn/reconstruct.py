@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration import Calibration, Forward, evaluating
+from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask
 from tmask.nn.prunable import Choice, Prunable, find_layers
-from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.recording import collect
 from tmask.nn.refit import LEARNING_RATE, STEPS, Refit, Refitting, check_settings

@@ -1,4 +1,4 @@
-"""How the weights of a layer become those on a mask, and the settings of that."""
+"""How a layer is given a mask and its weights become those on it, and the settings of that."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
+from tmask.nn.layer_masks import find_mask
 from tmask.nn.least_squares import adam, fold_means, least_squares
-from tmask.nn.pruning import Plan
+from tmask.nn.scores import Score, evaluate
+from tmask.solver import Solver
 
 Refit = Literal["least-squares", "adam", "none"]
 # Of Adam, as in [Hubara2021].
@@ -28,8 +31,8 @@ class Refitting:
     method: Refit
     damping: float
     fold: bool
-    steps: int
-    learning_rate: float
+    steps: int = STEPS
+    learning_rate: float = LEARNING_RATE
 
     def __call__(self, plan: Plan, gram: Gram, weight: Tensor, mask: Tensor) -> Tensor:
         start = weight * mask
@@ -42,6 +45,22 @@ class Refitting:
         if self.method == "adam":
             return adam(gram, start, mask, self.steps, self.learning_rate)
         return start
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAndRefit:
+    """AdaPrune's way with a layer: a mask by a score, then a refit on it."""
+
+    score: Score
+    solver: Solver | str
+    certify: bool
+    refit: Refitting
+
+    def __call__(self, plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
+        assert plan.pattern is not None
+        scores = evaluate(self.score, weight, free if self.score.centred else gram, self.refit.damping)
+        found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, self.solver, self.certify)
+        return Fitted(self.refit(plan, free, weight, found.mask), found)
 
 
 def check_settings(method: str, damping: float, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from tmask.api import solve
 from tmask.nn.calibration import Calibration, Forward, evaluating
+from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask, check_plain, plain_mask
 from tmask.nn.least_squares import check_samples, damped, invert, least_squares
 from tmask.nn.linear_view import LinearView
 from tmask.nn.plans import Patterns, by_module, make_plans
 from tmask.nn.prunable import Choice, find_layers
-from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.refit import check_settings
 from tmask.pattern import Pattern
