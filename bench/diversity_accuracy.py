@@ -176,7 +176,9 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
             "color": face,
             "markeredgecolor": edge,
             "linestyle": "none",
-            "markersize": 9,
+            # Of the same size, structured 1:2 would hide transposable 1:2, which allows about as many masks.
+            "markersize": 6 if row["constraint"] == "structured" else 9,
+            "zorder": 3 if row["constraint"] == "structured" else 2,
         }
         axes.plot(*at, **style)
         if row["constraint"] != "unstructured":
@@ -196,7 +198,14 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
         Line2D([], [], label=name, color=colour, marker=marker, linestyle="none", markersize=9)
         for name, (colour, marker) in _STYLES.items()
     ]
-    handles += [Line2D([], [], label="hollow: before AdaPrune", linestyle="none")]
+    hollow: dict[str, Any] = {
+        "marker": "o",
+        "color": "white",
+        "markeredgecolor": _INK,
+        "linestyle": "none",
+        "markersize": 9,
+    }
+    handles += [Line2D([], [], label="hollow: before AdaPrune", **hollow)]
     axes.legend(handles=handles, loc="lower right", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
