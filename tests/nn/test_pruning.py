@@ -291,3 +291,12 @@ def test_the_number_of_samples_that_is_asked_for_is_enough_and_one_less_is_not(p
     with pytest.raises(InvalidProblemError, match=f"{needed - 1} samples are too few .* at least {needed} samples"):
         prune(copy.deepcopy(model), [data[:-1]])
     assert prune(model, [data]).layers
+
+
+def test_a_message_of_torchs_ends_with_one_full_stop():
+    class Refuses(nn.Sequential):
+        def forward(self, x):
+            raise ValueError("No such image.")
+
+    with pytest.raises(InvalidProblemError, match=r"No such image\. Batches hold the model's inputs alone"):
+        adaprune(Refuses(nn.Linear(8, 8)), rows(8, 8), "2:4")

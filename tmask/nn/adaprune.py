@@ -64,7 +64,8 @@ def adaprune(
         method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only; biases
             stay as they are).
         sequential: each layer reads what the layers pruned before it give, so that it can make up for their errors;
-            a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate.
+            a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate, and the
+            way where the data decide which layer a sample goes to (rows of two models could not be paired then).
         damping: share of the mean squared input by which weights are drawn to where they start; see
             `tmask.nn.least_squares`.
         fold: fold means.

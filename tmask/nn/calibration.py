@@ -65,9 +65,9 @@ class Calibration:
                     if isinstance(error, InvalidProblemError):
                         raise
                     raise InvalidProblemError(
-                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: {error}. Batches hold "
-                        "the model's inputs alone (no labels); for any other form give forward=, which is called "
-                        "with the model and a batch"
+                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: "
+                        f"{str(error).rstrip('. ')}. Batches hold the model's inputs alone (no labels); for any other "
+                        "form give forward=, which is called with the model and a batch"
                     ) from error
             done += 1
             yield done
