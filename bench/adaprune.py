@@ -7,7 +7,7 @@ that the CSV holds already are kept, so an interrupted run goes on where it stop
 
 Every pruning starts from the model as it was trained, with its own running statistics: its outputs under them are what
 layers are refitted to. The pruned models get new statistics on the seed's 1000 images, except in the stage `one-shot`;
-the dense model is shown with its own and with new ones.
+the dense model is shown with its own, with new ones, and with new ones and weights refitted to them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Model:
     def stages(self) -> tuple[str, ...]:
         """Those that are run for it."""
         if self.structure == "dense":
-            return ("one-shot", "batch-norm", "fine-tuned")
+            return ("one-shot", "batch-norm", "sequential", "fine-tuned")
         if self.converted:
             return ("batch-norm", "independent", "fine-tuned")
         if self.structure == "transposable" and self.solver == "auto":
@@ -133,6 +133,10 @@ class Seed:
             return self._refitted[model]
         if model.structure == "dense":
             pruned: nn.Module = copy.deepcopy(self.data.dense)
+            if stage == "sequential":
+                # What the refit does where nothing was removed: weights that make up for the new statistics.
+                masks = {name: torch.ones_like(cifar.weight_of(pruned, name)) > 0 for name in cifar.prunable(pruned)}
+                return pruned, reconstruct(pruned, self.batches, masks)
             if stage == "batch-norm":
                 recalibrate(pruned, self.batches)
             elif stage == "fine-tuned":

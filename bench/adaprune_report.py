@@ -27,7 +27,8 @@ is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits
 
 - Every pruning starts from the model as it was trained, with its own running statistics.
 - `one-shot`: the mask alone, under those statistics; every later stage of a pruned model has new ones from the
-  calibration images. The dense model is `one-shot` with its own, `batch-norm` with new ones.
+  calibration images. The dense model is `one-shot` with its own, `batch-norm` with new ones, `sequential` with new
+  ones and all weights refitted under them, layer after layer.
 - `independent`, `sequential`: AdaPrune by least squares, on the dense model's inputs or layer after layer; `adam`,
   `wanda` and `obs` are `independent` with Adam in place of least squares, or another score. `sparsegpt`: a sweep,
   sequential, with least squares at the end.

@@ -113,6 +113,9 @@ def test_everything_starts_from_the_model_as_it_was_trained(data, monkeypatch):
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
     new, _ = seed.prune(adaprune.Model("dense"), "batch-norm")
     assert not torch.equal(new.bn1.running_mean, before["bn1.running_mean"])
+    refitted, report = seed.prune(adaprune.Model("dense"), "sequential")
+    assert all(row.density == 1 for row in report.layers)
+    assert not torch.equal(refitted.layer3[0].conv1.weight, before["layer3.0.conv1.weight"])
 
 
 def test_a_fine_tuned_model_keeps_its_masks_and_leaves_the_one_before_alone(data):
