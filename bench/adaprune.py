@@ -3,8 +3,11 @@
     python -m bench.adaprune DATA [--stages ...] [--models ...] [--seeds ...]
 
 DATA is a folder with `resnet20_cifar10.safetensors` and `cifar10_small.npz`. Rows are written one by one, and those
-that the CSV holds already are kept, so an interrupted run goes on where it stopped. Every model's batch norms are
-recomputed on the seed's 1000 images, the dense one's too, except in the stage `one-shot`.
+that the CSV holds already are kept, so an interrupted run goes on where it stopped.
+
+Every pruning starts from the model as it was trained, with its own running statistics: its outputs under them are what
+layers are refitted to. The pruned models get new statistics on the seed's 1000 images, except in the stage `one-shot`;
+the dense model is shown with its own, with new ones, and with new ones and weights refitted to them.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from bench import cifar
 from bench.run import RESULTS, commit, read_rows
@@ -36,8 +39,10 @@ from tmask.nn.refit import Refit
 
 # one-shot: mask alone. batch-norm: with new statistics. independent, adam, sequential: AdaPrune, by least squares on
 # the dense model's inputs, by Adam on the same, and by least squares layer after layer. sparsegpt: a sweep in place of
-# a mask by magnitude. fine-tuned: one epoch after `independent`.
+# a mask by magnitude. wanda, obs: independent, with masks by these scores. fine-tuned: one epoch after `independent`.
 STAGES = ("one-shot", "batch-norm", "independent", "sequential", "adam", "sparsegpt", "wanda", "obs", "fine-tuned")
+# Run for the first seed alone: the same for all, or a minute each.
+ONCE = ("one-shot", "fine-tuned")
 CONFIDENCE = 0.9
 
 
@@ -47,7 +52,7 @@ class Model:
 
     Args:
         structure: dense, unstructured, plain, transposable, or one of the two last "from" an unstructured model.
-        pattern: N:M; the density of an unstructured model.
+        pattern: N:M; the share that an unstructured model keeps, in each layer or by one threshold for all.
         solver: of transposable masks.
     """
 
@@ -67,19 +72,33 @@ class Model:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that make sense for it."""
+        """Those that are run for it."""
         if self.structure == "dense":
-            return ("one-shot", "batch-norm", "fine-tuned")
+            return ("one-shot", "batch-norm", "sequential", "fine-tuned")
         if self.converted:
-            return ("one-shot", "batch-norm", "sequential")
-        if self.structure == "unstructured":
-            return ("one-shot", "batch-norm", "independent", "sequential", "fine-tuned")
-        return tuple(s for s in STAGES if s != "sparsegpt" or self.solver != "greedy-keep")
+            return ("batch-norm", "independent", "fine-tuned")
+        if self.structure == "transposable" and self.solver == "auto":
+            return STAGES
+        common = ("one-shot", "batch-norm", "independent")
+        if self.solver == "greedy-keep" or (self.structure == "unstructured" and not self.per_layer):
+            return common
+        return (*common, "sequential", "fine-tuned")
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether an unstructured model keeps the same share of each layer."""
+        return self.pattern.endswith("of each layer")
+
+    @property
+    def kept(self) -> float:
+        """The share that an unstructured model keeps."""
+        return float(self.pattern.partition("%")[0]) / 100
 
 
+_SHARES = ("50%", "40%", "30%")
 MODELS = (
     Model("dense"),
-    Model("unstructured", "50%"),
+    Model("unstructured", "50% of each layer"),
     Model("plain", "2:4"),
     Model("plain", "4:8"),
     *(
@@ -87,13 +106,8 @@ MODELS = (
         for pattern in ("2:4", "4:8", "8:16")
         for solver in ("auto", "greedy-keep")
     ),
-    Model("unstructured", "40%"),
-    Model("unstructured", "30%"),
-    *(
-        Model(f"{structure} from unstructured", kept)
-        for kept in ("50%", "40%", "30%")
-        for structure in ("plain", "transposable")
-    ),
+    *(Model("unstructured", share) for share in _SHARES),
+    *(Model(f"{structure} from unstructured", share) for share in _SHARES for structure in ("plain", "transposable")),
 )
 
 
@@ -103,58 +117,60 @@ class Seed:
     def __init__(self, data: cifar.Cifar, seed: int) -> None:
         self.data, self.seed = data, seed
         self.batches = data.calibration(seed)
-
-    @cached_property
-    def dense(self) -> nn.Module:
-        """The dense model with the statistics of these images."""
-        model = copy.deepcopy(self.data.dense)
-        recalibrate(model, self.batches)
-        return model
+        self._refitted: dict[Model, tuple[nn.Module, PruningReport]] = {}
+        self._sources: dict[str, dict[str, Gram]] = {}
 
     @cached_property
     def grams(self) -> dict[str, Gram]:
         """Of the dense model."""
-        return collect_grams(self.dense, self.batches)
-
-    def unstructured(self, kept: str) -> dict[str, Tensor]:
-        """Masks: at half of the weights in every layer alike, below that by one threshold for all layers."""
-        density = float(kept.rstrip("%")) / 100
-        return cifar.largest(self.dense, density, per_layer=density == 0.5)
-
-    def source(self, kept: str) -> nn.Module:
-        """The unstructured model to convert: one threshold for all layers, kept weights refitted."""
-        model = copy.deepcopy(self.dense)
-        masks = cifar.largest(model, float(kept.rstrip("%")) / 100, per_layer=False)
-        reconstruct(model, self.batches, masks, sequential=False, grams=self.grams)
-        return model
+        return collect_grams(self.data.dense, self.batches)
 
     def prune(self, model: Model, stage: str) -> tuple[nn.Module, PruningReport | None]:
         """A model at a stage."""
+        if stage == "independent":
+            if model not in self._refitted:
+                self._refitted[model] = self._prune(model, stage)
+            return self._refitted[model]
         if model.structure == "dense":
-            pruned = copy.deepcopy(self.data.dense if stage == "one-shot" else self.dense)
-            if stage == "fine-tuned":
+            pruned: nn.Module = copy.deepcopy(self.data.dense)
+            if stage == "sequential":
+                # What the refit does where nothing was removed: weights that make up for the new statistics.
+                masks = {name: torch.ones_like(cifar.weight_of(pruned, name)) > 0 for name in cifar.prunable(pruned)}
+                return pruned, reconstruct(pruned, self.batches, masks)
+            if stage == "batch-norm":
+                recalibrate(pruned, self.batches)
+            elif stage == "fine-tuned":
                 self.data.fine_tune(pruned, {}, self.seed)
             return pruned, None
         if stage == "fine-tuned":
-            pruned, report = self.prune(model, "independent")
+            before, report = self.prune(model, "independent")
             assert report is not None
+            pruned = copy.deepcopy(before)
             self.data.fine_tune(pruned, report.masks, self.seed)
             return pruned, report
+        return self._prune(model, stage)
+
+    def _prune(self, model: Model, stage: str) -> tuple[nn.Module, PruningReport]:
         if model.converted:
-            pruned = self.source(model.pattern)
-            transposable = model.structure.startswith("transposable")
-            found = convert(
-                pruned,
-                self.batches,
-                confidence=CONFIDENCE,
-                transposable=transposable,
-                method="least-squares" if stage == "sequential" else "none",
-                sequential=stage == "sequential",
-                update_batch_norm=stage != "one-shot",
-            )
-            return pruned, found.pruning
-        pruned = copy.deepcopy(self.data.dense if stage == "one-shot" else self.dense)
+            return self._convert(model, stage)
+        pruned: nn.Module = copy.deepcopy(self.data.dense)
         return pruned, self._prune_dense(pruned, model, stage)
+
+    def _convert(self, model: Model, stage: str) -> tuple[nn.Module, PruningReport]:
+        source, _ = self.prune(Model("unstructured", model.pattern), "independent")
+        if model.pattern not in self._sources:
+            self._sources[model.pattern] = collect_grams(source, self.batches)
+        pruned = copy.deepcopy(source)
+        report = convert(
+            pruned,
+            self.batches,
+            confidence=CONFIDENCE,
+            transposable=model.structure.startswith("transposable"),
+            method="none" if stage == "batch-norm" else "least-squares",
+            sequential=False,
+            grams=self._sources[model.pattern],
+        )
+        return pruned, report.pruning
 
     def _prune_dense(self, pruned: nn.Module, model: Model, stage: str) -> PruningReport:
         sequential = stage in ("sequential", "sparsegpt")
@@ -166,9 +182,8 @@ class Seed:
         }
         if model.structure == "unstructured":
             grams = None if sequential else self.grams
-            return reconstruct(
-                pruned, self.batches, self.unstructured(model.pattern), method=refit, grams=grams, **common
-            )
+            masks = cifar.largest(pruned, model.kept, per_layer=model.per_layer)
+            return reconstruct(pruned, self.batches, masks, method=refit, grams=grams, **common)
         common["transposable"] = model.structure == "transposable"
         common["solver"] = model.solver or "auto"
         if stage == "sparsegpt":
@@ -194,7 +209,7 @@ def main(
 ) -> None:
     """Run the benchmark, and write its report."""
     torch.set_num_threads(1)
-    globs, wanted = models.split(","), stages.split(",")
+    globs, wanted, numbers = models.split(","), stages.split(","), [int(text) for text in seeds.split(",")]
     if unknown := [stage for stage in wanted if stage not in STAGES]:
         raise InvalidProblemError(f"no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
     check_output(out, overwrite=True)
@@ -202,9 +217,9 @@ def main(
     done = {(row["model"], row["stage"], row["seed"]) for row in rows}
     machine = {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"]} | environment()
     loaded = cifar.load(data)
-    for number in map(int, seeds.split(",")):
+    for number in numbers:
         seed = Seed(loaded, number)
-        for model, stage in _jobs(globs, wanted):
+        for model, stage in _jobs(globs, [stage for stage in wanted if stage not in ONCE or number == numbers[0]]):
             if (model.name, stage, str(number)) in done:
                 continue
             start = time.perf_counter()

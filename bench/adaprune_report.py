@@ -25,15 +25,17 @@ Top-1 on 5000 test images in per cent: mean over seeds of the 1000 calibration i
 is more than one seed. Empty where nothing was run. Drawn from `{name}`: commits {commits};
 {cpu}, threads: {threads}, {date}.
 
-- `one-shot`: the mask alone, with the running statistics that came with the model; every other stage has new ones from
-  the calibration images, the dense model's too.
+- Every pruning starts from the model as it was trained, with its own running statistics.
+- `one-shot`: the mask alone, under those statistics; every later stage of a pruned model has new ones from the
+  calibration images. The dense model is `one-shot` with its own, `batch-norm` with new ones, `sequential` with new
+  ones and all weights refitted under them, layer after layer.
 - `independent`, `sequential`: AdaPrune by least squares, on the dense model's inputs or layer after layer; `adam`,
   `wanda` and `obs` are `independent` with Adam in place of least squares, or another score. `sparsegpt`: a sweep,
   sequential, with least squares at the end.
 - `fine-tuned`: one epoch on the 10000 training images after `independent`.
-- "from unstructured": a model pruned to that share of weights by one threshold for all layers and refitted, then
-  converted to what each layer's zeros nearly satisfy (m = 8, confidence 0.9). Unstructured 50% has the same share in
-  each layer, 40% and 30% one threshold for all.
+- "unstructured" models have one threshold for all layers, or keep the same share "of each layer". "from unstructured":
+  such a model after `independent`, converted to what each layer's zeros nearly satisfy (m = 8, confidence 0.9);
+  `batch-norm` is the new mask alone, `independent` with another refit, to the outputs of the unstructured model.
 
 {table}
 
@@ -62,7 +64,9 @@ def accuracies(rows: Rows) -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         chosen = [row for row in rows if row["model"] == model]
         cells = [cell([row for row in chosen if row["stage"] == stage]) for stage in stages]
-        nonzero = statistics.fmean(100 * float(row["nonzero"]) for row in chosen)
+        # Before fine-tuning, which gives values to those that a mask keeps though they were zero.
+        pruned = [row for row in chosen if row["stage"] != "fine-tuned"] or chosen
+        nonzero = statistics.fmean(100 * float(row["nonzero"]) for row in pruned)
         lines.append(f"| {model.removesuffix(' auto')} | {nonzero:.1f}% | {' | '.join(cells)} |")
     return "\n".join(lines)
 

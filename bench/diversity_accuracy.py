@@ -3,7 +3,8 @@
     python -m bench.diversity_accuracy DATA [--seeds 0,1,2]
 
 Each constraint's mask is the best for |weight| (transposable masks by an exact solver), so the constraints differ in
-the freedom that they leave and in nothing else. Accuracy with new batch norm statistics, before AdaPrune and after.
+the freedom that they leave and in nothing else. Accuracy before AdaPrune, with new batch norm statistics, and after it;
+as in `bench.adaprune`, every pruning starts from the model as it was trained.
 Rows that the CSV holds already are kept. The figure and the rank correlations are drawn from the CSV alone.
 """
 
@@ -103,7 +104,7 @@ def main(
             for stage, method in STAGES.items():
                 if (constraint, text, stage, str(number)) in done:
                     continue
-                pruned = copy.deepcopy(seed.dense)
+                pruned = copy.deepcopy(loaded.dense)
                 report = reconstruct(
                     pruned,
                     seed.batches,
@@ -175,7 +176,9 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
             "color": face,
             "markeredgecolor": edge,
             "linestyle": "none",
-            "markersize": 9,
+            # Of the same size, structured 1:2 would hide transposable 1:2, which allows about as many masks.
+            "markersize": 6 if row["constraint"] == "structured" else 9,
+            "zorder": 3 if row["constraint"] == "structured" else 2,
         }
         axes.plot(*at, **style)
         if row["constraint"] != "unstructured":
@@ -195,7 +198,14 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
         Line2D([], [], label=name, color=colour, marker=marker, linestyle="none", markersize=9)
         for name, (colour, marker) in _STYLES.items()
     ]
-    handles += [Line2D([], [], label="hollow: before AdaPrune", linestyle="none")]
+    hollow: dict[str, Any] = {
+        "marker": "o",
+        "color": "white",
+        "markeredgecolor": _INK,
+        "linestyle": "none",
+        "markersize": 9,
+    }
+    handles += [Line2D([], [], label="hollow: before AdaPrune", **hollow)]
     axes.legend(handles=handles, loc="lower right", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -62,6 +62,7 @@ def test_no_combination_loses_less(problem):
 
 LOSSES = {"a": {"1:4": 8.0, "2:4": 3.0, "4:4": 0.0}, "b": {"1:4": 2.0, "2:4": 1.0}}
 SIZES = {"a": 100, "b": 300}
+SHAPES = {"depthwise": (64, 1, 3, 3), "fc": (64, 64)}
 MANY = {f"1:{m}": 1.0 for m in range(1, 33)}
 
 
@@ -109,6 +110,9 @@ def test_hundreds_of_layers():
         (LOSSES, SIZES | {"c": 1, "d": 2}, 0.5, "losses lack the layers c, d"),
         (LOSSES, SIZES | {"b": 0}, 0.5, "layer 'b': size 0"),
         (LOSSES, SIZES | {"b": 2.5}, 0.5, "layer 'b': size 2.5"),
+        (LOSSES, SIZES | {"b": (8, 2.5)}, 0.5, r"layer 'b': size \(8, 2.5\)"),
+        (LOSSES, SIZES | {"b": "88"}, 0.5, "layer 'b': size '88'"),
+        (LOSSES, SIZES | {"b": (8,)}, 0.5, "layer 'b': .*at least two axes"),
         (LOSSES | {"b": {}}, SIZES, 0.5, "layer 'b': no pattern"),
         (LOSSES | {"b": {"1:4": -1.0}}, SIZES, 0.5, r"layer 'b', pattern 1:4: loss -1\.0"),
         (LOSSES | {"b": {"1:4": math.nan}}, SIZES, 0.5, "loss nan must be finite"),
@@ -133,6 +137,42 @@ def test_without_ortools(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     with pytest.raises(tmask.SolverUnavailableError, match=r'pip install "tmask\[ortools\]"'):
         allocate(LOSSES, SIZES, 0.5)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 2), st.sampled_from([(1, 4), (2, 4), (3, 4), (2, 8)]))
+def test_the_budget_is_what_masks_keep(rows, cols, groups, pattern):
+    """With tiles cut short, too: no mask keeps more than is counted, and that of equal scores keeps as many."""
+    shape, n, m = (rows * groups, cols, 2), *pattern
+    found = allocate({"a": {f"{n}:{m}": 0.0}}, {"a": shape}, 1.0, groups={"a": groups})
+    mask = tmask.solve(np.ones(shape, np.float32), f"{n}:{m}", groups=groups).mask
+    (choice,) = found.choices
+    assert choice.size == math.prod(shape)
+    assert choice.kept == mask.sum()
+    assert found.density == found.table()[0]["density"] == pytest.approx(mask.mean())
+    rng = np.random.default_rng(rows * cols)
+    assert tmask.solve(rng.random(shape, np.float32), f"{n}:{m}", groups=groups).mask.sum() <= choice.kept
+
+
+def test_layers_of_narrow_groups_do_not_seem_sparse():
+    """A depthwise convolution has tiles of one weight, which any pattern keeps."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+    losses = retained_losses(weights, ["1:8", "4:8", "8:8"], groups={"depthwise": 64})
+    found = allocate(losses, SHAPES, 0.5, groups={"depthwise": 64})
+    masks = {
+        name: tmask.solve(weights[name], pattern, groups=64 if name == "depthwise" else 1).mask
+        for name, pattern in found.patterns.items()
+    }
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept / sum(mask.size for mask in masks.values()) == found.density <= 0.5
+    with pytest.raises(tmask.InvalidProblemError, match="groups are given for c"):
+        allocate(losses, SHAPES, 0.5, groups={"c": 2})
+
+
+def test_numbers_of_numpy():
+    found = allocate({"a": {"2:4": 1.0}}, {"a": np.int64(64)}, np.float32(0.5))
+    assert (found.density, found.budget) == (0.5, 0.5)
 
 
 def test_no_answer_is_an_error():

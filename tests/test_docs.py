@@ -91,6 +91,10 @@ def test_the_page_on_pruning_runs():
         exec(code, names)
     assert [row.layer for row in names["report"].layers] == ["1", "4"]
     assert set(names["by_pattern"]) == {"2:4", "4:8"}
+    allocated, allocation = names["allocated"], names["allocation"]
+    assert {row.layer: row.pattern for row in allocated.layers} == {n: str(p) for n, p in allocation.patterns.items()}
+    kept = sum(int(mask.sum()) for mask in allocated.masks.values())
+    assert kept / sum(mask.numel() for mask in allocated.masks.values()) == allocation.density <= 0.4
     page = (ROOT / "docs/pruning.md").read_text()
     for transposable in (False, True):
         pattern = names["fitting_pattern"](names["weight"], 8, transposable=transposable).pattern

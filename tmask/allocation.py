@@ -1,6 +1,6 @@
 """Choose each layer's pattern under one budget for the whole model, so that the loss is least.
 
-A multiple-choice knapsack: every layer takes one pattern, a pattern keeps its share n/m of the layer's weights, and all
+A multiple-choice knapsack: every layer takes one pattern, each pattern keeps so many of the layer's weights, and all
 layers together may keep at most the budget. Solved exactly by CP-SAT of OR-Tools [Perron2023].
 """
 
@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 from tmask.api import solve
+from tmask.budget import Losses, Size, checked, kept_of_size, number_of
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.knapsack import choose
 from tmask.pattern import Pattern
@@ -21,22 +23,23 @@ from tmask.solver import Solver
 # Losses are rounded so that the largest of each layer sum to less than this power of two.
 _BITS = 46
 
-Losses = Mapping[str, Mapping[Pattern, float]]
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one layer got: a pattern, its loss, the size of the layer."""
+    """What one layer got.
+
+    Args:
+        pattern: n kept of every m.
+        loss: as it was given.
+        size: number of weights.
+        kept: the most of them that a mask of the pattern can keep.
+    """
 
     layer: str
     pattern: Pattern
     loss: float
     size: int
-
-    @property
-    def kept(self) -> Fraction:
-        """Weights that the pattern keeps: n/m of the layer's."""
-        return Fraction(self.pattern.n, self.pattern.m) * self.size
+    kept: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Allocation:
                 "layer": choice.layer,
                 "size": choice.size,
                 "pattern": str(choice.pattern),
-                "density": choice.pattern.n / choice.pattern.m,
+                "density": float(choice.kept / choice.size),
                 "loss": choice.loss,
             }
             for choice in self.choices
@@ -84,20 +87,26 @@ class Allocation:
 
 def allocate(
     losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]],
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, Size],
     density: float | Fraction,
+    *,
+    groups: Mapping[str, int] | None = None,
 ) -> Allocation:
     """The pattern for each layer that loses the least in total, with at most this share of all weights kept.
 
     Minimise the sum of the losses of the patterns chosen, one a layer, subject to
-    sum of size * n / m <= density * sum of size. The budget is kept exactly, in whole numbers. Losses are rounded to
-    2^-46 of the sum of each layer's largest, so the result is optimal up to `Allocation.rounding`.
+    sum of kept <= density * sum of size, in whole numbers. Of a shape, kept is the most that a transposable mask can
+    keep: n/m where m divides rows and columns, and more where tiles are cut short, which may fill lines up to n. Of a
+    number alone it is size * n / m. Losses are rounded to 2^-46 of the sum of each layer's largest, so the result is
+    optimal up to `Allocation.rounding`.
 
     Args:
         losses: by layer and pattern; any measure that adds up over layers, such as `retained_losses`, or errors of
             reconstruction. Layers may offer different patterns.
-        sizes: number of weights, by layer.
+        sizes: the shape of the weight, (rows, cols) or (Cout, Cin / groups, *kernel), by layer; or its number of
+            weights, if m divides every side or masks are not transposable.
         density: from 0 to 1; of all the layers together.
+        groups: of grouped convolutions, by layer, for layers with a shape.
     Raises:
         InvalidProblemError: no layers, layers without patterns or size, losses below 0 or not finite, one pattern
             given twice, a budget that cannot be met (the text says the least that can).
@@ -105,15 +114,22 @@ def allocate(
         SolverFailedError: CP-SAT gave no answer.
     Cost: CP-SAT's, milliseconds for tens of layers.
     """
-    table = _checked(losses, sizes)
-    if isinstance(density, bool) or not isinstance(density, int | float | Fraction) or not 0 < density <= 1:
+    table = checked(losses, sizes)
+    if unknown := sorted(set(groups or {}) - set(table)):
+        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
         raise InvalidProblemError(f"density {density!r}: must be a number above 0 and at most 1")
-    # Weights kept, in units of one over the least common multiple of all m.
-    unit = math.lcm(*(pattern.m for options in table.values() for pattern in options))
-    kept = {name: {p: sizes[name] * p.n * (unit // p.m) for p in options} for name, options in table.items()}
-    total = unit * sum(sizes[name] for name in table)
+    shares = {
+        name: {p: kept_of_size(name, sizes[name], p, (groups or {}).get(name, 1)) for p in options}
+        for name, options in table.items()
+    }
+    numbers = {name: number_of(sizes[name]) for name in table}
+    # Weights kept, in units of one over the least common multiple of all denominators.
+    unit = math.lcm(*(share.denominator for options in shares.values() for share in options.values()))
+    kept = {name: {p: int(unit * share) for p, share in options.items()} for name, options in shares.items()}
+    total = unit * sum(numbers.values())
     # A float stands for all numbers nearest to it: 1/3 must allow 1:3, though the float is below it.
-    allowed = density if isinstance(density, Fraction) else Fraction(min(math.nextafter(density, 2), 1))
+    allowed = density if isinstance(density, Fraction) else Fraction(min(math.nextafter(float(density), 2), 1))
     room = math.floor(allowed * total)
     least = sum(min(options.values()) for options in kept.values())
     if least > room:
@@ -130,7 +146,10 @@ def allocate(
         not math.ldexp(loss, exponent).is_integer() for options in table.values() for loss in options.values()
     )
     return Allocation(
-        choices=tuple(Choice(name, pattern, table[name][pattern], sizes[name]) for name, pattern in chosen.items()),
+        choices=tuple(
+            Choice(name, pattern, table[name][pattern], numbers[name], shares[name][pattern])
+            for name, pattern in chosen.items()
+        ),
         budget=float(density),
         # Half a unit a layer, in the sum of this answer as in that of the best.
         rounding=math.ldexp(len(chosen), -exponent) if rounded else 0.0,
@@ -173,33 +192,6 @@ def retained_losses(
                 raise type(error)(f"layer {name!r}: {error}") from error
             losses[name][pattern] = max(0.0, solution.total - solution.objective)
     return losses
-
-
-def _checked(losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]], sizes: Mapping[str, int]) -> Losses:
-    """The losses with their patterns read."""
-    if not losses:
-        raise InvalidProblemError("losses name no layer; give at least one")
-    if missing := [name for name in losses if name not in sizes]:
-        raise InvalidProblemError(f"sizes lack the layers {', '.join(missing)}")
-    if extra := [name for name in sizes if name not in losses]:
-        raise InvalidProblemError(f"losses lack the layers {', '.join(extra)}, which sizes have")
-    table: dict[str, dict[Pattern, float]] = {}
-    for name, options in losses.items():
-        size = sizes[name]
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InvalidProblemError(f"layer {name!r}: size {size!r} must be a whole number of weights, at least 1")
-        if not options:
-            raise InvalidProblemError(f"layer {name!r}: no pattern to choose from")
-        table[name] = {}
-        for text, loss in options.items():
-            pattern = Pattern.parse(text)
-            if pattern in table[name]:
-                raise InvalidProblemError(f"layer {name!r}: pattern {pattern} is given twice")
-            value = float(loss)
-            if not 0 <= value < math.inf:
-                raise InvalidProblemError(f"layer {name!r}, pattern {pattern}: loss {value} must be finite and >= 0")
-            table[name][pattern] = value
-    return table
 
 
 def _exponent(table: Losses) -> int:

@@ -158,6 +158,15 @@ class Tiling:
                 side = m if height == width == m else 2 * m
                 yield Region((r0, r1), (c0, c1), height, width, side)
 
+    def most_kept(self) -> int:
+        """The most entries that a mask can keep: n in every line of a full tile, up to n in one that is cut short."""
+        n = self.pattern.n
+        kept = 0
+        for region in self.regions():
+            high, wide = region.height, region.width
+            kept += math.prod(region.grid) * min(high * min(n, wide), wide * min(n, high))
+        return kept * self.num_matrices
+
     def split(self, weight: npt.NDArray[Item]) -> list[npt.NDArray[Item]]:
         """The blocks of each region, in the order of `regions`."""
         matrices = self.to_matrices(weight)

@@ -91,7 +91,7 @@ def _figure(
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")
     handles = [Line2D([], [], label=name, **_style(index, False)) for index, name in enumerate(names)]
     if estimated:
-        handles.append(Line2D([], [], label="hollow: an estimate", linestyle="none"))
+        handles.append(Line2D([], [], label="hollow: an estimate", **_style(0, True) | {"markeredgecolor": _INK}))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure
 

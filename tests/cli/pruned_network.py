@@ -22,5 +22,29 @@ def sparse_network(zeros: float = 0.6) -> nn.Sequential:
     return model
 
 
+class Language(nn.Module):
+    """Ids of tokens (B, T) -> scores of the next (B, T, 40), by the weight of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.a, self.b = nn.Embedding(40, 16), nn.Linear(16, 32), nn.Linear(32, 16)
+        self.head = nn.Linear(16, 40, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The scores."""
+        scores: torch.Tensor = self.head(self.b(torch.relu(self.a(self.tokens(ids)))))
+        return scores
+
+
+def language() -> Language:
+    """With zeros anywhere in the layer between."""
+    torch.manual_seed(0)
+    model = Language().eval()
+    with torch.no_grad():
+        model.a.weight *= torch.rand(model.a.weight.shape) >= 0.6
+    return model
+
+
 def not_a_model() -> str:
     return "text"

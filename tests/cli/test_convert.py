@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import tmask
 from tests.cli.harness import one_line, run
-from tests.cli.pruned_network import network, sparse_network
+from tests.cli.pruned_network import language, network, sparse_network
+from tmask.cli.report import Code
+from tmask.files.masks import read_masks
 
 BUILD = ("--model", "tests.cli.pruned_network:network", "--side", "4")
 
@@ -100,6 +102,56 @@ def test_the_table(folder):
     assert "4 stays as it was: the classifier" in one_line(result.stderr)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("solver", ["auto", "greedy-keep"])
+def test_masks_are_written_for_the_weights_of_the_output(folder, whole, solver):
+    """Some kept weights can be exactly 0, so that the weights alone do not tell the masks."""
+    model, arguments = ("whole.pt", ("--trust", "--side", "4")) if whole else ("model.safetensors", BUILD)
+    outputs = ("-o", folder / "out.safetensors", "--masks", folder / "masks.safetensors")
+    run("convert", folder / model, folder / "inputs.npy", *outputs, *arguments, "--solver", solver)
+    records = read_masks(folder / "masks.safetensors")
+    assert set(records) == {"0.weight", "2.weight"}
+    weights = load_file(folder / "out.safetensors")
+    for name, record in records.items():
+        assert not weights[name].numpy()[~record.mask].any()
+        assert str(record.pattern) == "3:4"
+        assert solver in ("auto", record.solver)
+        assert record.objective == pytest.approx(float(weights[name].abs().sum()))
+    code, verdict = (0, "optimal") if solver == "auto" else (Code.CHECK_FAILED, "underfilled")
+    checked = run("check", folder / "masks.safetensors", folder / "out.safetensors", code=code)
+    assert checked.stdout.count(verdict) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tensors_keep_the_dtype_of_the_file(folder, dtype):
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in sparse_network().state_dict().items()}
+    save_file(state, folder / "half.safetensors")
+    outputs = ("-o", folder / "out.safetensors", "--masks", folder / "masks.safetensors")
+    run("convert", folder / "half.safetensors", folder / "inputs.npy", *outputs, *BUILD)
+    converted = load_file(folder / "out.safetensors")
+    assert {name: t.dtype for name, t in converted.items()} == {name: t.dtype for name, t in state.items()}
+    tmask.check_mask(converted["2.weight"] != 0, "3:4")
+    run("check", folder / "masks.safetensors", folder / "out.safetensors")
+
+
+def test_a_language_model_with_tied_weights_stored_once(folder):
+    model = language()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "head.weight"}
+    save_file(state, folder / "language.safetensors")
+    np.save(folder / "ids.npy", np.random.default_rng(0).integers(0, 40, (50, 12)).astype(np.int32))
+    build = ("--model", "tests.cli.pruned_network:language", "--side", "4")
+    run("convert", folder / "language.safetensors", folder / "ids.npy", "-o", folder / "out.safetensors", *build)
+    converted = load_file(folder / "out.safetensors")
+    assert not torch.equal(converted["a.weight"], state["a.weight"])
+    for name in ("tokens.weight", "head.weight"):
+        assert torch.equal(converted[name], state["tokens.weight"])
+    del state["b.bias"]
+    save_file(state, folder / "language.safetensors")
+    outputs = ("-o", folder / "none.safetensors")
+    result = run("convert", folder / "language.safetensors", folder / "ids.npy", *outputs, *build, code=2)
+    assert "the file lacks b.bias" in one_line(result.stderr)
+
+
 REFUSED = [
     ("model.safetensors", "inputs.npy", (), 2, "give --model module:function"),
     ("whole.pt", "inputs.npy", (), 2, "--trust (loading one can run code"),
@@ -113,7 +165,11 @@ REFUSED = [
     ("model.safetensors", "inputs.npy", ("--model", "tests.nn.pruning_models:mlp"), 2, "does not fit the model"),
     ("model.safetensors", "inputs.npz", BUILD, 2, "say which are the inputs with --key"),
     ("model.safetensors", "inputs.npz", (*BUILD, "--key", "z"), 2, "holds no tensor 'z'"),
-    ("model.safetensors", "integers.npy", BUILD, 2, "the inputs have dtype int64"),
+    ("model.safetensors", "bytes.npy", BUILD, 2, "the inputs have dtype uint8"),
+    ("model.safetensors", "integers.npy", BUILD, 2, "does not fit the model"),
+    ("model.safetensors", "inputs.npy", (*BUILD, "--plain", "--solver", "nonsense"), 2, "finds transposable masks"),
+    ("model.safetensors", "inputs.npy", (*BUILD, "--plain", "--masks", "m.safetensors"), 2, "leave one out"),
+    ("model.safetensors", "inputs.npy", (*BUILD, "--masks", "/no/such/folder/m.safetensors"), 4, "does not exist"),
     ("model.safetensors", "wide.npy", BUILD, 2, "does not fit the model"),
     ("model.safetensors", "flat.npy", BUILD, 2, "the inputs have shape (7,)"),
     ("model.safetensors", "inputs.npy", (*BUILD, "--confidence", "1.5"), 2, "between 0 and 1"),
@@ -129,6 +185,7 @@ REFUSED = [
 @pytest.mark.parametrize(("model", "inputs", "arguments", "code", "says"), REFUSED)
 def test_bad_usage_leaves_no_file(folder, model, inputs, arguments, code, says):
     np.save(folder / "integers.npy", np.ones((5, 16), np.int64))
+    np.save(folder / "bytes.npy", np.ones((5, 16), np.uint8))
     np.save(folder / "wide.npy", np.ones((5, 17), np.float32))
     np.save(folder / "flat.npy", np.ones(7, np.float32))
     before = sorted(folder.iterdir())

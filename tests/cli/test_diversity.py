@@ -109,10 +109,20 @@ def test_bad_usage(args, code, says, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_layer_out_of_reach_is_named(weights):
-    save_file({"fc": np.zeros((31, 31), np.float32)}, weights)
-    result = run("diversity", weights, "-p", "16:32", code=2)
-    assert "layer 'fc': a tile of 31 x 31 cut short" in one_line(result.stderr)
+def test_a_layer_out_of_reach_is_named_and_the_others_are_counted(weights):
+    """One layer with tiles of 24 rows cut short, one of full tiles alone."""
+    save_file({"edge": np.zeros((56, 56), np.float32), "full": np.zeros((64, 64), np.float32)}, weights)
+    result = run("diversity", weights, "-p", "16:32", "-p", "2:4")
+    assert "16:32, layer 'edge': a tile of 32 x 24 cut short" in one_line(result.stderr)
+    lines = [line.strip("│ ").split() for line in result.stdout.splitlines()]
+    rows = [line for line in lines if line and line[0] in ("edge", "full", "all")]
+    assert [row[0] for row in rows] == ["edge", "full", "all"] * 2
+    assert [sum("." in cell for cell in row) for row in rows] == [3, 5, 3, 5, 5, 5]
+    document = json.loads(run("diversity", weights, "-p", "16:32", "--json").stdout)
+    found = {(row["layer"], row["constraint"]) for row in document["layers"]}
+    assert len(found) == 7
+    assert ("edge", "transposable") not in found
+    assert set(document["totals"]["16:32"]) == {"unstructured", "plain", "structured"}
 
 
 def test_the_weights_are_never_overwritten(weights):

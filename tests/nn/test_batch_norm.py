@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.nn.pruning_models import conv_net, images
+from tests.nn.pruning_models import conv_net, images, rows
 from tmask.errors import InvalidProblemError
 from tmask.nn import recalibrate
 
@@ -71,3 +71,45 @@ def test_nan_names_the_batch_norm_and_the_model_stays(exact):
         recalibrate(model, data, exact=exact)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_small_batches_are_read_exactly_by_themselves(size):
+    """Pooled, a batch of one row is normalised to zero by each batch norm."""
+    model = with_norms()
+    data = rows(60, batch=size)
+    exact, pooled = copy.deepcopy(model), copy.deepcopy(model)
+    recalibrate(exact, data, exact=True)
+    recalibrate(pooled, data, exact=False)
+    recalibrate(model, data)
+    for found, expected in zip(model.buffers(), exact.buffers(), strict=True):
+        assert torch.equal(found, expected)
+    assert not torch.allclose(pooled[4].running_var, exact[4].running_var, rtol=0.1)
+
+
+def test_large_batches_take_one_pass():
+    one, pooled = with_norms(), with_norms()
+    data = rows(420, batch=200)  # the last one holds 20
+    recalibrate(one, data)
+    recalibrate(pooled, data, exact=False)
+    for found, expected in zip(one.buffers(), pooled.buffers(), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("exact", [None, True, False])
+def test_empty_batches_change_nothing(exact):
+    model, reference = with_norms(), with_norms()
+    data = rows(200, batch=100)
+    recalibrate(reference, data, exact=exact)
+    recalibrate(model, [torch.zeros(0, 16), *data, torch.zeros(0, 16)], exact=exact)
+    for found, expected in zip(model.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(found, expected)
+    before = copy.deepcopy(model.state_dict())
+    recalibrate(model, [torch.zeros(0, 16)], exact=exact)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def with_norms():
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16)]
+    return nn.Sequential(*layers).eval()

@@ -10,10 +10,11 @@ from torch import nn
 
 from tests.nn.pruning_models import conv_net, images, mlp, rows
 from tmask.errors import InvalidProblemError
-from tmask.nn import gram as gram_module
+from tmask.nn import recording
 from tmask.nn.calibration import Calibration
-from tmask.nn.gram import Gram, collect, collect_pair
+from tmask.nn.gram import Gram
 from tmask.nn.linear_view import LinearView
+from tmask.nn.recording import collect, collect_pair
 
 LAYERS = {
     "linear": (nn.Linear(6, 4), (5, 6)),
@@ -53,7 +54,7 @@ def test_position_major_puts_the_inputs_at_one_position_side_by_side():
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_sums_are_those_of_all_samples(name, monkeypatch):
-    monkeypatch.setattr(gram_module, "_CHUNK", 200)  # several pieces a batch
+    monkeypatch.setattr(recording, "_CHUNK", 200)  # several pieces a batch
     layer, shape = LAYERS[name]
     batches = [torch.randn(shape) for _ in range(3)]
     (gram,) = collect(Calibration(batches), layer, {"": LinearView(layer)}).values()

@@ -46,21 +46,22 @@ def allocate(
     check_outputs([file], [csv], overwrite)
     source = open_weights(file)
     selection = select_layers(source, include, exclude, regex=regex, groups=parse_groups(groups))
-    sizes = {layer.name: math.prod(layer.shape) for layer in selection.layers}
+    shapes = {layer.name: layer.shape for layer in selection.layers}
+    counts = {layer.name: layer.groups for layer in selection.layers}
     # A budget that cannot be met is refused before the work: what is lost does not matter for that.
-    allocate_patterns({name: dict.fromkeys(parsed, 0.0) for name in sizes}, sizes, density)
+    allocate_patterns({name: dict.fromkeys(parsed, 0.0) for name in shapes}, shapes, density, groups=counts)
     losses: dict[str, dict[Pattern, float]] = {}
     totals: dict[str, float] = {}
     text = TextColumn("{task.description}", markup=False)
     with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=len(sizes))
+        task = bar.add_task("", total=len(shapes))
         for layer in selection.layers:
             bar.update(task, description=layer.name)
             values = source.read(layer.name).values()
             losses |= retained_losses({layer.name: values}, parsed, solver, groups={layer.name: layer.groups})
             totals[layer.name] = float(to_scores(values, name=layer.name).sum(dtype=np.float64))
             bar.advance(task)
-    found = allocate_patterns(losses, sizes, density)
+    found = allocate_patterns(losses, shapes, density, groups=counts)
     rows = [row | {"total": totals[row["layer"]]} for row in found.table()]
     if csv is not None:
         write_csv(csv, rows, overwrite)
@@ -82,7 +83,7 @@ def allocate(
     table.append(
         {
             "layer": f"all {len(rows)}",
-            "weights": f"{sum(sizes.values()):,}",
+            "weights": f"{sum(row['size'] for row in rows):,}",
             "pattern": "",
             "density": percent(found.density),
             "lost": percent(found.loss / total if total else 0.0),

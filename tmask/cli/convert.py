@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from tmask.cli.options import Csv, Exclude, Include, Json, Overwrite, check_outputs
 from tmask.cli.report import Row, note, number, percent, progress_bar, reports_errors, show_json, show_table, write_csv
-from tmask.errors import SolverUnavailableError
+from tmask.errors import InvalidProblemError, SolverUnavailableError
+from tmask.files.masks import write_masks
 
 if TYPE_CHECKING:
     from tmask.nn.convert import ConversionReport
@@ -35,6 +36,9 @@ def convert(
     method: Annotated[str, typer.Option(help="Refit by least-squares, adam or none.")] = "least-squares",
     damping: Annotated[float, typer.Option(min=0.0, help="How strongly weights are drawn to their start.")] = 1e-3,
     independent: Annotated[bool, typer.Option("--independent", help="All layers at once, in one pass.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option("--masks", help="Also write the masks to this file (.safetensors).")
+    ] = None,
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     overwrite: Overwrite = False,
@@ -51,9 +55,12 @@ def convert(
 
     from tmask.nn.convert import convert as convert_model
     from tmask.nn.model_files import check_model_output, load_inputs, load_model, save_model
+    from tmask.nn.pruned_masks import mask_records
 
     check_model_output(output)
-    check_outputs([model, calibration], [output, csv], overwrite)
+    check_outputs([model, calibration], [output, masks, csv], overwrite)
+    if masks is not None and plain:
+        raise InvalidProblemError("--masks writes transposable masks, which those of --plain are not; leave one out")
     loaded = load_model(model, builder, trust=trust)
     parameters = (p.dtype for p in loaded.model.parameters() if p.is_floating_point())
     inputs = load_inputs(calibration, key, samples, next(parameters, torch.float32))
@@ -79,6 +86,9 @@ def convert(
         )
     if csv is not None:
         write_csv(csv, report.table(), overwrite)
+    loaded.restore_dtypes()
+    if masks is not None:
+        write_masks(masks, mask_records(loaded.model, report.pruning), overwrite)
     save_model(output, loaded.model, whole=loaded.whole, overwrite=overwrite)
     _show(output, report, json)
 

@@ -60,17 +60,31 @@ def diversity(
         weights = open_weights(file)
         selection = select_layers(weights, include, exclude, regex=regex, groups=parse_groups(groups))
         shapes = {layer.name: layer.shape for layer in selection.layers}
-        by_pattern = {}
+        counts = {layer.name: layer.groups for layer in selection.layers}
+        by_pattern: dict[Pattern, dict[str, dict[str, Diversity]]] = {}
+        missing: list[str] = []
         with progress_bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
             for one in parsed:
                 task = bar.add_task(str(one))
-                by_pattern[one] = model_diversity(
-                    shapes, one, groups={layer.name: layer.groups for layer in selection.layers}
-                )
+                by_pattern[one] = {}
+                for name, shape in shapes.items():
+                    by_pattern[one][name], problem = _of_layer(name, shape, counts[name], one)
+                    missing += [f"{one}, {problem}"] if problem else []
                 bar.remove_task(task)
         _of_layers(file, by_pattern, plot, overwrite, json, csv)
         if selection.skipped:
             note(f"{len(selection.skipped)} tensors get no mask and were left out; `tmask solve` lists them")
+        for problem in missing:
+            note(problem)
+
+
+def _of_layer(name: str, shape: tuple[int, ...], groups: int, pattern: Pattern) -> tuple[dict[str, Diversity], str]:
+    """One layer by constraint, without transposable masks where these cannot be counted; and why, or ""."""
+    try:
+        return model_diversity({name: shape}, pattern, groups={name: groups})[name], ""
+    except InvalidProblemError as error:
+        others = [constraint for constraint in CONSTRAINTS if constraint != "transposable"]
+        return model_diversity({name: shape}, pattern, others, groups={name: groups})[name], str(error)
 
 
 def _of_patterns(patterns: list[Pattern], plot: Path | None, overwrite: bool, json: bool, csv: Path | None) -> None:
@@ -173,31 +187,37 @@ def _of_layers(
             {
                 "layer": f"all {len(layers)}",
                 "shape": "",
-                "weights": f"{of['transposable']['weights']:,}",
-                "log2 transposable": _log2(of["transposable"]["log2"], of["transposable"]["exact"]),
-                **{name: _bits(of[name]["bits_per_weight"], of[name]["exact"]) for name in CONSTRAINTS},
+                "weights": f"{of['plain']['weights']:,}",
+                "log2 transposable": _log2(total["log2"], total["exact"]) if (total := of.get("transposable")) else "",
+                **{
+                    name: _bits(of[name]["bits_per_weight"], of[name]["exact"]) if name in of else ""
+                    for name in CONSTRAINTS
+                },
             }
         )
         show_table(f"{pattern} on {file.name}: bits per weight", table, texts=("layer",))
-        if not of["transposable"]["exact"]:
+        if any(not of_one["exact"] for of_one in of.values()):
             note(f"{pattern}: numbers with ~ are estimates, since the exact count is out of reach")
 
 
 def _layer_row(name: str, constraints: Mapping[str, Diversity]) -> dict[str, str]:
-    transposable = constraints["transposable"]
+    transposable, plain = constraints.get("transposable"), constraints["plain"]
+    bits = {constraint: _bits(one.bits_per_weight, one.exact) for constraint, one in constraints.items()}
     return {
         "layer": name,
-        "shape": "x".join(map(str, transposable.shape)),
-        "weights": f"{transposable.size:,}",
-        "log2 transposable": _log2(transposable.log2, transposable.exact),
-        **{constraint: _bits(one.bits_per_weight, one.exact) for constraint, one in constraints.items()},
+        "shape": "x".join(map(str, plain.shape)),
+        "weights": f"{plain.size:,}",
+        "log2 transposable": _log2(transposable.log2, transposable.exact) if transposable else "",
+        **{constraint: bits.get(constraint, "") for constraint in CONSTRAINTS},
     }
 
 
 def _total(layers: Mapping[str, Mapping[str, Diversity]]) -> dict[str, dict[str, Any]]:
-    """All layers together, by constraint: each layer's masks combine with every other's."""
+    """All layers together, by constraint: each layer's masks combine with every other's; not where one is missing."""
     totals = {}
     for constraint in CONSTRAINTS:
+        if any(constraint not in constraints for constraints in layers.values()):
+            continue
         ones = [constraints[constraint] for constraints in layers.values()]
         log2, weights = sum(one.log2 for one in ones), sum(one.size for one in ones)
         exact = all(one.exact for one in ones)

@@ -80,6 +80,11 @@ def model_diversity(
     Raises:
         InvalidProblemError: which layer cannot be counted, and why; full tiles out of reach are estimated.
     """
+    if not isinstance(shapes, Mapping):
+        raise InvalidProblemError(
+            f"shapes is a {type(shapes).__name__}; give a mapping of names to shapes, or a torch module to "
+            "tmask.nn.model_diversity"
+        )
     if not shapes:
         raise InvalidProblemError("no layers: give at least one name and shape")
     if unknown := sorted(set(groups or {}) - set(shapes)):

@@ -11,7 +11,9 @@ from tmask.nn.baking import bake
 from tmask.nn.batch_norm import recalibrate
 from tmask.nn.convert import ConversionReport, convert
 from tmask.nn.decay import MaskedDecay
+from tmask.nn.diversity import model_diversity
 from tmask.nn.exporting import export, export_state_dict
+from tmask.nn.losses import reconstruction_losses
 from tmask.nn.packing import Packed, pack, unpack
 from tmask.nn.pruning_report import LayerPruning, PruningReport
 from tmask.nn.reconstruct import collect_grams, reconstruct
@@ -43,9 +45,11 @@ __all__ = [
     "convert",
     "export",
     "export_state_dict",
+    "model_diversity",
     "pack",
     "recalibrate",
     "reconstruct",
+    "reconstruction_losses",
     "register_score",
     "sparsegpt",
     "sparsify",

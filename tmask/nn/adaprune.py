@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.gram import Gram
-from tmask.nn.layer_masks import find_mask
-from tmask.nn.plans import Patterns, make_plans
+from tmask.nn.layer_masks import check_plain
+from tmask.nn.plans import Patterns, by_module, make_plans
 from tmask.nn.prunable import Choice, find_layers
-from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.reconstruct import check_grams
-from tmask.nn.refit import Refit, Refitting, check_settings
-from tmask.nn.scores import evaluate, get_score
+from tmask.nn.refit import LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting, check_settings
+from tmask.nn.scores import get_score
 from tmask.solver import Solver
 
 
@@ -40,8 +40,8 @@ def adaprune(
     skip_ends: bool = True,
     update_batch_norm: bool = True,
     certify: bool = True,
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
     progress: Progress | None = None,
@@ -56,21 +56,24 @@ def adaprune(
         model: on any device, in any floating dtype; sums and solutions are float64.
         calibration: batches of inputs that can be read several times (a list, a DataLoader): tensors, tuples (the
             model's arguments) or mappings (its keyword arguments). A thousand images or so.
-        pattern: n kept of every m, or patterns by the names of layers, which are then the only ones pruned.
+        pattern: n kept of every m, or patterns by the names of layers or their weights, which are then the only ones
+            pruned, and count as included.
         transposable: along inputs and outputs; else along the inputs alone.
-        solver: of transposable masks, as in `tmask.solve`.
+        solver: of transposable masks alone, as in `tmask.solve`.
         score: see `available_scores`.
-        method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only).
+        method: "least-squares" (exact), "adam" (as in the paper), or "none" (mask and folded means only; biases
+            stay as they are).
         sequential: each layer reads what the layers pruned before it give, so that it can make up for their errors;
-            a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate.
+            a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate, and the
+            way where the data decide which layer a sample goes to (rows of two models could not be paired then).
         damping: share of the mean squared input by which weights are drawn to where they start; see
             `tmask.nn.least_squares`.
         fold: fold means.
         include, exclude: globs on names of layers.
         skip_ends: leave the first convolution and the classifier dense unless they are included.
         update_batch_norm: recompute running statistics on the calibration data.
-        certify: prove how far each mask may be from the best.
-        steps, learning_rate: of Adam.
+        certify: prove how far each transposable mask may be from the best.
+        steps, learning_rate: of Adam; with method="adam" alone.
         grams: what `collect_grams` found for this very model, to prune copies of it several times after one pass;
             with sequential=False alone. The data are then read for batch norms only.
         forward: how a batch goes through the model, called with both; for batches of another form.
@@ -81,19 +84,14 @@ def adaprune(
     Cost: sequential, half a pass of two models for each layer, else one pass; S C^2 for each layer's Gram matrix,
         which is C^2 numbers; and that of the method, see `tmask.nn.least_squares`.
     """
-    chosen = get_score(score)
     check_settings(method, damping, steps, learning_rate)
-    data = Calibration(calibration, forward)
+    check_plain(transposable, solver, certify)
+    fit = MaskAndRefit(get_score(score), solver, certify, Refitting(method, damping, fold, steps, learning_rate))
+    data, pattern = Calibration(calibration, forward), by_module(model, pattern)
     with evaluating(model):
-        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends))
+        named = pattern if isinstance(pattern, Mapping) else ()
+        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends, named))
     plans, skipped = make_plans(layers, skipped, pattern, transposable)
     check_grams(grams, [plan.layer for plan in plans], sequential)
-    refit = Refitting(method, damping, fold, steps, learning_rate)
-
-    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
-        assert plan.pattern is not None
-        scores = evaluate(chosen, weight, gram, damping)
-        found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, solver, certify)
-        return Fitted(refit(plan, gram, weight, found.mask), found)
-
-    return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress, grams))
+    settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
+    return prune(model, data, plans, skipped, fit, settings)

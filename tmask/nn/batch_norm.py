@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.calibration import Calibration, Forward, Stopped, evaluating
+from tmask.nn.calibration import Calibration, Forward, Stopped, evaluating, first_input
+
+# Values of a feature that a call must give, on average, for the statistics of that call to stand for those of the data.
+# With fewer, a batch norm behind others reads inputs that were normalised by noise: by zero, with one value a call.
+_FEW = 100
 
 
 @dataclass(slots=True)
@@ -19,6 +24,7 @@ class _Sums:
     """Of what one batch norm has read."""
 
     count: int = 0
+    calls: int = 0
     total: Tensor | None = None
     squares: Tensor | None = None
 
@@ -29,6 +35,7 @@ class _Sums:
         count = x.numel() // x.shape[1]
         total, squares = x.sum(axes, dtype=torch.float64), x.to(torch.float64).square().sum(axes)
         self.count += count
+        self.calls += 1
         self.total = total if self.total is None else self.total + total
         self.squares = squares if self.squares is None else self.squares + squares
         mean = total / count
@@ -52,18 +59,19 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def recalibrate(
-    model: nn.Module, batches: Iterable[Any], *, exact: bool = False, forward: Forward | None = None
+    model: nn.Module, batches: Iterable[Any], *, exact: bool | None = None, forward: Forward | None = None
 ) -> int:
     """Set running mean and variance of every batch norm to those of its inputs on these batches, in place.
 
-    By default in one pass: each batch is normalised by its own statistics, as in training, and the statistics of all
-    batches are pooled. With one batch, and for batch norms without another before them, that is the same as the
-    statistics of all data at once; else it is close to it. With exact=True it is the same always: one batch norm after
+    In one pass, each batch is normalised by its own statistics, as in training, and the statistics of all batches are
+    pooled. With one batch, and for batch norms without another before them, that is the same as the statistics of all
+    data at once; else it is close to it, if batches are large. The exact way is the same always: one batch norm after
     the other, each under the final statistics of those before it.
 
     Args:
-        batches, forward: as in `adaprune`; batches of hundreds of samples if not exact.
-        exact: a pass (cut short) for each batch norm.
+        batches, forward: as in `adaprune`.
+        exact: True, a pass (cut short) for each batch norm; False, one pass; None, one pass, and the exact ones after
+            it if a batch norm gets fewer than 100 values of a feature a call (rows, or images times positions).
     Returns:
         The number of batch norms that were set; those that no batch reaches stay as they are.
     Raises:
@@ -75,7 +83,11 @@ def recalibrate(
     before = {name: _state(norm) for name, norm in norms.items()}
     try:
         with evaluating(model):
-            return _each(model, norms, calibration) if exact else _pooled(model, norms, calibration)
+            if exact:
+                return _each(model, norms, calibration)
+            found = _pooled(model, norms, calibration)
+            small = any(sums.calls > 1 and sums.count < _FEW * sums.calls for sums in found.values())
+            return _each(model, norms, calibration) if small and exact is None else len(found)
     except BaseException:
         for name, (mean, variance) in before.items():
             _write(norms[name], mean, variance)
@@ -87,16 +99,32 @@ def set_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int)
     _write(norm, mean, variance * (count / max(1, count - 1)))
 
 
-def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> int:
+def far_from(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> bool:
+    """Whether running statistics are far from these, by more than a sampling error of a few hundred values explains.
+
+    True if for half of the features the variance differs by a factor above 3, or the mean by more than a standard
+    deviation of the running statistics.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    running = norm.running_var.to(torch.float64).clamp_min(norm.eps)
+    factors = ((variance + norm.eps) / running).log().abs()
+    shifts = (mean - norm.running_mean.to(torch.float64)).abs() / running.sqrt()
+    return bool(((factors > math.log(3)) | (shifts > 1)).to(torch.float64).mean() > 0.5)
+
+
+def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> dict[str, _Sums]:
     sums = {name: _Sums() for name in norms}
 
     def hook(name: str) -> Any:
-        def reads(module: _BatchNorm, inputs: tuple[Any, ...]) -> None:
-            _write(module, *sums[name].add(inputs[0]))  # what this very call is normalised by
+        def reads(module: _BatchNorm, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = first_input(inputs, named)
+            if x.numel():
+                _write(module, *sums[name].add(x))  # what this very call is normalised by
 
         return reads
 
-    handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
+    handles = [norm.register_forward_pre_hook(hook(name), with_kwargs=True) for name, norm in norms.items()]
     try:
         for _ in calibration.run(model):
             pass
@@ -106,7 +134,7 @@ def _pooled(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibra
     reached = {name: found for name, found in sums.items() if found.count}
     for name, found in reached.items():
         _finish(name, norms[name], found)
-    return len(reached)
+    return reached
 
 
 def _each(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibration) -> int:
@@ -122,18 +150,19 @@ def _each(model: nn.Module, norms: dict[str, _BatchNorm], calibration: Calibrati
     for name in dict.fromkeys(order):
         sums, calls = _Sums(), order.count(name)
 
-        def reads(module: nn.Module, inputs: tuple[Any, ...], sums: _Sums = sums, calls: int = calls) -> None:
-            sums.add(inputs[0])
+        def reads(module: nn.Module, inputs: Any, named: Any, sums: _Sums = sums, calls: int = calls) -> None:
+            sums.add(first_input(inputs, named))
             if calls == 1:  # one that is shared reads more later in the pass
                 raise Stopped
 
-        handle = norms[name].register_forward_pre_hook(reads)
+        handle = norms[name].register_forward_pre_hook(reads, with_kwargs=True)
         try:
             for _ in calibration.run(model):
                 pass
         finally:
             handle.remove()
-        _finish(name, norms[name], sums)
+        if sums.count:
+            _finish(name, norms[name], sums)
     return len(set(order))
 
 

@@ -65,9 +65,9 @@ class Calibration:
                     if isinstance(error, InvalidProblemError):
                         raise
                     raise InvalidProblemError(
-                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: {error}. Batches hold "
-                        "the model's inputs alone (no labels); for any other form give forward=, which is called "
-                        "with the model and a batch"
+                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: "
+                        f"{str(error).rstrip('. ')}. Batches hold the model's inputs alone (no labels); for any other "
+                        "form give forward=, which is called with the model and a batch"
                     ) from error
             done += 1
             yield done
@@ -90,6 +90,11 @@ def call(model: nn.Module, batch: Any) -> object:
     if isinstance(batch, tuple | list):
         return model(*batch)
     raise TypeError(f"a batch is a tensor, a tuple, a list or a mapping, not a {type(batch).__name__}")
+
+
+def first_input(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a layer reads, by position or as input=, of what a hook with keyword arguments is given."""
+    return inputs[0] if inputs else named["input"]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.adaprune import adaprune
 from tmask.nn.calibration import Calibration, Forward, evaluating
+from tmask.nn.gram import Gram
 from tmask.nn.plans import make_plans
 from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Progress
@@ -59,6 +60,7 @@ def convert(
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
     update_batch_norm: bool = True,
+    grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
@@ -111,6 +113,7 @@ def convert(
         exclude=exclude,
         skip_ends=skip_ends,
         update_batch_norm=update_batch_norm,
+        grams=grams,
         forward=forward,
         progress=progress,
     )

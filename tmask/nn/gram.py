@@ -9,20 +9,12 @@ under it, which is what a batch norm behind the layer needs, without another pas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tmask.errors import InvalidProblemError
-from tmask.nn.calibration import Calibration, Stopped
 from tmask.nn.linear_view import LinearView
-
-# Numbers of an unfolded input held at once: 8 MB in float64, of which a cache keeps the most.
-_CHUNK = 1 << 20
 
 
 @dataclass(slots=True)
@@ -36,6 +28,7 @@ class Gram:
         y: (G, R) float64, sum of outputs without bias.
         yy: (G, R) float64, sum of squared outputs without bias.
         samples: S.
+        means: 1 if the mean has been taken off, which leaves sums of rank S - 1.
     """
 
     xx: Tensor
@@ -44,6 +37,7 @@ class Gram:
     y: Tensor
     yy: Tensor
     samples: int = 0
+    means: int = 0
 
     @classmethod
     def zeros(cls, view: LinearView) -> Gram:
@@ -78,6 +72,7 @@ class Gram:
             torch.zeros_like(self.y),
             (self.yy - self.y * target).clamp_min(0),
             self.samples,
+            1,
         )
 
     def errors(self, weight: Tensor) -> Tensor:
@@ -90,110 +85,3 @@ class Gram:
         mean = (weight @ self.x[:, :, None])[:, :, 0] / self.samples
         square = (weight @ self.xx * weight).sum(2) / self.samples
         return mean, (square - mean.square()).clamp_min(0)
-
-
-class _Recorder:
-    """Adds up one layer's calls of a batch: outputs of the dense layer first, then inputs of the one being pruned."""
-
-    def __init__(self, name: str, pruned: LinearView, dense: LinearView) -> None:
-        self.name, self.pruned, self.dense = name, pruned, dense
-        self.gram = Gram.zeros(pruned)
-        self.outputs: list[Tensor] = []
-        self.calls_now = 0
-
-    def on_dense(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self.outputs.append(output.detach())
-
-    def on_pruned(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x = self.pruned.batched(inputs[0].detach())
-        y = self.dense.batched(output.detach() if self.dense.module is module else self.outputs[self.calls_now])
-        self.calls_now += 1
-        bias = self.dense.module.bias
-        groups, rows, cols = self.pruned.shape
-        unfolded = max(1, y.numel() // rows * cols)  # numbers of the whole batch
-        images = max(1, _CHUNK * len(x) // unfolded)
-        for part, target in zip(torch.split(x, images), torch.split(y, images), strict=True):
-            samples = self.dense.outputs(target.to(torch.float64))
-            if bias is not None:
-                samples = samples - bias.detach().to(torch.float64).reshape(groups, 1, rows)
-            self.gram.add(self.pruned.inputs(part.to(torch.float64)), samples)
-
-    def end_batch(self) -> None:
-        self.outputs.clear()
-        self.calls_now = 0
-
-
-@contextmanager
-def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def collect(calibration: Calibration, model: nn.Module, views: dict[str, LinearView]) -> dict[str, Gram]:
-    """The sums of several layers of one model, inputs and outputs alike from it, in one pass.
-
-    Raises:
-        InvalidProblemError: NaN or infinite activations (names the layer), and what `Calibration.run` raises.
-    Cost: one pass; S C^2 multiplications and C^2 numbers for each layer and group.
-    """
-    recorders = [_Recorder(name, view, view) for name, view in views.items()]
-    with _hooks([recorder.pruned.module.register_forward_hook(recorder.on_pruned) for recorder in recorders]):
-        for _ in calibration.run(model):
-            for recorder in recorders:
-                recorder.end_batch()
-    for recorder in recorders:
-        check_finite(recorder.name, recorder.gram)
-    return {recorder.name: recorder.gram for recorder in recorders}
-
-
-def collect_pair(calibration: Calibration, name: str, pruned: nn.Module, dense: nn.Module, calls: int) -> Gram:
-    """One layer's sums: inputs as they are in a model that is partly pruned, outputs as the dense one has them.
-
-    Args:
-        name: of the layer, in both models.
-        calls: how often a forward pass calls it; the rest of the pass is cut off then.
-    Raises:
-        InvalidProblemError: as `collect`.
-    """
-    recorder = _Recorder(name, _view(pruned, name), _view(dense, name))
-
-    def stop_dense(*_: object) -> None:
-        if len(recorder.outputs) == calls:
-            raise Stopped
-
-    def stop_pruned(*_: object) -> None:
-        if recorder.calls_now == calls:
-            raise Stopped
-
-    handles = [
-        recorder.dense.module.register_forward_hook(recorder.on_dense),
-        recorder.dense.module.register_forward_hook(stop_dense),
-        recorder.pruned.module.register_forward_hook(recorder.on_pruned),
-        recorder.pruned.module.register_forward_hook(stop_pruned),
-    ]
-    with _hooks(handles):
-        for _ in calibration.run(dense, pruned):
-            recorder.end_batch()
-    check_finite(name, recorder.gram)
-    return recorder.gram
-
-
-def check_finite(name: str, gram: Gram) -> None:
-    """Return if all sums are finite.
-
-    Raises:
-        InvalidProblemError: names the layer, and whether its inputs or its outputs are to blame.
-    """
-    for what, tensor in (("inputs", gram.xx), ("outputs", gram.yy)):
-        if not bool(torch.isfinite(tensor).all()):
-            raise InvalidProblemError(
-                f"layer {name!r}: its {what} hold NaN or infinite values (or squares that overflow) on the calibration "
-                "data; look at the data and at the layers before it"
-            )
-
-
-def _view(model: nn.Module, name: str) -> LinearView:
-    return LinearView(model.get_submodule(name))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tmask.api import solve
+from tmask.errors import InvalidProblemError
 from tmask.nn.linear_view import LinearView
 from tmask.pattern import Pattern
 from tmask.solver import Solver
@@ -30,6 +31,22 @@ class FoundMask:
     retained: float
     optimality_gap: float | None
     solver: str
+
+
+def check_plain(transposable: bool, solver: Solver | str, certify: bool = True) -> None:
+    """Refuse what would be ignored: plain masks are the best by construction.
+
+    Raises:
+        InvalidProblemError: a solver, or certify=False, for masks that are not transposable.
+    """
+    if transposable:
+        return
+    if solver != "auto":
+        raise InvalidProblemError(
+            f"solver {solver!r} finds transposable masks; for plain ones, which need none, leave it out"
+        )
+    if not certify:
+        raise InvalidProblemError("certify is of transposable masks; leave it out: plain ones are the best there are")
 
 
 def find_mask(

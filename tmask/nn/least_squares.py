@@ -38,6 +38,22 @@ def damped(xx: Tensor, damping: float) -> Tensor:
     return added + torch.diag_embed(dead.to(added.dtype))
 
 
+def check_samples(gram: Gram, weights: int, damping: float) -> None:
+    """Return unless there are fewer samples than weights to fit, and nothing else to decide them.
+
+    Raises:
+        InvalidProblemError: says how many are needed.
+    """
+    least = weights + gram.means
+    if damping == 0 and gram.samples < least:
+        free = " and the mean" if gram.means else ""
+        raise InvalidProblemError(
+            f"{gram.samples} samples are too few to fit {weights} weights{free} for each output; give calibration data "
+            f"with at least {least} samples (rows, or output positions of a convolution), better ten times as many, or "
+            "damping > 0, which keeps the weights near their start along directions that the data do not show"
+        )
+
+
 def invert(matrix: Tensor) -> Tensor:
     """Inverses of symmetric positive definite (B, C, C).
 
@@ -105,12 +121,7 @@ def least_squares(gram: Gram, start: Tensor, mask: Tensor, damping: float) -> Te
     Cost: R k^3 / 3 for k weights kept in a row, k^2 numbers a row at once in batches of 256 MB.
     """
     most = int(mask.sum(2).max())
-    if damping == 0 and gram.samples < most:
-        raise InvalidProblemError(
-            f"{gram.samples} samples are too few to fit {most} weights for each output; give calibration data with at "
-            f"least {most} samples (rows, or output positions of a convolution), better ten times as many, or damping "
-            "> 0, which keeps the weights near their start along directions that the data do not show"
-        )
+    check_samples(gram, most, damping)
     solution = torch.zeros_like(start)
     if most == 0:
         return solution

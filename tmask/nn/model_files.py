@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,29 @@ from tmask.files.weight_file import DAMAGE, describe, unlike
 from tmask.files.weights import open_weights
 
 TORCH_FILES = (".pt", ".pth", ".bin")
+_IDS = ("int64", "int32")
 MODEL_FILES = (".safetensors", *TORCH_FILES)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model, and whether its file held the whole module (else a state dict)."""
+    """A model of a file.
+
+    Args:
+        whole: whether the file held the whole module, else a state dict.
+        dtypes: of the tensors in the file of a state dict, by name.
+    """
 
     model: nn.Module
     whole: bool
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+
+    def restore_dtypes(self) -> None:
+        """Round the floating tensors that the model holds in another dtype to that of the file, in place."""
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            dtype = self.dtypes.get(name, tensor.dtype)
+            if tensor.is_floating_point() and dtype.is_floating_point and dtype != tensor.dtype:
+                tensor.data = tensor.data.to(dtype)
 
 
 def load_model(path: Path, builder: str = "", *, trust: bool = False) -> LoadedModel:
@@ -47,8 +62,7 @@ def load_model(path: Path, builder: str = "", *, trust: bool = False) -> LoadedM
     """
     if builder:
         model = build_model(builder)
-        _fill(model, path, builder)
-        return LoadedModel(model.eval(), whole=False)
+        return LoadedModel(model.eval(), whole=False, dtypes=_fill(model, path, builder))
     if not trust:
         raise InvalidProblemError(
             f"{path}: give --model module:function, which builds the model that these weights belong to; or, for a "
@@ -126,19 +140,20 @@ def load_inputs(path: Path, key: str = "", count: int = 0, dtype: torch.dtype = 
         path: any format of `open_weights`.
         key: name of the tensor; "" where the file holds a single one.
         count: of samples to take from the start, 0 for all.
-        dtype: of the model, to which they are converted.
+        dtype: of the model, to which floats are converted; int64 and int32 are the ids of tokens and become int64.
     Raises:
-        FileFormatError: unreadable, no such tensor, several without a key, or none of a floating dtype.
+        FileFormatError: unreadable, no such tensor, several without a key, or one of another dtype.
     """
     file = open_weights(path)
     if not key and len(file.names) != 1:
         raise FileFormatError(f"{path} holds {', '.join(file.names)}; say which are the inputs with --key")
     found = file.read(key or file.names[0])
-    if "float" not in found.dtype:
+    if "float" not in found.dtype and found.dtype not in _IDS:
         raise FileFormatError(
-            f"{path}: the inputs have dtype {found.dtype}; store them as the model reads them, normalised floats"
+            f"{path}: the inputs have dtype {found.dtype}; store them as the model reads them: normalised floats, or "
+            f"the ids of tokens as {' or '.join(_IDS)}"
         )
-    inputs = to_torch(found).to(dtype)
+    inputs = to_torch(found).to(torch.int64 if found.dtype in _IDS else dtype)
     if inputs.ndim < 2 or not len(inputs):
         raise FileFormatError(f"{path}: the inputs have shape {tuple(inputs.shape)}; give (samples, ...)")
     return inputs[:count] if count else inputs
@@ -152,8 +167,8 @@ def to_torch(tensor: FileTensor) -> Tensor:
     return torch.frombuffer(bytearray(contents(tensor.bits)), dtype=dtype).reshape(tensor.shape)
 
 
-def _fill(model: nn.Module, path: Path, builder: str) -> None:
-    """Load a state dict into the model."""
+def _fill(model: nn.Module, path: Path, builder: str) -> dict[str, torch.dtype]:
+    """Load a state dict into the model; the dtypes of its tensors."""
     file = open_weights(path)
     state: dict[str, Any] = {name: to_torch(file.read(name)) for name in file.names}
     try:
@@ -162,6 +177,11 @@ def _fill(model: nn.Module, path: Path, builder: str) -> None:
         raise FileFormatError(f"{path} does not fit the model of {builder}: {describe(error)}") from error
     # Checkpoints of old torch versions lack the counters of batch norms, which evaluation does not read.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    # Of tied weights, which are one tensor under several names, some files hold one name alone.
+    tensors = model.state_dict()
+    filled = {tensors[name].data_ptr() for name in state if name in tensors}
+    missing = [name for name in missing if tensors[name].data_ptr() not in filled]
     for names, problem in ((missing, "the file lacks"), (unexpected, "the model has no")):
         if names:
             raise FileFormatError(f"{path} does not fit the model of {builder}: {problem} {', '.join(names[:5])}")
+    return {name: tensor.dtype for name, tensor in state.items()}

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from tmask.errors import InvalidProblemError
+from tmask.nn.fitting import Plan
 from tmask.nn.prunable import Prunable, narrower_than
-from tmask.nn.pruning import Plan
 from tmask.pattern import Pattern
 
 Patterns = Pattern | str | Mapping[str, Pattern | str]
 
 
+def by_module(model: nn.Module, pattern: Patterns) -> Patterns:
+    """The same patterns, those of a mapping by the names of modules; a weight's name stands for its module's.
+
+    Raises:
+        InvalidProblemError: two patterns for one layer.
+    """
+    if not isinstance(pattern, Mapping):
+        return pattern
+    modules, patterns = dict(model.named_modules()), dict[str, Pattern | str]()
+    for name, text in pattern.items():
+        layer = name if name in modules else str(name).removesuffix(".weight")
+        if layer in patterns:
+            raise InvalidProblemError(f"layer {layer!r} is given two patterns; give one")
+        patterns[layer] = text
+    return patterns
+
+
 def make_plans(
     layers: list[Prunable], skipped: dict[str, str], pattern: Patterns, transposable: bool
 ) -> tuple[list[Plan], dict[str, str]]:
-    """The layers that get the pattern, or each its own, and reasons by name for those that get none.
+    """The layers that get the pattern, or each its own (by the module's name), and reasons for those that get none.
 
     Raises:
         InvalidProblemError: a name that is no such layer, or no layer that is wide enough.

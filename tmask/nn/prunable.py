@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration import Calibration
 from tmask.nn.linear_view import CONVOLUTIONS, LinearView
+from tmask.nn.tracing import trace
 from tmask.pattern import Pattern
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What computes the product of weight and input; a class that replaces one of these may compute something else.
+_METHODS = ("forward", "_conv_forward")
+_OWN = {getattr(kind, name, None) for kind in (nn.Linear, *CONVOLUTIONS) for name in _METHODS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,14 @@ class Prunable:
         view: its weight as matrices.
         calls: of it in one forward pass.
         batch_norm: the module that reads its output directly, or None.
+        only_reader: whether nothing but the batch norm reads the output.
     """
 
     name: str
     view: LinearView
     calls: int
     batch_norm: _BatchNorm | None = None
+    only_reader: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +51,20 @@ class Choice:
         include, exclude: globs on names of modules (`*` crosses dots). A layer that `include` matches is pruned even
             at an end of the model; if `include` is given, no other layer is.
         skip_ends: leave the first convolution and the classifier (the layer that is called last) dense.
+        named: names of modules that count as included, and leave all others as they would be without them.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     skip_ends: bool = True
+    named: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for option, globs in (("include", self.include), ("exclude", self.exclude)):
             if isinstance(globs, str):
                 raise InvalidProblemError(f"{option} is the text {globs!r}; give a list of globs: [{globs!r}]")
-
-
-@dataclass(slots=True)
-class _Trace:
-    """What a forward pass saw: the layers in order, and the batch norm that reads the output of each."""
-
-    order: list[str] = field(default_factory=list)
-    readers: dict[str, _BatchNorm] = field(default_factory=dict)
+            if not isinstance(globs, Sequence):
+                raise InvalidProblemError(f"{option} is {globs!r}; give a list of globs")
 
 
 def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> tuple[list[Prunable], dict[str, str]]:
@@ -78,21 +79,21 @@ def find_layers(model: nn.Module, calibration: Calibration, choice: Choice) -> t
         if not fnmatch.filter(modules, glob):
             shown = ", ".join(list(modules)[:10]) or "none"
             raise InvalidProblemError(f"{glob!r} matches no linear or convolution layer; the model has {shown}")
-    trace = _trace(model, calibration, modules)
-    order = list(dict.fromkeys(trace.order))
+    found = trace(model, calibration, modules)
+    order = list(dict.fromkeys(found.order))
     first = next((name for name in order if isinstance(modules[name], CONVOLUTIONS)), None)
     ends = {first: "the first convolution", order[-1]: "the classifier"} if order and choice.skip_ends else {}
-    owners = Counter(
-        id(module._parameters.get("weight")) for module in model.modules() if "weight" in module._parameters
-    )
-    layers, skipped = [], {}
-    calls = Counter(trace.order)
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    layers, skipped = [], _attention(model)
+    calls = Counter(found.order)
     for name in (*order, *(name for name in modules if name not in calls)):
         module = modules[name]
         if reason := _reason(name, module, choice, ends.get(name, ""), calls[name], owners):
-            skipped[name] = reason
+            skipped.setdefault(name, reason)
         else:
-            layers.append(Prunable(name, LinearView(module), calls[name], trace.readers.get(name)))
+            norm = found.norms.get(name)
+            only = norm is not None and name not in found.shared
+            layers.append(Prunable(name, LinearView(module), calls[name], norm, only))
     if not layers:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:10])
         raise InvalidProblemError(
@@ -109,9 +110,20 @@ def narrower_than(view: LinearView, pattern: Pattern, transposable: bool) -> str
     return f"{' and '.join(narrow)}{per_group}, fewer than the {pattern.m} of {pattern}" if narrow else ""
 
 
+def _attention(model: nn.Module) -> dict[str, str]:
+    """Reasons for what torch's attention multiplies with without calling a layer."""
+    reasons = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            dot = f"{name}." if name else ""
+            reasons[f"{dot}in_proj"] = "MultiheadAttention has it as parameters, not as a layer"
+            reasons[f"{dot}out_proj"] = "MultiheadAttention multiplies with its weight without calling it"
+    return reasons
+
+
 def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, owners: Mapping[int, int]) -> str:
     """Why a layer is left dense, or ""."""
-    included = any(fnmatch.fnmatchcase(name, glob) for glob in choice.include)
+    included = name in choice.named or any(fnmatch.fnmatchcase(name, glob) for glob in choice.include)
     if any(fnmatch.fnmatchcase(name, glob) for glob in choice.exclude):
         return "excluded"
     if choice.include and not included:
@@ -120,45 +132,16 @@ def _reason(name: str, module: nn.Module, choice: Choice, end: str, calls: int, 
         return f"{end} (include it to prune it)"
     if is_parametrized(module, "weight"):
         return "its weight is parametrized"
+    if "weight_mask" in module._buffers:
+        return "torch.nn.utils.prune holds its weight; call torch.nn.utils.prune.remove(module, 'weight') first"
     weight = module._parameters.get("weight")
     if weight is None or weight.dtype not in _FLOATS:
         return "no floating-point weight of its own"
-    if owners[id(weight)] > 1:
-        return "its weight is shared with another module"
+    if any(name in vars(module) or getattr(type(module), name, None) not in _OWN for name in _METHODS):
+        return "its class has a forward of its own, which may compute something else than weight times input"
+    for what in ("weight", "bias"):
+        if owners[id(module._parameters[what])] > 1:
+            return f"its {what} is shared with another module"
     if not calls:
         return "the first batch of the calibration data does not reach it"
     return ""
-
-
-def _trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.Module]) -> _Trace:
-    """What the first batch passes."""
-    names = {module: name for name, module in modules.items()}
-    trace = _Trace()
-    made: dict[int, tuple[Tensor, int, str]] = {}  # the tensors are held, or their ids would be given away again
-    reads: Counter[nn.Module] = Counter()
-
-    def leaves(module: nn.Module, _: Any, output: Tensor) -> None:
-        trace.order.append(names[module])
-        made[id(output)] = output, output._version, names[module]
-
-    def enters(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        reads[module] += 1
-        output, version, name = made.get(id(inputs[0]), (None, 0, "")) if inputs else (None, 0, "")
-        # A version that has moved on tells of an operation in place, such as an activation.
-        if output is not None and output._version == version:
-            trace.readers[name] = module  # type: ignore[assignment]
-
-    handles = [module.register_forward_hook(leaves) for module in names]
-    handles += [
-        module.register_forward_pre_hook(enters) for module in model.modules() if isinstance(module, _BatchNorm)
-    ]
-    try:
-        for _ in calibration.run(model):
-            break
-    finally:
-        for handle in handles:
-            handle.remove()
-    calls = Counter(trace.order)
-    # Where either is called again, the batch norm may see more than the outputs of this layer.
-    trace.readers = {name: norm for name, norm in trace.readers.items() if calls[name] == reads[norm] == 1}
-    return trace

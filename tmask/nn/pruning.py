@@ -10,38 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tmask.errors import TmaskError
-from tmask.nn.batch_norm import recalibrate, set_statistics
+from tmask.nn.batch_norm import recalibrate
 from tmask.nn.calibration import Calibration, evaluating
-from tmask.nn.gram import Gram, collect, collect_pair
-from tmask.nn.layer_masks import FoundMask
-from tmask.nn.prunable import Prunable
-from tmask.nn.pruning_report import LayerPruning, PruningReport
-from tmask.pattern import Pattern
+from tmask.nn.fitting import Method, Plan, fit_layer
+from tmask.nn.gram import Gram
+from tmask.nn.pruning_report import PruningReport
+from tmask.nn.recording import collect, collect_pair
 
 Progress = Callable[[int, int, str], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a layer is to become; pattern None for a mask from elsewhere."""
-
-    layer: Prunable
-    pattern: Pattern | None
-    transposable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A method's answer for one layer: weights (G, R, C) float64, 0 off the mask."""
-
-    weight: Tensor
-    found: FoundMask
-
-
-Method = Callable[[Plan, Gram, Tensor], Fitted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +31,7 @@ class Settings:
         sequential: a layer's inputs come from the model as pruned so far, and its targets from the dense one; else
             both come from the dense one, in one pass for all layers.
         update_batch_norm: recompute running statistics.
+        update_bias: make up in the bias for what the mean of the outputs loses.
         grams: the dense model's, from an earlier pass, or None; not sequential then.
         progress: called with layers done, their number, and the name of the next ("" at the end).
     """
@@ -59,6 +39,7 @@ class Settings:
     sequential: bool
     update_batch_norm: bool
     progress: Progress | None
+    update_bias: bool = True
     grams: Mapping[str, Gram] | None = None
 
 
@@ -88,7 +69,7 @@ def prune(
             start = time.perf_counter()
             gram = grams[name] if dense is None else collect_pair(calibration, name, model, dense, plan.layer.calls)
             try:
-                row, mask = _layer(plan, gram, method, settings.update_batch_norm)
+                row, mask = fit_layer(plan, gram, method, settings.update_bias, settings.update_batch_norm)
             except TmaskError as error:
                 raise type(error)(f"layer {name!r}: {error}") from error
             masks[name] = mask
@@ -97,49 +78,6 @@ def prune(
         if settings.update_batch_norm:
             norms = recalibrate(model, calibration)  # type: ignore[arg-type]
     return PruningReport(tuple(rows), skipped, masks, norms, time.perf_counter() - begin)
-
-
-def _layer(plan: Plan, gram: Gram, method: Method, update_batch_norm: bool) -> tuple[LayerPruning, Tensor]:
-    """Fit one layer and write it into its module, with its bias and the statistics of the batch norm behind it."""
-    view, module = plan.layer.view, plan.layer.view.module
-    norm = plan.layer.batch_norm if update_batch_norm else None
-    # A bias is refitted, and a batch norm takes off the mean: either way the mean of the output need not be fitted.
-    free = gram.centred() if module.bias is not None or norm is not None else gram
-    weight = view.matrices(module.weight.detach()).to(torch.float64)
-    fitted = method(plan, free, weight)
-    mask = fitted.found.mask
-    target = float(free.yy.sum())
-    masked = float(free.errors(weight * mask).sum())
-    with torch.no_grad():
-        module.weight.copy_(view.tensor(fitted.weight))
-        stored = view.matrices(module.weight).to(torch.float64)
-        mean, variance = gram.moments(stored)
-        if module.bias is not None:
-            # The dense bias is not in y, so what is missing comes on top of it.
-            correction = gram.y / gram.samples - mean
-            module.bias += correction.reshape(-1)
-            mean = mean + module.bias.reshape(mean.shape).to(mean.dtype)
-        if norm is not None:
-            set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)
-    most = int(mask.sum(2).max())
-    few = gram.samples < most
-    remark = f"{gram.samples} samples for {most} weights of each output: damping decides the rest" if few else ""
-    row = LayerPruning(
-        layer=plan.layer.name,
-        shape=tuple(module.weight.shape),
-        pattern="" if plan.pattern is None else str(plan.pattern),
-        transposable=plan.transposable,
-        density=float(mask.to(torch.float64).mean()),
-        retained=fitted.found.retained,
-        optimality_gap=fitted.found.optimality_gap,
-        solver=fitted.found.solver,
-        error_masked=masked / target if target else 0.0,
-        error=float(free.errors(stored).sum()) / target if target else 0.0,
-        samples=gram.samples,
-        seconds=0.0,
-        remark=remark,
-    )
-    return row, view.tensor(mask)
 
 
 @contextmanager

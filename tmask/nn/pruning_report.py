@@ -23,7 +23,8 @@ class LayerPruning:
         solver: that found the mask.
         error_masked: of the layer's outputs on the calibration data with the mask alone, as a share of their squares;
             of what varies, where a bias or a batch norm behind it takes up the mean.
-        error: the same after the refit; at most error_masked, rounding of the weight's dtype aside.
+        error: the same of the weights as they were written. After a refit at most error_masked, rounding of the
+            weight's dtype aside; a sweep without one (`sparsegpt` with refit=False) promises nothing.
         samples: that the layer read.
         seconds: for data, mask and refit.
         remark: what to look at, or "".
@@ -50,7 +51,8 @@ class PruningReport:
 
     Args:
         layers: in the order in which data passes them.
-        skipped: reasons by name, of the linear and convolution layers that were left dense.
+        skipped: reasons by name, of the linear and convolution layers (and the projections of attention) that were left
+            dense.
         masks: by name, bool in the shape of the weight, True = kept.
         batch_norms: whose statistics were recomputed.
         seconds: in all.

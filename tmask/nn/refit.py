@@ -1,19 +1,26 @@
-"""How the weights of a layer become those on a mask, and the settings of that."""
+"""How a layer is given a mask and its weights become those on it, and the settings of that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
+from tmask.nn.layer_masks import find_mask
 from tmask.nn.least_squares import adam, fold_means, least_squares
-from tmask.nn.pruning import Plan
+from tmask.nn.scores import Score, evaluate
+from tmask.solver import Solver
 
 Refit = Literal["least-squares", "adam", "none"]
+# Of Adam, as in [Hubara2021].
+STEPS = 1000
+LEARNING_RATE = 1e-3
 REFITS: tuple[Refit, ...] = ("least-squares", "adam", "none")
 
 
@@ -24,8 +31,8 @@ class Refitting:
     method: Refit
     damping: float
     fold: bool
-    steps: int
-    learning_rate: float
+    steps: int = STEPS
+    learning_rate: float = LEARNING_RATE
 
     def __call__(self, plan: Plan, gram: Gram, weight: Tensor, mask: Tensor) -> Tensor:
         start = weight * mask
@@ -40,11 +47,39 @@ class Refitting:
         return start
 
 
-def check_settings(method: str, damping: float, steps: int, learning_rate: float) -> None:
-    """Refuse what cannot be meant."""
+@dataclass(frozen=True, slots=True)
+class MaskAndRefit:
+    """AdaPrune's way with a layer: a mask by a score, then a refit on it."""
+
+    score: Score
+    solver: Solver | str
+    certify: bool
+    refit: Refitting
+
+    def __call__(self, plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
+        assert plan.pattern is not None
+        scores = evaluate(self.score, weight, free if self.score.centred else gram, self.refit.damping)
+        found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, self.solver, self.certify)
+        return Fitted(self.refit(plan, free, weight, found.mask), found)
+
+
+def check_settings(method: str, damping: float, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:
+    """Refuse what cannot be meant, or would be ignored.
+
+    Raises:
+        InvalidProblemError: says what.
+    """
     if method not in REFITS:
         raise InvalidProblemError(f"method {method!r}: choose one of {', '.join(REFITS)}")
-    if not 0 <= damping < float("inf"):
+    if not _is_number(damping) or not 0 <= damping < float("inf"):
         raise InvalidProblemError(f"damping {damping!r} must be a number, at least 0")
-    if steps < 1 or not 0 < learning_rate < float("inf"):
-        raise InvalidProblemError(f"steps {steps!r} and learning_rate {learning_rate!r} must be positive")
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise InvalidProblemError(f"steps {steps!r} must be a whole number, at least 1")
+    if not _is_number(learning_rate) or not 0 < learning_rate < float("inf"):
+        raise InvalidProblemError(f"learning_rate {learning_rate!r} must be a number above 0")
+    if method != "adam" and (steps, learning_rate) != (STEPS, LEARNING_RATE):
+        raise InvalidProblemError(f"steps and learning_rate are of Adam; method {method!r} would ignore them")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.gram import Gram
-from tmask.nn.least_squares import damped, invert
+from tmask.nn.least_squares import check_samples, damped, invert
 
 
 class ScoreFunction(Protocol):
@@ -33,18 +33,23 @@ class Score:
         function: the importances.
         source: where it comes from; a key in brackets resolves in docs/references.md.
         about: the formula in words.
+        centred: whether it is given the sums of inputs less their means, where a bias or a batch norm takes up the mean
+            of the output; else those of the inputs as they are.
     """
 
     name: str
     function: ScoreFunction
     source: str
     about: str
+    centred: bool = False
 
 
 _registered: dict[str, Score] = {}
 
 
-def register_score(name: str, *, source: str, about: str) -> Callable[[ScoreFunction], ScoreFunction]:
+def register_score(
+    name: str, *, source: str, about: str, centred: bool = False
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """A decorator that makes a function a score of this name.
 
     Raises:
@@ -54,7 +59,7 @@ def register_score(name: str, *, source: str, about: str) -> Callable[[ScoreFunc
     def register(function: ScoreFunction) -> ScoreFunction:
         if name in _registered:
             raise InvalidProblemError(f"a score named {name!r} exists already; choose another name")
-        _registered[name] = Score(name, function, source, about)
+        _registered[name] = Score(name, function, source, about, centred)
         return function
 
     return register
@@ -98,18 +103,21 @@ def wanda(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     return weight.abs() * norms[:, None, :]
 
 
-@register_score("obs", source="[Hassibi1993], [Frantar2023]", about="w^2 / [H^-1]_jj, H = X^T X + damping")
+@register_score(
+    "obs", source="[Hassibi1993], [Frantar2023]", about="w^2 / [H^-1]_jj, H = X^T X + damping", centred=True
+)
 def obs(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     """By how much the squared error of the output rises at least if this weight alone is removed.
 
-    Optimal brain surgeon [Hassibi1993]: the other weights of the row are free to make up for it. A weight of an input
-    that is always 0 costs nothing.
+    Optimal brain surgeon [Hassibi1993]: the other weights of the row are free to make up for it, and so is the bias or
+    the batch norm behind the layer, where there is one. A weight of an input that is always 0 costs nothing.
 
     Raises:
-        InvalidProblemError: the Gram matrix is singular, and damping is 0.
+        InvalidProblemError: too few samples, or a singular Gram matrix, and damping 0.
     """
-    inverse = invert(damped(gram.xx, damping))
     alive = gram.xx.diagonal(dim1=1, dim2=2) > 0
+    check_samples(gram, int(alive.sum(1).max()), damping)
+    inverse = invert(damped(gram.xx, damping))
     return weight.square() * (alive / inverse.diagonal(dim1=1, dim2=2))[:, None, :]
 
 

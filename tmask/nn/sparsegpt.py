@@ -10,7 +10,7 @@ Source: [Frantar2023], where a row of the block keeps its own n of m; [Meng2025]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from tmask.api import solve
 from tmask.nn.calibration import Calibration, Forward, evaluating
+from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
-from tmask.nn.layer_masks import FoundMask, plain_mask
-from tmask.nn.least_squares import damped, invert, least_squares
+from tmask.nn.layer_masks import FoundMask, check_plain, plain_mask
+from tmask.nn.least_squares import check_samples, damped, invert, least_squares
 from tmask.nn.linear_view import LinearView
-from tmask.nn.plans import Patterns, make_plans
+from tmask.nn.plans import Patterns, by_module, make_plans
 from tmask.nn.prunable import Choice, find_layers
-from tmask.nn.pruning import Fitted, Plan, Progress, Settings, prune
+from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.refit import check_settings
 from tmask.pattern import Pattern
@@ -61,16 +62,18 @@ def sparsegpt(
     Cost: that of the data as in `adaprune`; then C^3 for a layer's inverse, R C^2 for its sweep, and C / m calls of
         the solver.
     """
-    check_settings("none", damping, 1, 1.0)
-    data = Calibration(calibration, forward)
+    check_settings("none", damping)
+    check_plain(transposable, solver)
+    data, pattern = Calibration(calibration, forward), by_module(model, pattern)
     with evaluating(model):
-        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends))
+        named = pattern if isinstance(pattern, Mapping) else ()
+        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends, named))
     plans, skipped = make_plans(layers, skipped, pattern, transposable)
 
-    def fit(plan: Plan, gram: Gram, weight: Tensor) -> Fitted:
+    def fit(plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         assert plan.pattern is not None
-        swept, found = sweep(plan.layer.view, gram, weight, plan.pattern, plan.transposable, solver, damping)
-        return Fitted(least_squares(gram, swept, found.mask, damping) if refit else swept, found)
+        swept, found = sweep(plan.layer.view, free, weight, plan.pattern, plan.transposable, solver, damping)
+        return Fitted(least_squares(free, swept, found.mask, damping) if refit else swept, found)
 
     return prune(model, data, plans, skipped, fit, Settings(sequential, update_batch_norm, progress))
 
@@ -87,9 +90,10 @@ def sweep(
     """The swept weights (G, R, C), 0 off the mask, and the mask.
 
     Raises:
-        InvalidProblemError: a singular Gram matrix, with damping 0.
+        InvalidProblemError: too few samples, or a singular Gram matrix, with damping 0.
     """
     order = view.position_major()
+    check_samples(gram, int((gram.xx.diagonal(dim1=1, dim2=2) > 0).sum(1).max()), damping)
     inverse = invert(damped(gram.xx, damping)[:, order][:, :, order])
     # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)

@@ -1,0 +1,36 @@
+"""Mask diversity of the layers of a model as it stands in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from tmask.diversity import CONSTRAINTS, Diversity
+from tmask.diversity import model_diversity as diversity_of_shapes
+from tmask.errors import InvalidProblemError
+from tmask.nn.linear_view import CONVOLUTIONS
+from tmask.pattern import Pattern
+
+
+def model_diversity(
+    model: nn.Module, pattern: Pattern | str, constraints: Iterable[str] = CONSTRAINTS
+) -> dict[str, dict[str, Diversity]]:
+    """The diversity of each linear and convolution layer, under each constraint, at one pattern.
+
+    Args:
+        model: its weights are not read, only their shapes and the groups of convolutions.
+    Returns:
+        By the name of the layer, then by constraint, as `tmask.diversity.model_diversity`.
+    Raises:
+        InvalidProblemError: no such layer, and what `tmask.diversity.model_diversity` raises.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
+    if not layers:
+        raise InvalidProblemError("the model has no linear or convolution layer")
+    return diversity_of_shapes(
+        {name: tuple(module.weight.shape) for name, module in layers.items()},
+        pattern,
+        constraints,
+        groups={name: module.groups for name, module in layers.items() if isinstance(module, CONVOLUTIONS)},
+    )
