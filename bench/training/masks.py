@@ -72,8 +72,8 @@ def put_plain(
     """As `sparsify`, with masks that keep n of m along the input axis and ask nothing of the other."""
     layers, skipped = select_layers(model, Choice.parse(pattern, ("*",), DENSE_LAYERS, None))
     sparsifier = Sparsifier(layers, skipped, PlainFinder(), schedule, decay, on_renewal)
-    sparsifier.watch(optimizer)
     sparsifier.start()
+    sparsifier.watch(optimizer)
     return sparsifier
 
 
