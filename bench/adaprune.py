@@ -80,7 +80,7 @@ class Model:
         if self.structure == "transposable" and self.solver == "auto":
             return STAGES
         common = ("one-shot", "batch-norm", "independent")
-        if self.solver == "greedy-keep" or (self.structure == "unstructured" and not self.per_layer):
+        if self.structure == "unstructured" and not self.per_layer:
             return common
         return (*common, "sequential", "fine-tuned")
 
