@@ -64,8 +64,8 @@ def accuracies(rows: Rows) -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         chosen = [row for row in rows if row["model"] == model]
         cells = [cell([row for row in chosen if row["stage"] == stage]) for stage in stages]
-        # Before fine-tuning, which gives values to those that a mask keeps though they were zero.
-        pruned = [row for row in chosen if row["stage"] != "fine-tuned"] or chosen
+        # Once refitted, since what a mask keeps of a sparse model can be zero before.
+        pruned = [row for row in chosen if row["stage"] == "independent"] or chosen
         nonzero = statistics.fmean(100 * float(row["nonzero"]) for row in pruned)
         lines.append(f"| {model.removesuffix(' auto')} | {nonzero:.1f}% | {' | '.join(cells)} |")
     return "\n".join(lines)
