@@ -24,7 +24,7 @@ from bench.run import RESULTS, commit
 from bench.training.data import Batch, Data
 from bench.training.loop import build, loss_of, optimizer_for
 from bench.training.masks import put_masks
-from bench.training.run import check_options, load, machine_columns
+from bench.training.run import Device, Images, Scale, Task, Text, check_options, load, machine_columns
 from bench.training.settings import SCALES, SETTINGS, Setting, Size
 from tmask.cli.report import write_csv
 from tmask.files.atomic import check_output
@@ -106,12 +106,12 @@ def rows_of(task: str, scale: str, data: Data, device: torch.device, repeats: in
 
 
 def main(
-    task: Annotated[str, typer.Option(help="vision or language; both if empty.")] = "",
-    images: Annotated[Path | None, typer.Option(help="An .npz file; scikit-learn's digits if none.")] = None,
-    text: Annotated[Path | None, typer.Option(help="A text file; Python's documentation if none.")] = None,
+    task: Task = "",
+    images: Images = None,
+    text: Text = None,
     repeats: Annotated[int, typer.Option(min=1, help="Steps of each kind.")] = 25,
-    scale: Annotated[str, typer.Option(help="tiny, small or full.")] = "small",
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    scale: Scale = "small",
+    device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = RESULTS / "training_renewals.csv",
 ) -> None:
     """Measure what renewals cost."""

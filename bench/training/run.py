@@ -126,6 +126,14 @@ def machine_columns(code: str, device: torch.device) -> dict[str, Any]:
     return {"commit": code, "device": name, "threads": torch.get_num_threads(), **environment()}
 
 
+# Options that the benchmark's commands share.
+Task = Annotated[str, typer.Option(help="vision or language; both if empty.")]
+Images = Annotated[Path | None, typer.Option(help="An .npz file; scikit-learn's digits if none.")]
+Text = Annotated[Path | None, typer.Option(help="A text file; Python's documentation if none.")]
+Scale = Annotated[str, typer.Option(help="tiny, small or full.")]
+Device = Annotated[str, typer.Option(help="Such as cpu or cuda.")]
+
+
 def check_options(task: str, scale: str, device: str) -> list[str]:
     """The tasks that are meant.
 
@@ -168,12 +176,12 @@ def _run_all(runs: Runs, seeds: int) -> None:
 
 
 def main(
-    task: Annotated[str, typer.Option(help="vision or language; both if empty.")] = "",
-    images: Annotated[Path | None, typer.Option(help="An .npz file; scikit-learn's digits if none.")] = None,
-    text: Annotated[Path | None, typer.Option(help="A text file; Python's documentation if none.")] = None,
+    task: Task = "",
+    images: Images = None,
+    text: Text = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of every setting.")] = 3,
-    scale: Annotated[str, typer.Option(help="tiny, small or full.")] = "small",
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    scale: Scale = "small",
+    device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="The CSV file to write, or to go on with.")] = RESULTS / "training.csv",
 ) -> None:
     """Run the training benchmark."""
