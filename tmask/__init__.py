@@ -4,6 +4,7 @@
 interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
 """
 
+from tmask.answers import Answer
 from tmask.api import certify, check_mask, solve
 from tmask.errors import (
     FileFormatError,
@@ -20,7 +21,8 @@ from tmask.errors import (
 from tmask.pattern import Pattern
 from tmask.registry import available_solvers, get_solver, register_solver
 from tmask.solution import Certificate, Solution, Status
-from tmask.solver import Answer, Solver
+from tmask.solver import Solver
+from tmask.tensors import TensorSolver
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,7 @@ __all__ = [
     "SolverFailedError",
     "SolverUnavailableError",
     "Status",
+    "TensorSolver",
     "TmaskError",
     "UnknownSolverError",
     "available_solvers",

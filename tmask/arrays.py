@@ -14,6 +14,8 @@ import numpy.typing as npt
 from tmask.errors import InvalidProblemError
 
 Scores = npt.NDArray[np.floating[Any]]  # float32 or float64, >= 0 and finite
+Masks = npt.NDArray[np.bool_]  # True = kept
+Prices = npt.NDArray[np.float64]
 
 _NARROW = ("float16", "bfloat16", "float32")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
+from tmask.answers import BlockSolution
+from tmask.arrays import Masks, Prices, Scores
 from tmask.duals import (
     Flags,
     check_prices,
@@ -22,7 +23,6 @@ from tmask.duals import (
     proves_optimal,
     residual_prices,
 )
-from tmask.solver import BlockSolution, Masks, Prices
 
 Values = npt.NDArray[np.float64]
 Reference = Callable[[Scores, int], BlockSolution]

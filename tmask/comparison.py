@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tmask.arrays import Scores
+from tmask.arrays import Masks, Scores
 from tmask.certificate import Bounds, judge, upper_bounds
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.pattern import Pattern
 from tmask.registry import get_solver, reference_solver
-from tmask.solver import Masks, Solver
+from tmask.solver import Solver
 
 _PROBE_BLOCKS = 2
 

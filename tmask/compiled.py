@@ -5,6 +5,7 @@ They are not worth loading numba for, which takes longer than most checks; a sol
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
 
@@ -13,6 +14,4 @@ def judging() -> ModuleType | None:
     """`tmask_solvers._judging`, or None where numba is not loaded."""
     if "numba" not in sys.modules:
         return None
-    import tmask_solvers._judging as kernels
-
-    return kernels
+    return importlib.import_module("tmask_solvers._judging")

@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
+from tmask.arrays import Masks, Prices, Scores
 from tmask.compiled import judging
-from tmask.solver import Masks, Prices, count_lines
+from tmask.counts import count_lines
 
 Flags = npt.NDArray[np.bool_]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tmask.arrays import Scores
+from tmask.arrays import Masks, Prices, Scores
 from tmask.certificate import Judgement, judge
 from tmask.registry import reference_solver
-from tmask.solver import Masks, Prices
 
 
 def judge_blocks(scores: Scores, masks: Masks, n: int, prices: Prices | None = None) -> Judgement:

@@ -5,53 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from tmask.answers import Answer, BlockSolution
 from tmask.arrays import Scores
-from tmask.compiled import judging
+from tmask.counts import count_lines
 from tmask.errors import InvalidProblemError, SolverFailedError
-
-Masks = npt.NDArray[np.bool_]
-Prices = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a solver returns for blocks (B, m, m).
-
-    Args:
-        masks: (B, m, m) bool, True = kept; never more than n per row or column.
-        prices: (B, m) float64 column prices v that a solver claims to prove its masks optimal, or None. Nobody
-            trusts them: a certificate checks that each row keeps its n largest of score - v.
-        limit_reached: a time or iteration limit stopped the search, so the masks may not be the best.
-    """
-
-    masks: Masks
-    prices: Prices | None = None
-    limit_reached: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BlockSolution:
-    """An `Answer` that was checked, with the seconds that the backend took for it."""
-
-    masks: Masks
-    prices: Prices | None
-    limit_reached: bool
-    seconds: float
-
-
-def count_lines(masks: Masks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(B, m) entries kept in each row, and in each column, of masks (B, m, m)."""
-    if (kernels := judging()) is None:
-        return masks.sum(2, dtype=np.int64), masks.sum(1, dtype=np.int64)
-    rows, cols = np.empty(masks.shape[:2], np.int64), np.empty(masks.shape[:2], np.int64)
-    kernels.count_lines(masks, rows, cols)
-    return rows, cols
 
 
 class Solver(ABC):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from tmask.answers import Answer
 from tmask.arrays import Scores
-from tmask.solver import Answer, Solver
+from tmask.solver import Solver
 from tmask.tensor_blocks import cut_tiles
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
-from tmask.solver import Masks, Prices
+from tmask.arrays import Masks, Prices, Scores
 from tmask_solvers._counts import is_regular
 from tmask_solvers._numba import kernel
 from tmask_solvers._sums import ROOM, sums

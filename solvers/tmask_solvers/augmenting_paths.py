@@ -15,9 +15,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.arrays import Scores
+from tmask.answers import Answer
+from tmask.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError
-from tmask.solver import Answer, Masks, Prices, Solver
+from tmask.solver import Solver
 from tmask_solvers._augment import augment, column_midpoints, grid_exponent, quantise, take_rows
 from tmask_solvers._bands import in_bands
 from tmask_solvers._numba import kernel

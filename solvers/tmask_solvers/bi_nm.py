@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.arrays import Scores
-from tmask.solver import Answer, Masks, Solver
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
+from tmask.solver import Solver
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tmask.arrays import Scores
-from tmask.solver import Answer, Masks
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
 from tmask.tensors import TensorAnswer, TensorSolver
 from tmask_solvers._greedy import fill_short_lines, keep_heavy
 from tmask_solvers._numba import kernel

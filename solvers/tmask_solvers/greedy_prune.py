@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
-from tmask.solver import Answer, Masks, Solver
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
+from tmask.solver import Solver
 from tmask_solvers._numba import kernel
 from tmask_solvers._sort import order_entries, sort_scratch
 

@@ -14,8 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.arrays import Scores
-from tmask.solver import Answer, Masks, Solver
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
+from tmask.solver import Solver
 from tmask_solvers._greedy import fill_short_lines, keep_heavy, swap_pairs
 from tmask_solvers._numba import kernel
 from tmask_solvers._sort import order_entries, sort_scratch

@@ -22,12 +22,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tmask.answers import Answer
 from tmask.arrays import Scores
 from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
 from tmask.matrices import MatrixSolver, Worker
 from tmask.parts import RowPrices, Values
-from tmask.solver import Answer
 from tmask_solvers._announce import announced
 from tmask_solvers._bands import in_bands
 from tmask_solvers._closed import LANES, solve_closed

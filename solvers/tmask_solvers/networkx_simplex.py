@@ -16,9 +16,10 @@ from typing import ClassVar
 import networkx
 import numpy as np
 
-from tmask.arrays import Scores
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
-from tmask.solver import Answer, Masks, Solver
+from tmask.solver import Solver
 from tmask_solvers._integer import integer_scores
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from ortools.graph.python import min_cost_flow
 
-from tmask.arrays import Scores
+from tmask.answers import Answer
+from tmask.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
-from tmask.solver import Answer, Masks, Solver
+from tmask.solver import Solver
 from tmask_solvers._integer import BITS, integer_scores
 from tmask_solvers._settings import check_count
 

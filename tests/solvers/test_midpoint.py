@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tmask.certificate import judge
+from tmask.counts import count_lines
 from tmask.duals import is_regular, objectives, proves_optimal
-from tmask.solver import count_lines
 from tmask_solvers import _judging
 from tmask_solvers._midpoint import solve_window
 from tmask_solvers._room import make_room

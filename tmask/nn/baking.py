@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.parametrization import apply_mask, check_saved, layer_name
+from tmask.nn.gradient import apply_mask
+from tmask.nn.parametrization import check_saved, layer_name
 
 _MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
 

@@ -11,7 +11,8 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
 from tmask.nn.finding import FoundMask
 from tmask.nn.fingerprint import fingerprint
-from tmask.nn.parametrization import Gradient, Masked, is_sharded, local_part
+from tmask.nn.gradient import Gradient
+from tmask.nn.parametrization import Masked, is_sharded, local_part
 from tmask.nn.registration import check_alone, masked_of, put_on, steps_of, take_off
 from tmask.nn.report import LayerReport, Score
 from tmask.nn.terms import Terms

@@ -1,64 +1,21 @@
-"""The parametrization that puts a mask on a weight, and the two rules for its gradient.
+"""The parametrization that puts a mask on a weight.
 
 The layer keeps its dense master weight W as `parametrizations.<name>.original`; everything that reads the layer's
-weight, kernels of torch that bypass `forward` included, gets the effective weight where(mask, W, 0).
-
-Gradient rules, with G the gradient of the effective weight:
-
-- "straight-through": W receives G, so that masked weights keep learning and can come back [Bengio2013].
-- "masked": W receives G where the mask keeps, 0 elsewhere; the true derivative.
+weight, kernels of torch that bypass `forward` included, gets the effective weight where(mask, W, 0). What gradient W
+receives for it, `gradient` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.gradient import Gradient, StraightThrough, StraightThroughBothWays, apply_mask
 from tmask.nn.terms import LENGTH, Terms
-
-Gradient = Literal["straight-through", "masked"]
-
-
-def check_gradient(rule: str) -> None:
-    """Return if the text names a gradient rule; raise InvalidProblemError if not."""
-    if rule not in get_args(Gradient):
-        raise InvalidProblemError(f"gradient must be one of {', '.join(get_args(Gradient))}; got {rule!r}")
-
-
-class _StraightThrough(torch.autograd.Function):
-    """where(mask, weight, 0) whose gradient passes to the weight whole."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, mask: Tensor) -> Tensor:
-        return apply_mask(weight, mask)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is saved: the gradient depends on neither weight nor mask."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, None]:
-        return grads[0], None
-
-
-class _StraightThroughBothWays(_StraightThrough):
-    """With forward-mode differentiation too; apart, because torch.compile takes no function that has it."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """The tangent passes whole, as the gradient does."""
-        return tangents[0]
-
-
-def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
-    """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
-    return torch.where(mask, weight, 0.0)
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -113,7 +70,7 @@ class Masked(nn.Module):
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
-        function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughBothWays
+        function = StraightThrough if torch.compiler.is_compiling() else StraightThroughBothWays
         masked: Tensor = function.apply(weight, self.mask)  # type: ignore[no-untyped-call]
         return masked
 

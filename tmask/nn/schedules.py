@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.parametrization import Gradient, check_gradient
+from tmask.nn.gradient import Gradient, check_gradient
 from tmask.pattern import Pattern
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tmask.nn.parametrization import apply_mask
+from tmask.nn.gradient import apply_mask
 
 
 def shard_like(mask: Tensor, weight: Any) -> Tensor:
