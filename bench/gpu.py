@@ -33,8 +33,8 @@ from tmask.files.atomic import check_output
 from tmask.pattern import Pattern
 from tmask.registry import available_solvers, get_solver
 from tmask.tensors import TensorSolver
-from tmask_solvers._torch_closed import solve_closed
-from tmask_solvers._torch_rounds import iterate
+from tmask_solvers.torch_kernels.closed import solve_closed
+from tmask_solvers.torch_kernels.rounds import iterate
 
 Row = dict[str, Any]
 Call = Callable[[], Row]

@@ -33,15 +33,15 @@ def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] 
     """PTX of kernel "rounds", "paths" or "closed" of a pattern, as it is compiled for that compute capability."""
     import numba.cuda
 
-    from tmask_solvers import _cuda_launch
+    from tmask_solvers.cuda_kernels import launch
 
     cuda: Any = numba.cuda  # which has no types
     kind: torch.dtype = getattr(torch, dtype)
     with _pretended(capability):
         if kernel == "closed":
-            dispatcher = _cuda_launch.closed_kernel(cuda, n, kind, True)
+            dispatcher = launch.closed_kernel(cuda, n, kind, True)
         else:
-            make = {"rounds": _cuda_launch.rounds_kernel, "paths": _cuda_launch.paths_kernel}[kernel]
+            make = {"rounds": launch.rounds_kernel, "paths": launch.paths_kernel}[kernel]
             dispatcher = make(cuda, n, m, kind)
         code, _ = cuda.compile(
             dispatcher.py_func,

@@ -20,8 +20,8 @@ from bench.matrix import measure
 from bench.run import RESULTS, commit
 from tmask.cli.report import write_csv
 from tmask.environment import environment
-from tmask_solvers._torch_closed import solve_closed
-from tmask_solvers._torch_rounds import iterate, order_statistics
+from tmask_solvers.torch_kernels.closed import solve_closed
+from tmask_solvers.torch_kernels.rounds import iterate, order_statistics
 
 Row = dict[str, Any]
 ENTRIES = 1 << 18

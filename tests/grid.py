@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tmask_solvers._integer import BITS, integer_scores
+from tmask_solvers.shared.integer import BITS, integer_scores
 
 
 def grid_objectives(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def judging() -> ModuleType | None:
-    """`tmask_solvers._judging`, or None where numba is not loaded."""
+    """`tmask_solvers.cpu_kernels.judging`, or None where numba is not loaded."""
     if "numba" not in sys.modules:
         return None
-    return importlib.import_module("tmask_solvers._judging")
+    return importlib.import_module("tmask_solvers.cpu_kernels.judging")

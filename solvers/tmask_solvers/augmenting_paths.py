@@ -1,8 +1,9 @@
 """Successive shortest augmenting paths, one block after another, in numba.
 
 Column prices start at midpoints, each row takes its n best at these prices, and the few columns that then count more
-than n are balanced along shortest paths, which keeps the mask optimal for its prices (`_augment`). Fewer than one path
-a row is needed on ordinary blocks. The prices prove the result: each row keeps its n largest of score - v.
+than n are balanced along shortest paths, which keeps the mask optimal for its prices (`cpu_kernels.augment`). Fewer
+than one path a row is needed on ordinary blocks. The prices prove the result: each row keeps its n largest of score -
+v.
 
 Cost: O(m^3) a block and O(m^2) a path; memory O(m^2) beyond input and output.
 Source: [Ahuja1993, section 9.7], [Jonker1987] for the idea of starting from column reduction.
@@ -19,14 +20,14 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError
 from tmask.solver import Solver
-from tmask_solvers._augment import augment, column_midpoints, grid_exponent, quantise, take_rows
-from tmask_solvers._bands import in_bands
-from tmask_solvers._numba import kernel
+from tmask_solvers.cpu_kernels.augment import augment, column_midpoints, grid_exponent, quantise, take_rows
+from tmask_solvers.cpu_kernels.bands import in_bands
+from tmask_solvers.cpu_kernels.compiling import kernel
 
 
 @dataclass(frozen=True)
 class AugmentingPaths(Solver):
-    """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22 (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22 (`cpu_kernels.augment`).
 
     Args:
         threads: bands of blocks solved at once; the masks do not depend on it.

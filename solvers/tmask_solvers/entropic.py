@@ -19,9 +19,9 @@ import torch
 
 from tmask.errors import InvalidProblemError
 from tmask.tensors import TensorAnswer, TensorSolver
-from tmask_solvers._settings import check_count
-from tmask_solvers._torch_greedy import keep_in_order, repair
-from tmask_solvers._torch_grid import times_power_of_two
+from tmask_solvers.shared.settings import check_count
+from tmask_solvers.torch_kernels.greedy import keep_in_order, repair
+from tmask_solvers.torch_kernels.grid import times_power_of_two
 
 _MAX_SWAPS = 1000
 # Scores solved at once on a device, and entries (i, k, c) of the swaps' temporaries, which bounds memory.

@@ -2,8 +2,9 @@
 
 This is the algorithm in the code published with [Hubara2021], where it goes by "2-approximation"; the one with the
 proof is `greedy-prune`. It can leave rows and columns short, about half of the blocks at 4:8; `repair` fills them. The
-sort takes most of the time: packed integer keys, see `_sort`. Tensors are solved where they lie, with the same masks:
-blocks are sorted together, then one step a rank takes the next entry of every block (`_torch_greedy`).
+sort takes most of the time: packed integer keys, see `cpu_kernels.sort`. Tensors are solved where they lie, with the
+same masks: blocks are sorted together, then one step a rank takes the next entry of every block
+(`torch_kernels.greedy`).
 
 Cost: one sort of m^2 entries a block, O(m^2) else.
 """
@@ -18,9 +19,9 @@ import numpy as np
 from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.tensors import TensorAnswer, TensorSolver
-from tmask_solvers._greedy import fill_short_lines, keep_heavy
-from tmask_solvers._numba import kernel
-from tmask_solvers._sort import order_entries, sort_scratch
+from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.greedy import fill_short_lines, keep_heavy
+from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +47,9 @@ class GreedyKeep(TensorSolver):
         return Answer(masks)
 
     def solve_tensor(self, scores: Tensor, n: int) -> TensorAnswer:
-        from tmask_solvers._torch_greedy import keep_in_order, repair
+        from tmask_solvers.torch_kernels.greedy import keep_in_order, repair
 
-        # From light to heavy and back, so that of equal entries the last comes first, as in `_sort`.
+        # From light to heavy and back, so that of equal entries the last comes first, as in `cpu_kernels.sort`.
         order = scores.flatten(1).argsort(dim=1, stable=True).flip(1)
         masks = keep_in_order(order, n, scores.shape[1])
         if self.repair:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.solver import Solver
-from tmask_solvers._numba import kernel
-from tmask_solvers._sort import order_entries, sort_scratch
+from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 
 Array = npt.NDArray[Any]
 

@@ -17,9 +17,9 @@ import numpy as np
 from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.solver import Solver
-from tmask_solvers._greedy import fill_short_lines, keep_heavy, swap_pairs
-from tmask_solvers._numba import kernel
-from tmask_solvers._sort import order_entries, sort_scratch
+from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.greedy import fill_short_lines, keep_heavy, swap_pairs
+from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 
 
 @dataclass(frozen=True)

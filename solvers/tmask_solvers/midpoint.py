@@ -1,11 +1,12 @@
 """The midpoint iteration: alternate row and column prices, half way between kept and pruned, until the columns balance.
 
 The best mask at given column prices keeps each row's n largest of score - price; at the right prices every column
-counts n too, and then it is optimal (`_midpoint` has the argument). Setting every price half way between the n-th and
-the (n+1)-th largest of its line, rows and columns in turn, with a little momentum, finds such prices in a few rounds
-for nearly all blocks. The order statistics come from branch-free min-max networks (`_selection`) whose SIMD lanes are
-16 blocks (`_lanes`). Exact ties are parted (`_ties`), and what does not balance then is finished by shortest augmenting
-paths (`_augment`). Blocks of side 4 in float32 have closed forms instead (`_closed`).
+counts n too, and then it is optimal (`cpu_kernels.midpoint.window` has the argument). Setting every price half way
+between the n-th and the (n+1)-th largest of its line, rows and columns in turn, with a little momentum, finds such
+prices in a few rounds for nearly all blocks. The order statistics come from branch-free min-max networks
+(`shared.selection`) whose SIMD lanes are 16 blocks (`midpoint.lanes`). Exact ties are parted (`midpoint.ties`), and
+what does not balance then is finished by shortest augmenting paths (`cpu_kernels.augment`). Blocks of side 4 in float32
+have closed forms instead (`cpu_kernels.closed.solve`).
 
 Compiled once for each n and m, which takes some seconds, and cached on disk from then on.
 
@@ -28,12 +29,12 @@ from tmask.blocks import Mask
 from tmask.errors import InvalidProblemError
 from tmask.matrices import MatrixSolver, Worker
 from tmask.parts import RowPrices, Values
-from tmask_solvers._announce import announced
-from tmask_solvers._bands import in_bands
-from tmask_solvers._closed import LANES, solve_closed
-from tmask_solvers._midpoint import solve_window
-from tmask_solvers._room import make_room
-from tmask_solvers._tiles import make_window
+from tmask_solvers.cpu_kernels.bands import in_bands
+from tmask_solvers.cpu_kernels.closed.solve import LANES, solve_closed
+from tmask_solvers.cpu_kernels.midpoint.room import make_room
+from tmask_solvers.cpu_kernels.midpoint.window import solve_window
+from tmask_solvers.cpu_kernels.tiles import make_window
+from tmask_solvers.shared.announce import announced
 
 _NARROW_ENTRIES = 1 << 14  # laid out at once
 _preparing = Lock()
@@ -42,7 +43,7 @@ _prepared: set[tuple[int, int, np.dtype[Any]]] = set()
 
 @dataclass(frozen=True)
 class Midpoint(MatrixSolver):
-    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid (`augment.py`).
 
     Args:
         threads: parts of a weight solved at once; the masks do not depend on it.

@@ -1,9 +1,9 @@
 """The midpoint iteration in CUDA kernels, for tensors that lie on an NVIDIA GPU.
 
-The method is that of `midpoint`, with a warp on whole tiles: `_cuda_rounds` iterates until the columns balance and
-lists the tiles that do not, and `_cuda_paths` solves those by shortest augmenting paths. 1:4, 2:4 and 3:4 have closed
-forms (`_cuda_closed`). Weights are read and masks are written where they lie, whatever their strides, on PyTorch's
-current stream, and nothing waits for the host.
+The method is that of `midpoint`, with a warp on whole tiles: `cuda_kernels.rounds` iterates until the columns balance
+and lists the tiles that do not, and `cuda_kernels.paths` solves those by shortest augmenting paths. 1:4, 2:4 and 3:4
+have closed forms (`cuda_kernels.closed`). Weights are read and masks are written where they lie, whatever their
+strides, on PyTorch's current stream, and nothing waits for the host.
 
 Kernels are compiled for each n, m and dtype when they are first used in a process, which takes some seconds.
 
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from tmask.tensor_blocks import cut_tiles
 from tmask.tensors import TensorAnswer, TensorProof, TensorSolver
-from tmask_solvers._cuda_closed import SIDE
-from tmask_solvers._cuda_device import require_gpu
-from tmask_solvers._cuda_launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed
+from tmask_solvers.cuda_kernels.closed import SIDE
+from tmask_solvers.cuda_kernels.device import require_gpu
+from tmask_solvers.cuda_kernels.launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed
 
 
 @dataclass(frozen=True)
 class MidpointCuda(TensorSolver):
-    """Exact; up to n * m * 2^-45 of the largest score in tiles left over with scores off their grid (`_augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in tiles left over with scores off their grid (`augment.py`).
 
     Args:
         prices: whether matrices come with column prices, from which every mask is proven once more. Without, and for

@@ -1,10 +1,11 @@
 """The midpoint iteration in batched torch operations, on any torch device.
 
 The same steps as `midpoint`, one operation for all blocks at a time: rounds of row and column prices
-(`_torch_rounds`); what ties there goes through the rounds again with its ties parted, and is proven on the true scores
-(`_torch_grid`); what is left is balanced along shortest augmenting paths (`_torch_paths`). All of it stays on the
-device: nothing but the numbers of blocks that are left is looked at from outside, once a round. Blocks of side 4 have
-closed forms instead (`_torch_closed`), which leave near-ties to the rounds; they give no prices, but a slack.
+(`torch_kernels.rounds`); what ties there goes through the rounds again with its ties parted, and is proven on the true
+scores (`torch_kernels.grid`); what is left is balanced along shortest augmenting paths (`torch_kernels.paths`). All of
+it stays on the device: nothing but the numbers of blocks that are left is looked at from outside, once a round. Blocks
+of side 4 have closed forms instead (`torch_kernels.closed`), which leave near-ties to the rounds; they give no prices,
+but a slack.
 
 `torch.compile` is not used. On a CPU the rounds that it compiles take 4 to 5 times as long as these, after 9 to 18 s of
 compiling (rows `round` of bench/results/torch_choices.csv), and on a GPU its kernels may fuse a multiplication with an
@@ -26,10 +27,10 @@ import torch
 from torch import Tensor
 
 from tmask.tensors import TensorAnswer, TensorSolver
-from tmask_solvers._torch_closed import solve_closed
-from tmask_solvers._torch_grid import Grid, prove
-from tmask_solvers._torch_paths import balance
-from tmask_solvers._torch_rounds import Rounds, iterate
+from tmask_solvers.torch_kernels.closed import solve_closed
+from tmask_solvers.torch_kernels.grid import Grid, prove
+from tmask_solvers.torch_kernels.paths import balance
+from tmask_solvers.torch_kernels.rounds import Rounds, iterate
 
 # Entries solved at once: what a core's cache holds, or enough to keep a GPU busy in little of its memory.
 _ENTRIES_ON_CPU = 1 << 18
@@ -130,7 +131,7 @@ def _finish(scores: Tensor, rounds: Rounds, n: int) -> _Solved:
 def _parted(scores: Tensor, n: int) -> Tensor:
     """Scores with their ties broken: plus distinct amounts, the largest a 32nd of a block's least positive score.
 
-    At least 2^-18 of its largest, to stay above the rounding of float32; see `_ties`.
+    At least 2^-18 of its largest, to stay above the rounding of float32; see `ties`.
     """
     largest = scores.amax((0, 1))
     least = scores.masked_fill(scores == 0, torch.inf).amin((0, 1))

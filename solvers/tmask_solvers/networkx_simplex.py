@@ -2,7 +2,8 @@
 
 The transportation problem as a min-cost flow: every row node supplies n, every column node demands n, and an arc of
 capacity 1 and cost -score joins each pair [Hubara2021, section 3.1]. Supplies on the nodes replace the source and the
-sink of the paper's graph, which halves the time. Costs are integers (`_integer`): on floats the method may never end.
+sink of the paper's graph, which halves the time. Costs are integers (`shared.integer`): on floats the method may never
+end.
 
 Cost: pure Python, about a millisecond a block at m = 8; the simplest oracle, and the slowest flow.
 Source: [Ahuja1993, chapter 11]; `networkx.network_simplex`.
@@ -20,12 +21,12 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
 from tmask.solver import Solver
-from tmask_solvers._integer import integer_scores
+from tmask_solvers.shared.integer import integer_scores
 
 
 @dataclass(frozen=True)
 class NetworkxSimplex(Solver):
-    """Exact, up to the rounding that `_integer` states; no settings."""
+    """Exact, up to the rounding that `shared.integer` states; no settings."""
 
     name: ClassVar[str] = "networkx-simplex"
     exact: ClassVar[bool] = True

@@ -1,8 +1,8 @@
 """CP-SAT of OR-Tools, one block a model: a Boolean per entry, n true in every row and column.
 
 A general constraint solver for a problem with structure; it is here as an independent oracle, and for users who want to
-add constraints of their own. Objective coefficients are integers (`_integer`); a circulant mask is given as a hint, so
-that there is an answer whenever a limit stops the search.
+add constraints of their own. Objective coefficients are integers (`shared.integer`); a circulant mask is given as a
+hint, so that there is an answer whenever a limit stops the search.
 
 Source: [Perron2023]; `ortools.sat.python.cp_model`.
 """
@@ -20,8 +20,8 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
 from tmask.solver import Solver
-from tmask_solvers._integer import integer_scores
-from tmask_solvers._settings import check_count, check_time_limit
+from tmask_solvers.shared.integer import integer_scores
+from tmask_solvers.shared.settings import check_count, check_time_limit
 
 # CP-SAT refuses sums that could overflow int64: m * m = 2^12 terms at side 64.
 _BITS = 46
@@ -29,7 +29,7 @@ _BITS = 46
 
 @dataclass(frozen=True)
 class OrtoolsCpsat(Solver):
-    """Exact, up to the rounding that `_integer` states, unless the time limit stops it.
+    """Exact, up to the rounding that `shared.integer` states, unless the time limit stops it.
 
     Args:
         time_limit: seconds a block, or None for none; the best mask so far is returned when it is reached.

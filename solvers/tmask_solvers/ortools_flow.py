@@ -22,8 +22,8 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
 from tmask.solver import Solver
-from tmask_solvers._integer import BITS, integer_scores
-from tmask_solvers._settings import check_count
+from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.settings import check_count
 
 Indices = npt.NDArray[np.int32]
 
@@ -34,7 +34,7 @@ _SCALED_BITS = 58
 
 @dataclass(frozen=True)
 class OrtoolsFlow(Solver):
-    """Exact, up to the rounding that `_integer` states.
+    """Exact, up to the rounding that `shared.integer` states.
 
     Args:
         blocks_per_graph: blocks solved in one graph; fewer where the integers would overflow.

@@ -1,8 +1,8 @@
 """PDLP of OR-Tools: a first-order method on the linear programs of many blocks at once, rounded and repaired.
 
 Restarted primal-dual hybrid gradient finds a fractional solution and column prices to a tolerance. The fractional mask
-is rounded greedily and repaired to n per line (`_rounding`), and the prices are passed on, so that a certificate shows
-where the result is optimal; the method itself proves nothing about the rounded mask. It is built for problems far
+is rounded greedily and repaired to n per line (`shared.rounding`), and the prices are passed on, so that a certificate
+shows where the result is optimal; the method itself proves nothing about the rounded mask. It is built for problems far
 larger than these blocks.
 
 Cost: O(B m^2) an iteration, hundreds to thousands of iterations. Source: [Applegate2021]; `ortools.pdlp.python.pdlp`.
@@ -23,8 +23,8 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError, SolverFailedError
 from tmask.solver import Solver
-from tmask_solvers._rounding import round_to_regular
-from tmask_solvers._settings import check_count
+from tmask_solvers.shared.rounding import round_to_regular
+from tmask_solvers.shared.settings import check_count
 
 # Scores below this part of a block's largest are far below any tolerance, and PDLP warns of them on stderr.
 _NEGLIGIBLE = 2.0**-50

@@ -24,7 +24,7 @@ from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.errors import InvalidProblemError, SolverFailedError, SolverUnavailableError
 from tmask.solver import Solver
-from tmask_solvers._settings import check_count, check_time_limit
+from tmask_solvers.shared.settings import check_count, check_time_limit
 
 _SCALE_BITS = 20
 

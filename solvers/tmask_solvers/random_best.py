@@ -19,7 +19,7 @@ import numpy as np
 from tmask.answers import Answer
 from tmask.arrays import Masks, Scores
 from tmask.solver import Solver
-from tmask_solvers._settings import check_count
+from tmask_solvers.shared.settings import check_count
 
 # Masks drawn and scored at once, which bounds memory.
 _GROUP = 1000

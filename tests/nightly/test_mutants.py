@@ -17,38 +17,46 @@ CLOSED = "tests/solvers/test_closed.py"
 
 # What is broken: the file, what stands there, what takes its place; and a test that fails then.
 MUTANTS = {
-    "no change": ("_lanes.py", "fcmp_ordered", "fcmp_ordered", "", ""),
+    "no change": ("cpu_kernels/midpoint/lanes.py", "fcmp_ordered", "fcmp_ordered", "", ""),
     "comparison not strict": (
-        "_lanes.py", 'fcmp_ordered(">", x[j], b)', 'fcmp_ordered(">=", x[j], b)', CONDITIONS, "strictly_larger",
+        "cpu_kernels/midpoint/lanes.py",
+        'fcmp_ordered(">", x[j], b)', 'fcmp_ordered(">=", x[j], b)', CONDITIONS, "strictly_larger",
     ),
     "fast flags on subtractions": (
-        "_lanes.py", 'emit.constant(j))) for j', 'emit.constant(j)), flags=("fast",)) for j',
+        "cpu_kernels/midpoint/lanes.py",
+        'emit.constant(j))) for j', 'emit.constant(j)), flags=("fast",)) for j',
         CONDITIONS, "fused_or_reordered",
     ),
     "fast mathematics in kernels": (
-        "_numba.py", "fastmath=False", "fastmath=True", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/compiling.py", "fastmath=False", "fastmath=True", CONDITIONS, "lost_is_stated",
     ),
     "fast flags in closed forms": (
-        "_vector.py", "self.builder.fsub(self.value, self._other(other))",
+        "cpu_kernels/vector.py", "self.builder.fsub(self.value, self._other(other))",
         'self.builder.fsub(self.value, self._other(other), flags=("fast",))', CLOSED, "told_apart or exactly_optimal",
     ),
     "no grid for parted ties": (
-        "_ties.py", "good &= (score + magic) - magic == score", "good &= True", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/midpoint/ties.py",
+        "good &= (score + magic) - magic == score", "good &= True", CONDITIONS, "lost_is_stated",
     ),
     "no proof of parted ties": (
-        "_ties.py", "good = (unproven >> place) & 1 == 0", "good = True", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/midpoint/ties.py",
+        "good = (unproven >> place) & 1 == 0", "good = True", CONDITIONS, "lost_is_stated",
     ),
     "rounding to the grid kept quiet": (
-        "_fallback.py", "if rounded else 0.0", "if False else 0.0", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/midpoint/fallback.py",
+        "if rounded else 0.0", "if False else 0.0", CONDITIONS, "lost_is_stated",
     ),
     "scores scaled to nothing kept quiet": (
-        "_augment.py", " or (score[i, j] > 0 and q[i, j] == 0)", "", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/augment.py",
+        " or (score[i, j] > 0 and q[i, j] == 0)", "", CONDITIONS, "lost_is_stated",
     ),
     "wild prices in paths": (
-        "_fallback.py", "if abs(price) < 2.0**48 else", "if True else", CONDITIONS, "starts_from_anything",
+        "cpu_kernels/midpoint/fallback.py",
+        "if abs(price) < 2.0**48 else", "if True else", CONDITIONS, "starts_from_anything",
     ),
     "no margin in closed forms": (
-        "_closed.py", "total * _GUARD)", "total * 0.0)", CLOSED, "told_apart or exactly_optimal",
+        "cpu_kernels/closed/solve.py",
+        "total * GUARD)", "total * 0.0)", CLOSED, "told_apart or exactly_optimal",
     ),
 }  # fmt: skip
 

@@ -11,8 +11,9 @@ import torch
 
 from tests.warp_simulator import SimulatedCuda
 from tmask.registry import solver_infos
-from tmask_solvers import _cuda_launch, midpoint_cuda
-from tmask_solvers._cuda_device import Device
+from tmask_solvers import midpoint_cuda
+from tmask_solvers.cuda_kernels import launch
+from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 
@@ -43,9 +44,9 @@ def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
     def on_device(device: torch.device) -> Iterator[Device]:
         yield Device(cuda, None, processors=1, least=1)
 
-    monkeypatch.setattr(_cuda_launch, "on_device", on_device)
+    monkeypatch.setattr(launch, "on_device", on_device)
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
     # Few warps, so that each of them goes on to further tiles.
-    monkeypatch.setattr(_cuda_launch, "_MANY", 2)
-    monkeypatch.setattr(_cuda_launch, "_FEW", 2)
+    monkeypatch.setattr(launch, "_MANY", 2)
+    monkeypatch.setattr(launch, "_FEW", 2)
     return cuda

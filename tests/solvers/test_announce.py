@@ -5,7 +5,7 @@ import logging
 import numba
 
 from tmask.cli.report import NoteHandler
-from tmask_solvers._announce import announced
+from tmask_solvers.shared.announce import announced
 
 
 def test_only_what_is_compiled_is_announced(caplog):

@@ -9,10 +9,10 @@ import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tmask.certificate import objectives
 from tmask.duals import is_regular
-from tmask_solvers._integer import BITS, integer_scores
-from tmask_solvers._rounding import round_to_regular
 from tmask_solvers.patterns import regular_masks
 from tmask_solvers.random_best import random_masks
+from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.rounding import round_to_regular
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import KINDS, make_blocks
-from tmask_solvers._closed import solve_closed
+from tmask_solvers.cpu_kernels.closed.solve import solve_closed
 
 NS = (1, 2, 3)
 UNIT = Fraction(2) ** -149  # every float32 is a multiple

@@ -14,9 +14,9 @@ import torch
 
 from tests.strategies import KINDS, make_blocks
 from tests.warp_simulator import SimulatedCuda
-from tmask_solvers._cuda_closed import make_formula
-from tmask_solvers._cuda_device import magnitude_of
-from tmask_solvers._cuda_lines import lanes_per_tile, make_lines
+from tmask_solvers.cuda_kernels.closed import make_formula
+from tmask_solvers.cuda_kernels.device import magnitude_of
+from tmask_solvers.cuda_kernels.lines import lanes_per_tile, make_lines
 
 N, M = 3, 6
 

@@ -6,8 +6,8 @@ import pytest
 import tmask
 from tests.strategies import KINDS, make_blocks
 from tmask_solvers import ortools_flow
-from tmask_solvers._integer import BITS, integer_scores
 from tmask_solvers.ortools_flow import OrtoolsFlow
+from tmask_solvers.shared.integer import BITS, integer_scores
 
 FLOW = OrtoolsFlow(blocks_per_graph=1)
 

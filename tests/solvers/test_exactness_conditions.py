@@ -4,7 +4,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 import numba
 import numpy as np
@@ -15,25 +15,25 @@ import tmask
 import tmask_solvers
 from tests.grid import assert_same_objectives
 from tests.strategies import make_blocks
-from tmask_solvers import _lanes, _proof
-from tmask_solvers._fallback import fall_back
-from tmask_solvers._midpoint import solve_window
-from tmask_solvers._room import make_room
-from tmask_solvers._tiles import make_window
+from tmask_solvers.cpu_kernels.midpoint import lanes, proof
+from tmask_solvers.cpu_kernels.midpoint.fallback import fall_back
+from tmask_solvers.cpu_kernels.midpoint.room import make_room
+from tmask_solvers.cpu_kernels.midpoint.window import solve_window
+from tmask_solvers.cpu_kernels.tiles import make_window
 
 UNIT = Fraction(2) ** -1074  # every float64 is a multiple
 
 
 @numba.njit
 def row_of_lanes(weight, v, u, kept, counts, i, ns, ms):
-    _lanes.row_step(weight, v, u, kept, counts, i, ns, ms)
+    lanes.row_step(weight, v, u, kept, counts, i, ns, ms)
 
 
 @numba.njit
 def all_kernels(weight, u, v, target, momentum, kept, counts, score, ns, ms):
-    _lanes.column_step(weight, u, v, target, momentum, 0, ns, ms)
-    _lanes.row_step(weight, v, u, kept, counts, 0, ns, ms)
-    return _lanes.balanced(weight, counts, ns, ms) + _proof.row_proof(weight, score, score, score, kept, 0, ms)
+    lanes.column_step(weight, u, v, target, momentum, 0, ns, ms)
+    lanes.row_step(weight, v, u, kept, counts, 0, ns, ms)
+    return lanes.balanced(weight, counts, ns, ms) + proof.row_proof(weight, score, score, score, kept, 0, ms)
 
 
 def kept_in_row(row: list[float], v: list[float], n: int) -> list[int]:
@@ -181,8 +181,8 @@ def test_no_instruction_may_be_fused_or_reordered(real):
 
 def test_no_kernel_is_compiled_with_fast_mathematics():
     kernels = []
-    for module in iter_modules(tmask_solvers.__path__):
-        names = vars(import_module(f"tmask_solvers.{module.name}"))
+    for module in walk_packages(tmask_solvers.__path__, "tmask_solvers."):
+        names = vars(import_module(module.name))
         kernels += [value for value in names.values() if isinstance(value, CPUDispatcher)]
     assert len(kernels) > 20
     assert not any(kernel.targetoptions.get("fastmath") for kernel in kernels)

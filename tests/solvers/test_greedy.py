@@ -8,7 +8,7 @@ import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tmask.certificate import objectives
 from tmask.duals import is_regular
-from tmask_solvers._sort import order_entries, sort_scratch
+from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 
 
 def masks(name, scores, n, **settings):

@@ -10,11 +10,11 @@ from tests.strategies import KINDS, blocks, make_blocks
 from tmask.certificate import judge
 from tmask.counts import count_lines
 from tmask.duals import is_regular, objectives, proves_optimal
-from tmask_solvers import _judging
-from tmask_solvers._midpoint import solve_window
-from tmask_solvers._room import make_room
-from tmask_solvers._selection import order_pair
-from tmask_solvers._tiles import make_window
+from tmask_solvers.cpu_kernels import judging
+from tmask_solvers.cpu_kernels.midpoint.room import make_room
+from tmask_solvers.cpu_kernels.midpoint.window import solve_window
+from tmask_solvers.cpu_kernels.tiles import make_window
+from tmask_solvers.shared.selection import order_pair
 
 # Few patterns, since each is compiled once.
 PATTERNS = [(2, 4), (3, 5), (4, 8), (8, 16)]
@@ -127,7 +127,7 @@ def test_compiled_checks_agree_with_numpy(problem, seed, optimal):
     answer = solver.solve(scores, n)
     v = answer.prices if optimal else rng.choice([0, 1, 1 + 2.0**-52, 2.0**-60], scores.shape[:2]) * scores.max()
     objective, proven = np.empty(len(scores)), np.empty(len(scores), bool)
-    _judging.check_prices(scores, answer.masks, v, objective, proven)
+    judging.check_prices(scores, answer.masks, v, objective, proven)
     np.testing.assert_array_equal(proven, proves_optimal(scores, answer.masks, v))
     np.testing.assert_allclose(objective, objectives(scores, answer.masks), rtol=1e-14)
     rows, cols = count_lines(answer.masks)

@@ -12,10 +12,10 @@ from tmask.duals import is_regular, objectives, proves_optimal
 torch = pytest.importorskip("torch")
 
 from tmask_solvers import midpoint_torch  # noqa: E402
-from tmask_solvers._torch_closed import solve_closed  # noqa: E402
-from tmask_solvers._torch_grid import Grid, prove, times_power_of_two  # noqa: E402
-from tmask_solvers._torch_paths import balance  # noqa: E402
-from tmask_solvers._torch_rounds import iterate, order_statistics  # noqa: E402
+from tmask_solvers.torch_kernels.closed import solve_closed  # noqa: E402
+from tmask_solvers.torch_kernels.grid import Grid, prove, times_power_of_two  # noqa: E402
+from tmask_solvers.torch_kernels.paths import balance  # noqa: E402
+from tmask_solvers.torch_kernels.rounds import iterate, order_statistics  # noqa: E402
 
 SOLVER = tmask.get_solver("midpoint-torch")
 PATTERNS = [(3, 5), (4, 8), (2, 8), (8, 16)]
@@ -155,7 +155,7 @@ def test_paths_end_in_proven_masks_from_any_start(kind, n, m, start):
 
 
 def test_equal_entries_are_balanced_without_a_path(monkeypatch):
-    monkeypatch.setattr("tmask_solvers._torch_paths._augment", None)
+    monkeypatch.setattr("tmask_solvers.torch_kernels.paths._augment", None)
     for n, m in ((1, 3), (4, 8), (5, 12)):
         masks, _ = balance(torch.ones(m, m, 2, dtype=torch.float64), n, torch.zeros(m, 2, dtype=torch.float64))
         assert is_regular(blocks_first(masks), n).all()

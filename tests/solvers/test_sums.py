@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import KINDS, make_blocks
-from tmask_solvers._sums import ROOM, sums
+from tmask_solvers.cpu_kernels.sums import ROOM, sums
 
 DTYPES = [np.float32, np.float64]
 

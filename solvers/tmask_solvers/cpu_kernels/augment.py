@@ -1,0 +1,166 @@
+"""Shortest augmenting paths for one block, in integers: exact for every input, from any column prices.
+
+Scores become integers q on the grid 2^(e - 46), 2^e being the block's largest score rounded up to a power of two, so
+all sums are exact. The result is optimal for q; and for the scores themselves unless some of them are not on the grid,
+that is unless a float32 block spans more than 2^22 in magnitude. Then the loss is at most n * m * 2^-46 of 2^e.
+
+Entries that are kept have q - u - v >= 0, others <= 0, throughout (complementary slackness); only the column counts are
+wrong at first, and each path from a column with too many entries to one with too few repairs a unit of that. The prices
+stay dual feasible along shortest paths, so the mask that balances all columns is optimal.
+
+Cost: O(m^3) for the start, O(m^2) a path. Source: successive shortest paths with potentials [Ahuja1993, section 9.7].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask_solvers.cpu_kernels.compiling import lean_kernel
+
+Array = npt.NDArray[Any]
+
+GRID = 46  # bits of the largest score; a key packs a distance (up to 2^56) and 7 bits of node number into int64
+FAR = np.int64(2**62)
+
+
+@lean_kernel
+def grid_exponent(score: Array) -> int:
+    """The power of two that takes a block (m, m) to its grid, 0 for a block of zeros."""
+    high = 0.0
+    for i in range(score.shape[0]):
+        for j in range(score.shape[1]):
+            high = max(high, np.float64(score[i, j]))
+    return GRID - math.frexp(high)[1] if high > 0.0 else 0
+
+
+@lean_kernel
+def quantise(score: Array, shift: int, q: Array) -> bool:
+    """q (m, m) int64 = score * 2^shift, rounded; whether any was. In two steps, since 2^shift itself may overflow."""
+    first = shift // 2
+    s, t = math.ldexp(1.0, first), math.ldexp(1.0, shift - first)
+    rounded = False
+    for i in range(score.shape[0]):
+        for j in range(score.shape[1]):
+            scaled = np.float64(score[i, j]) * s * t
+            q[i, j] = np.int64(scaled + 0.5)
+            # What is scaled to nothing was rounded, too: float64 spans more than its own exponents.
+            rounded |= np.float64(q[i, j]) != scaled or (score[i, j] > 0 and q[i, j] == 0)
+    return rounded
+
+
+@lean_kernel
+def insert_largest(x: int, top: Array) -> None:
+    """Insert x into the descending list `top`, whose last entry falls out."""
+    last = top.size - 1
+    if x > top[last]:
+        while last > 0 and top[last - 1] < x:
+            top[last] = top[last - 1]
+            last -= 1
+        top[last] = x
+
+
+@lean_kernel
+def column_midpoints(q: Array, n: int, top: Array, v: Array) -> None:
+    """v_j half way between the n-th and the (n+1)-th largest of column j, rounded down; `top` holds n + 1 values."""
+    m = q.shape[0]
+    for j in range(m):
+        top[:] = -FAR
+        for i in range(m):
+            insert_largest(q[i, j], top)
+        v[j] = (top[n - 1] + top[n]) >> 1
+
+
+@lean_kernel
+def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept: Array, count: Array) -> None:
+    """Each row keeps its n best of q - v, and u becomes the least of them.
+
+    Where the n-th equals the next, equal ones are taken in turn from column i * n mod m on, so that constant blocks
+    balance at once: keys pack the reduced score and that turn, and an entry's rank is the number of greater keys.
+    """
+    m = q.shape[0]
+    count[:] = 0
+    for i in range(m):
+        top[:] = -FAR
+        for j in range(m):
+            insert_largest(q[i, j] - v[j], top)
+        u[i] = top[n - 1]
+        if top[n - 1] > top[n]:
+            for j in range(m):
+                kept[i, j] = q[i, j] - v[j] >= u[i]
+        else:
+            turn = (i * n) % m
+            for j in range(m):
+                position = j - turn
+                position += m if position < 0 else 0
+                key[j] = ((q[i, j] - v[j]) << 7) + (127 - position)
+            for j in range(m):
+                greater = np.int64(0)
+                for k in range(m):
+                    greater += np.int64(key[k] > key[j])
+                kept[i, j] = greater < n
+        for j in range(m):
+            count[j] += np.int64(kept[i, j])
+
+
+@lean_kernel
+def augment(
+    q: Array, n: int, u: Array, v: Array, best: Array, closed: Array, parent: Array, kept: Array, count: Array
+) -> int:
+    """Balance the column counts by shortest paths; returns their number.
+
+    Dijkstra from all over-full columns at once, over columns 0..m-1 and rows m..2m-1: from a column through an entry
+    that is kept, from a row through one that is not, at reduced costs >= 0. `best` holds (distance << 7) + node, so
+    that the nearest node is a plain minimum; `closed` is FAR for scanned nodes, 0 else.
+    """
+    m = q.shape[0]
+    paths = 0
+    while True:
+        surplus = False
+        for j in range(m):
+            over = count[j] > n
+            surplus |= over
+            best[j] = j if over else FAR
+            best[m + j] = FAR
+            parent[j] = -1
+        if not surplus:
+            return paths
+        closed[:] = 0
+        while True:
+            low = FAR
+            for k in range(2 * m):
+                low = min(low, best[k] | closed[k])
+            at = low & 127
+            distance = low >> 7
+            if at < m:
+                if count[at] < n:
+                    break
+                closed[at] = FAR
+                base = distance - v[at]
+                for i in range(m):
+                    to = ((base + q[i, at] - u[i]) << 7) + (m + i)
+                    if kept[i, at] and to < best[m + i]:
+                        best[m + i] = to
+                        parent[m + i] = at
+            else:
+                closed[at] = FAR
+                base = distance + u[at - m]
+                for j in range(m):
+                    to = ((base + v[j] - q[at - m, j]) << 7) + j
+                    if not kept[at - m, j] and to < best[j]:
+                        best[j] = to
+                        parent[j] = at
+        for k in range(m):
+            v[k] += distance - (best[k] >> 7) if closed[k] else 0
+            u[k] -= distance - (best[m + k] >> 7) if closed[m + k] else 0
+        count[at] += 1
+        while parent[at] >= 0:
+            i = parent[at] - m
+            kept[i, at] = True
+            at = parent[m + i]
+            kept[i, at] = False
+        count[at] -= 1
+        paths += 1

@@ -1,0 +1,69 @@
+"""The one way in which kernels are compiled and cached.
+
+numba keys its disk cache by the file that a kernel stands in, and does not see that a kernel which it calls, in another
+file, has changed. So the cache lies in a folder named after a hash of all sources of this package: any change makes a
+new one. It is numba's own folder (NUMBA_CACHE_DIR) if the user has set one, else beside the sources, and where that
+cannot be written numba falls back to the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function of arrays to machine code, cached on disk between processes.
+
+    fastmath stays off: it would let the compiler reorder sums, fuse a multiply and an add, and assume that equal things
+    are not compared, and exactness rests on none of that happening. nogil lets bands of blocks run in threads.
+    """
+    return _compile(function)
+
+
+def lean_kernel(function: Function) -> Function:
+    """A `kernel` that allocates nothing, and so need not count references to its arrays.
+
+    Functions that hand each other tuples of arrays, for every block, spend most of their time on that otherwise.
+    """
+    return _compile(function, _nrt=False)
+
+
+def inlined(function: Function) -> Function:
+    """A `lean_kernel` that becomes a part of its caller, since to hand over a tuple of arrays costs some of them a
+    hundred stores."""
+    return _compile(function, _nrt=False, forceinline=True)
+
+
+def _compile(function: Function, **options: Any) -> Function:
+    config: Any = numba.config  # its attributes are made at run time
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_folder(before))  # numba reads it while it decorates
+    try:
+        compiled: Function = numba.njit(
+            function, cache=True, nogil=True, fastmath=False, error_model="numpy", **options
+        )
+    finally:
+        config.CACHE_DIR = before
+    return compiled
+
+
+@cache
+def _cache_folder(root: str) -> Path:
+    package = Path(__file__).parents[1]  # kernels call functions of other folders
+    return (Path(root) if root else package / "__pycache__") / f"tmask-kernels-{digest_of_sources(package)}"
+
+
+def digest_of_sources(package: Path) -> str:
+    """16 hexadecimal digits that change with any source below a folder."""
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

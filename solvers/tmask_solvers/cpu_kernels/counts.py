@@ -1,0 +1,75 @@
+"""Whether a mask in a window keeps n in each row and column of each tile: the last look before it is returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from tmask_solvers.cpu_kernels.compiling import lean_kernel
+from tmask_solvers.cpu_kernels.tiles import Window
+from tmask_solvers.cpu_kernels.vector import address
+
+STEP = 64  # entries looked at together
+
+
+@lean_kernel
+def is_regular(window: Window, ns: tuple[int, ...], ms: tuple[int, ...]) -> bool:
+    """True if all tiles are n-regular; reads the mask once, at memory speed where m is 4, 8, 16 or 32."""
+    n, m = len(ns), len(ms)
+    mask, stride = window.mask, window.mask_stride
+    whole = window.cols // STEP * STEP if STEP % m == 0 and m % 4 == 0 else 0
+    wrong = 0
+    for r in range(0, window.rows, m):
+        for c in range(0, whole, STEP):
+            wrong += _wrong_step(mask, r * stride + c, stride, ns, ms)
+        for c in range(whole, window.cols):
+            count = 0
+            for i in range(m):
+                count += mask[(r + i) * stride + c]
+            wrong += count != n
+        for i in range(m):
+            for c in range(whole, window.cols, m):
+                count = 0
+                for j in range(m):
+                    count += mask[(r + i) * stride + c + j]
+                wrong += count != n
+    return wrong == 0
+
+
+@intrinsic
+def _wrong_step(typingctx, mask, at, stride, ns, ms):  # type: ignore[no-untyped-def]
+    """Nonzero if some row or column of the STEP / m tiles from mask[at] on does not count n.
+
+    A row's bytes are added within words of 4 or 8 bytes by a multiplication, whose top byte is their sum.
+    """
+    n, m = ns.count, ms.count
+    width = 32 if m == 4 else 64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(width)
+        packed = ir.VectorType(word, STEP * 8 // width)
+        ones = ir.Constant(packed, [ir.Constant(word, int("01" * (width // 8), 16))] * packed.count)
+        shift = ir.Constant(packed, [ir.Constant(word, width - 8)] * packed.count)
+        columns = wrong = None
+        place = args[1]
+        for _ in range(m):
+            row = builder.load(address(context, builder, sig.args[0], args[0], place, packed), align=1)
+            place = builder.add(place, args[2])
+            columns = row if columns is None else builder.add(columns, row)  # bytes do not overflow: m <= 32
+            sums = builder.lshr(builder.mul(row, ones), shift)
+            span = width // 8
+            while span < m:  # add neighbouring words, until each holds the sum of its whole row
+                turned = [k ^ (span * 8 // width) for k in range(packed.count)]
+                picks = ir.Constant(ir.VectorType(ir.IntType(32), packed.count), turned)
+                sums = builder.add(sums, builder.shuffle_vector(sums, ir.Constant(packed, ir.Undefined), picks))
+                span *= 2
+            off = builder.icmp_unsigned("!=", sums, ir.Constant(packed, [ir.Constant(word, n)] * packed.count))
+            wrong = off if wrong is None else builder.or_(wrong, off)
+        expected = ir.Constant(packed, [ir.Constant(word, n * int("01" * (width // 8), 16))] * packed.count)
+        wrong = builder.or_(wrong, builder.icmp_unsigned("!=", columns, expected))
+        return builder.zext(builder.bitcast(wrong, ir.IntType(packed.count)), ir.IntType(64))
+
+    return types.int64(mask, types.int64, types.int64, ns, ms), codegen

@@ -1,0 +1,84 @@
+"""The core's checks of blocks as compiled loops, with the same results as numpy's in `tmask.duals`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tmask.arrays import Masks, Prices, Scores
+from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.counts import is_regular
+from tmask_solvers.cpu_kernels.sums import ROOM, sums
+from tmask_solvers.cpu_kernels.tiles import make_window
+
+Array = npt.NDArray[Any]
+
+
+def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
+    """See `tmask.matrices.examine`."""
+    window = make_window(weight, mask)
+    kept, total = sums(*window, np.empty(ROOM))
+    return kept, total, is_regular(window, (0,) * n, (0,) * m)
+
+
+@kernel
+def count_lines(masks: Masks, rows: Array, cols: Array) -> None:
+    """rows, cols (B, m) int64: entries kept in each row and column of masks (B, m, m)."""
+    num_blocks, m = masks.shape[:2]
+    cols[:] = 0
+    for b in range(num_blocks):
+        for i in range(m):
+            total = 0
+            for j in range(m):
+                total += masks[b, i, j]
+                cols[b, j] += masks[b, i, j]
+            rows[b, i] = total
+
+
+@kernel
+def check_prices(scores: Scores, masks: Masks, v: Prices, objective: Array, proven: Array) -> None:
+    """objective, proven (B,): kept score of each block, and whether prices v (B, m) prove its (regular) mask optimal.
+
+    In each row the smallest kept s - v must be no less than the largest pruned one. Rounded differences that differ
+    decide it, because rounding is monotone; equal ones are looked at exactly.
+    """
+    num_blocks, m = masks.shape[:2]
+    for b in range(num_blocks):
+        total = 0.0
+        good = True
+        for i in range(m):
+            kept, pruned = np.inf, -np.inf
+            for j in range(m):
+                s = np.float64(scores[b, i, j])
+                x = s - v[b, j]
+                on = masks[b, i, j]
+                total += s if on else 0.0
+                kept = x if on and x < kept else kept
+                pruned = x if not on and x > pruned else pruned
+                good &= x - x == 0  # not finite: proves nothing
+            if kept < pruned or (kept == pruned and not _ordered(scores[b, i], masks[b, i], v[b], kept)):
+                good = False
+        objective[b] = total
+        proven[b] = good
+
+
+@kernel
+def _ordered(score: Array, mask: Array, v: Array, tie: float) -> bool:
+    """Among the entries of a row whose rounded s - v is `tie`: no kept one is truly less than a pruned one.
+
+    Their true differences are tie + e with the rounding error e, which [Knuth1997, 4.2.2, theorem B] computes exactly.
+    """
+    kept, pruned = np.inf, -np.inf
+    for j in range(score.size):
+        s = np.float64(score[j])
+        x = s - v[j]
+        if x == tie:
+            back = x - s
+            error = (s - (x - back)) - (v[j] + back)
+            if mask[j]:
+                kept = min(kept, error)
+            else:
+                pruned = max(pruned, error)
+    return bool(kept >= pruned)

@@ -1,0 +1,128 @@
+"""The midpoint iteration as a CUDA kernel: a thread holds the row and the column of the same number of a tile.
+
+`cpu_kernels.midpoint.window` has the method and docs/exactness.md the proof; both hold here as they are, since all that
+decides is the same two operations, fl(s - v) and a strict comparison. A row's threshold b_i and a column's price v_j
+pass through shared memory, so that all threads use one and the same number; row and column hold the same bits of an
+entry, so that the thread of a column finds which of its entries are kept by the operation that the row's thread would
+use.
+
+A warp holds one tile of side 17 to 32, two of 9 to 16, four of 5 to 8, eight of less. It is done when all of them are:
+either a tile's columns have balanced, or it goes to the list of tiles left over, because rows tie or the limit is
+reached. What is done stays as it is while the others go on. A thread beyond the last line repeats that line.
+
+Registers, for float32 on sm_90: 62 (4:8) to 113 (16:32), nothing in local memory (docs/gpu-kernel.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tmask_solvers.cuda_kernels.lines import WARP, Real, lanes_per_tile, make_lines
+
+_LARGEST = 2.0**90  # a column that sums to more may have prices that overflow float32
+_EVERYONE = 0xFFFFFFFF
+
+
+def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
+    """The kernel for n:m.
+
+    Args:
+        cuda: numba.cuda.
+        real: float32 or float64, in which it computes.
+        widen: device function from an entry of the weight to its magnitude as `real`.
+    """
+    lines = make_lines(cuda, n, m, real)
+    find, load, spread, gather, total = lines.find, lines.load, lines.spread, lines.gather, lines.total
+    pair, above, keep = lines.pair, lines.above, lines.keep
+    multiply = cuda.libdevice.fmul_rn if real is np.float32 else cuda.libdevice.dmul_rn
+    lanes = lanes_per_tile(m)
+    together, members = WARP // lanes, (1 << lanes) - 1
+    stride, staged = m + 1, WARP * (m + 1)  # rows one entry apart in their banks
+    limit = 16 if m <= 16 else 24
+    early = 2 if m <= 8 else 4  # rounds before a tie is believed: more of them leave fewer and shorter paths
+    gain = real(0.3 if m <= 8 else 0.4 if m <= 16 else 0.5)
+    zero, half, wanted, largest = real(0), real(0.5), real(n), real(_LARGEST)
+
+    def solve_tiles(
+        weight: Any,
+        mask: Any,
+        across: Any,
+        down: Any,
+        groups: Any,
+        tiles: Any,
+        row_prices: Any,
+        col_prices: Any,
+        prices: Any,
+        left: Any,
+        used: Any,
+    ) -> None:
+        """Masks of the tiles that balance, and the list of the others.
+
+        Args:
+            weight, mask: (K, G, down, across, m, m), mask bool; tiles = K * G * down * across.
+            row_prices, col_prices: (tiles, m) float64. Column prices are written for tiles left over; for all of them
+                if prices >= 1, row prices too if prices == 2.
+            left, used: (tiles,) and (1,) int32; the tiles left over, in any order, and how many (0 at first).
+        """
+        lane = cuda.threadIdx.x & 31
+        t = lane & (lanes - 1)
+        base = lane & ~(lanes - 1)
+        team = members << base
+        line = min(t, m - 1)
+        stage = cuda.shared.array(staged, real)
+        u = cuda.shared.array(WARP, real)
+        v = cuda.shared.array(WARP, real)
+        bounds = cuda.shared.array(WARP, real)
+        first = cuda.blockIdx.x * together
+        while first < tiles:
+            place = first + lane // lanes
+            real_tile = place < tiles
+            place = min(place, tiles - 1)
+            k, g, y, x = find(place, across, down, groups)
+            column = load(weight, k, g, y, x, line, widen)
+            cuda.syncwarp()  # all have read the tile before; votes alone would not order that
+            if t < m:
+                spread(column, stage, base * stride + t)
+            u[lane] = zero
+            v[lane] = zero
+            cuda.syncwarp()
+            row = gather(stage, (base + line) * stride)
+            tame = cuda.ballot_sync(_EVERYONE, total(column) <= largest)  # which NaN is not
+            searching = real_tile and tame & team == team
+            solved = False
+            target, momentum = zero, zero
+            age = 0
+            while cuda.any_sync(_EVERYONE, searching):
+                a, b = pair(column, u, base)
+                middle = multiply(a, half) + multiply(b, half)
+                price = middle + multiply(momentum, middle - target)
+                target, momentum = middle, gain
+                if searching:
+                    v[lane] = price
+                cuda.syncwarp()
+                a, b = pair(row, v, base)
+                if searching:
+                    u[lane] = multiply(a, half) + multiply(b, half)
+                    bounds[lane] = b
+                cuda.syncwarp()
+                age += 1
+                good = cuda.ballot_sync(_EVERYONE, above(column, v[lane], bounds, base) == wanted)
+                apart = cuda.ballot_sync(_EVERYONE, a > b)
+                if searching:
+                    solved = good & team == team
+                    tied = apart & team != team
+                    searching = not (solved or age == limit or (tied and age >= early))
+            if real_tile and t < m:
+                if solved:
+                    keep(mask, k, g, y, x, t, column, v[lane], bounds, base)
+                if prices >= 1 or not solved:
+                    col_prices[place, t] = v[lane]
+                if prices == 2:
+                    row_prices[place, t] = u[lane]
+                if t == 0 and not solved:
+                    left[cuda.atomic.add(used, 0, 1)] = place
+            first += cuda.gridDim.x * together
+
+    return solve_tiles

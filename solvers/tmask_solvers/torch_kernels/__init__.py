@@ -1,0 +1,1 @@
+"""All blocks of a stack at once, in operations of torch."""
