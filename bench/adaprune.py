@@ -30,7 +30,7 @@ from torch import nn
 from bench import cifar
 from bench.run import RESULTS, commit, read_rows
 from tmask.cli.report import write_csv
-from tmask.environment import environment
+from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
 from tmask.nn import PruningReport, adaprune, collect_grams, convert, recalibrate, reconstruct, sparsegpt

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import to_scores
-from tmask.blocks import Tiling
-from tmask.builtin import builtin_weights
+from tmask.blocks.arrays import to_scores
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
+from tmask.comparison.builtin import builtin_weights
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
-from tmask.pattern import Pattern
 
 Blocks = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]

@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from bench import cifar
 from bench.adaprune import Seed
 from bench.run import RESULTS, commit, read_rows
-from tmask.api import solve
-from tmask.blocks import Tiling
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.cli.report import write_csv
+from tmask.comparison.environment import environment
 from tmask.diversity import kept_of, tensor_diversity
-from tmask.environment import environment
 from tmask.files.atomic import atomic_path, check_output
 from tmask.nn import reconstruct
 from tmask.nn.layer_masks import plain_mask
 from tmask.nn.refit import Refit
-from tmask.pattern import Pattern
+from tmask.solving.api import solve
 
 CONSTRAINTS = (
     ("unstructured", "1:2"),

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from bench.cases import CASES
 from bench.report import table
 from bench.run import RESULTS, commit
+from tmask.blocks.pattern import Pattern
 from tmask.cli.report import write_csv
-from tmask.comparison import compare
-from tmask.environment import environment
-from tmask.pattern import Pattern
-from tmask.registry import get_solver
+from tmask.comparison.environment import environment
+from tmask.comparison.runs import compare
+from tmask.solving.registry import get_solver
 
 SIZES = (1, 8, 32, 128, 512)
 PATTERNS = ("2:4", "3:6", "4:8", "6:12", "8:16", "16:32")

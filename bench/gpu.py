@@ -26,13 +26,13 @@ from torch import Tensor
 import tmask
 from bench.gpu_report import report
 from bench.run import RESULTS, commit, read_rows
+from tmask.blocks.pattern import Pattern
 from tmask.cli.report import write_csv
-from tmask.environment import environment
+from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
-from tmask.pattern import Pattern
-from tmask.registry import available_solvers, get_solver
-from tmask.tensors import TensorSolver
+from tmask.solving.registry import available_solvers, get_solver
+from tmask.solving.tensor_solver import TensorSolver
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.rounds import iterate
 

@@ -25,7 +25,7 @@ import typer
 from bench.gpu_parts import Row, block, check, linear, packing, renewal
 from bench.run import RESULTS, commit
 from tmask.cli.report import write_csv
-from tmask.environment import environment
+from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.atomic import check_output
 from tmask.nn.doctor import examine

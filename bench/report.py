@@ -14,7 +14,7 @@ import typer
 from bench.run import RESULTS, read_rows
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
-from tmask.plots import draw_plots
+from tmask.plots.comparison import draw_plots
 
 Rows = list[dict[str, Any]]
 

@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.cases import CASES, PATTERNS, Case, weight_case
+from tmask.blocks.pattern import Pattern
 from tmask.cli.report import write_csv
-from tmask.comparison import compare
-from tmask.environment import environment
+from tmask.comparison.environment import environment
+from tmask.comparison.runs import compare
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
-from tmask.pattern import Pattern
-from tmask.registry import available_solvers, solver_class
+from tmask.solving.registry import available_solvers, solver_class
 
 RESULTS = Path(__file__).parent / "results"
 # Blocks offered; what a solver sees of them is bounded by time.

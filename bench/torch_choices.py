@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.matrix import measure
 from bench.run import RESULTS, commit
 from tmask.cli.report import write_csv
-from tmask.environment import environment
+from tmask.comparison.environment import environment
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.rounds import iterate, order_statistics
 

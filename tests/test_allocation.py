@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tmask
-from tmask.allocation import Allocation, allocate, retained_losses
-from tmask.knapsack import choose
-from tmask.pattern import Pattern
+from tmask.allocation.allocating import Allocation, allocate, retained_losses
+from tmask.allocation.knapsack import choose
+from tmask.blocks.pattern import Pattern
 
 pytest.importorskip("ortools")
 

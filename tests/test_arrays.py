@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import tmask
-from tmask.arrays import to_scores
+from tmask.blocks.arrays import to_scores
 from tmask.errors import InvalidProblemError
 
 

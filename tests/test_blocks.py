@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.test_contract import all_regular
-from tmask.blocks import Tiling
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 
 @st.composite

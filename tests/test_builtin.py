@@ -1,7 +1,7 @@
 import numpy as np
 
 import tmask
-from tmask.builtin import builtin_weights
+from tmask.comparison.builtin import builtin_weights
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 

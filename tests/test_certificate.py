@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tests.test_contract import all_regular, brute_force
-from tmask.certificate import judge, objectives, upper_bounds
-from tmask.duals import dual_value, is_regular, midpoint_prices, proves_optimal, residual_prices
+from tmask.judging.certificate import judge, objectives, upper_bounds
+from tmask.judging.duals import dual_value, is_regular, midpoint_prices, proves_optimal, residual_prices
 
 
 def optimal_masks(scores, n):
@@ -122,7 +122,7 @@ def test_certify_without_numba_agrees(monkeypatch):
     weight = np.random.default_rng(2).standard_normal((24, 24)).astype(np.float32)
     mask = tmask.solve(weight, "4:8", solver="bi-nm").mask
     fast = tmask.certify(weight, mask, "4:8")
-    monkeypatch.setattr("tmask.reference.reference_solver", lambda side: None)
+    monkeypatch.setattr("tmask.solving.reference.reference_solver", lambda side: None)
     slow = tmask.certify(weight, mask, "4:8")
     assert slow.dual_bound == pytest.approx(fast.dual_bound, rel=1e-6)
     assert slow.objective == fast.objective

@@ -8,7 +8,7 @@ import pytest
 import tmask
 from tests.strategies import make_blocks
 from tmask import Answer, Solver
-from tmask.comparison import compare, summarise
+from tmask.comparison.runs import compare, summarise
 
 
 @dataclass(frozen=True)

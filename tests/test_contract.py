@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
 from tests.tolerances import tolerance
-from tmask.certificate import judge, objectives
-from tmask.duals import is_regular
-from tmask.registry import BUILTIN, get_solver, solver_class, solver_infos
+from tmask.judging.certificate import judge, objectives
+from tmask.judging.duals import is_regular
+from tmask.solving.registry import BUILTIN, get_solver, solver_class, solver_infos
 
 MISSING = {info.name: info.missing for info in solver_infos()}
 # Constructing a model in Python dominates the time of these, so they see smaller inputs.

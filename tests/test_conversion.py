@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tmask.blocks.pattern import Pattern
 from tmask.conversion import Fit, binomial_tail, fitting_pattern, observed_share
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 
 def sparse(shape, zeros, seed=0):

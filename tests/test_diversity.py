@@ -31,7 +31,7 @@ from tmask.diversity import (
     unstructured_count,
 )
 from tmask.diversity.capacities import count_by_capacities
-from tmask.plot_diversity import draw_diversity
+from tmask.plots.diversity import draw_diversity
 
 
 def all_masks(shape):

@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import tmask
-from tmask import registry
 from tmask.cli import app
+from tmask.solving import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.strategies import KINDS
-from tmask.arrays import to_scores
-from tmask.matrices import MatrixSolver
+from tmask.blocks.arrays import to_scores
+from tmask.solving.matrices import MatrixSolver
 from tmask_solvers.midpoint import Midpoint
 
 # Few patterns and dtypes, since each pair is compiled once: ragged tiles of 4:8 are 4:16 blocks, another one.
@@ -243,7 +243,7 @@ THREADED = {
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 @pytest.mark.parametrize("case", sorted(THREADED))
 def test_the_number_of_threads_changes_nothing(case, pattern, monkeypatch):
-    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 16)
+    monkeypatch.setattr("tmask.blocks.parts._DIRECT_ENTRIES", 1 << 16)
     weight = THREADED[case]()
     one, *others = (tmask.solve(weight, pattern, "midpoint", threads=threads) for threads in (1, 2, 3, 8))
     for other in others:
@@ -254,7 +254,7 @@ def test_the_number_of_threads_changes_nothing(case, pattern, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("after", [1, 5])
 def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
-    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 16)
+    monkeypatch.setattr("tmask.blocks.parts._DIRECT_ENTRIES", 1 << 16)
     weight = weight_of("ties", (4096, 1024))
     expected = tmask.solve(weight, "4:8", "midpoint", threads=threads).mask
     started = []
@@ -281,7 +281,7 @@ def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
 
 
 def test_progress_counts_every_block_in_the_order_of_the_parts(monkeypatch):
-    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 14)
+    monkeypatch.setattr("tmask.blocks.parts._DIRECT_ENTRIES", 1 << 14)
     counts = []
     tmask.solve(weight_of("normal", (2056, 1030)), "4:8", "midpoint", threads=3, progress=counts.append)
     assert sum(counts) == 257 * 129
@@ -322,7 +322,7 @@ def test_what_is_no_mask_is_refused(spoil, pattern, threads):
 
 
 def test_slack_is_added_to_the_bound(monkeypatch):
-    monkeypatch.setattr("tmask.parts._DIRECT_ENTRIES", 1 << 14)
+    monkeypatch.setattr("tmask.blocks.parts._DIRECT_ENTRIES", 1 << 14)
     weight = weight_of("normal", (2048, 1024))
     solution = tmask.solve(weight, "4:8", Circulant(slack=0.5))
     tmask.check_mask(solution.mask, "4:8")
@@ -335,7 +335,7 @@ def test_slack_is_added_to_the_bound(monkeypatch):
 
 
 def test_a_matrix_solver_without_numba_is_examined_too(monkeypatch):
-    monkeypatch.setattr("tmask.matrices.judging", lambda: None)
+    monkeypatch.setattr("tmask.solving.matrices.judging", lambda: None)
     assert_right(weight_of("normal", (32, 96)), "4:8")
     with pytest.raises(tmask.SolverFailedError):
         tmask.solve(weight_of("normal", (32, 96)), "4:8", Circulant(spoil=(7, 9)))

@@ -6,9 +6,9 @@ import pytest
 
 import tmask
 from tests.strategies import make_blocks
-from tmask.comparison import COLUMNS, Run, compare
-from tmask.environment import environment
-from tmask.plots import draw_plots
+from tmask.comparison.environment import environment
+from tmask.comparison.runs import COLUMNS, Run, compare
+from tmask.plots.comparison import draw_plots
 
 matplotlib = pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
@@ -107,7 +107,7 @@ def test_one_run_of_any_gap_can_be_drawn(gap, runs, tmp_path):
 
 
 def test_a_hundred_series_look_different(runs, tmp_path):
-    from tmask.plots import _read
+    from tmask.plots.comparison import _read
 
     many = [replace(runs[0], solver=f"solver-{i}") for i in range(100)]
     data = _read(write(tmp_path / "runs.csv", many))

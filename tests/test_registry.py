@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tmask
-from tmask import Answer, Solver, registry
+from tmask import Answer, Solver
+from tmask.solving import registry
 
 
 def test_unknown_solvers_are_answered_with_those_that_exist():

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.strategies import KINDS, make_blocks
-from tmask import devices
-from tmask.blocks import Tiling
-from tmask.duals import proves_optimal
-from tmask.pattern import Pattern
-from tmask.registry import device_solver, get_solver
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
+from tmask.judging.duals import proves_optimal
+from tmask.solving import devices
+from tmask.solving.registry import device_solver, get_solver
 
 torch = pytest.importorskip("torch")
 
-from tmask import tensor_judging  # noqa: E402
-from tmask.device_masks import DeviceMasks, Sums  # noqa: E402
-from tmask.devices import solve_on_device, stays_on_device  # noqa: E402
-from tmask.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, pieces, to_matrices  # noqa: E402
-from tmask.tensors import TensorAnswer, TensorProof, TensorSolver  # noqa: E402
+from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, pieces, to_matrices  # noqa: E402
+from tmask.judging import tensor_judging  # noqa: E402
+from tmask.solving.device_masks import DeviceMasks, Sums  # noqa: E402
+from tmask.solving.devices import solve_on_device, stays_on_device  # noqa: E402
+from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SHAPES = [((16, 24), 1), ((13, 18), 1), ((12, 5, 3, 2), 1), ((12, 6, 3), 3), ((3, 2), 1), ((16, 1, 3, 3), 16)]
@@ -201,14 +201,14 @@ def test_a_strided_view_is_read_as_it_is():
 def test_small_pieces_give_the_same_sums(monkeypatch):
     weight = torch.from_numpy(make_blocks("ties", 60, 8).reshape(2, 240, 8))[:, :, :, None].permute(1, 2, 3, 0)
     whole = on_device(weight, "4:8")
-    monkeypatch.setattr("tmask.device_masks._PIECE_ENTRIES", 3 * 64)
+    monkeypatch.setattr("tmask.solving.device_masks._PIECE_ENTRIES", 3 * 64)
     parts = on_device(weight, "4:8")
     assert (parts.objective, parts.dual_bound, parts.total) == (whole.objective, whole.dual_bound, whole.total)
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties"])
 def test_only_what_the_device_cannot_prove_goes_to_the_cpu(kind, monkeypatch):
-    monkeypatch.setattr("tmask.device_masks.judge_blocks", None)  # fails if it is called
+    monkeypatch.setattr("tmask.solving.device_masks.judge_blocks", None)  # fails if it is called
     weight = torch.from_numpy(make_blocks(kind, 40, 8).reshape(-1, 8))
     assert on_device(weight, "4:8").optimality_gap == 0
 
@@ -274,7 +274,7 @@ def test_which_way_a_weight_takes():
 
 
 def test_solve_hands_everything_on(monkeypatch):
-    monkeypatch.setattr("tmask.api.stays_on_device", lambda weight, solver, side: True)
+    monkeypatch.setattr("tmask.solving.api.stays_on_device", lambda weight, solver, side: True)
     weight, score, seen = weight_of((12, 6, 3)), weight_of((12, 6, 3), seed=1).abs(), []
     options = {"score": score, "groups": 3, "certify": False, "progress": seen.append}
     solution = tmask.solve(weight, "2:4", "greedy-keep", repair=True, **options)

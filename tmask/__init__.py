@@ -4,8 +4,7 @@
 interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
 """
 
-from tmask.answers import Answer
-from tmask.api import certify, check_mask, solve
+from tmask.blocks.pattern import Pattern
 from tmask.errors import (
     FileFormatError,
     InvalidMaskError,
@@ -18,11 +17,12 @@ from tmask.errors import (
     TmaskError,
     UnknownSolverError,
 )
-from tmask.pattern import Pattern
-from tmask.registry import available_solvers, get_solver, register_solver
-from tmask.solution import Certificate, Solution, Status
-from tmask.solver import Solver
-from tmask.tensors import TensorSolver
+from tmask.judging.answers import Answer
+from tmask.judging.solution import Certificate, Solution, Status
+from tmask.solving.api import certify, check_mask, solve
+from tmask.solving.registry import available_solvers, get_solver, register_solver
+from tmask.solving.solver import Solver
+from tmask.solving.tensor_solver import TensorSolver
 
 __version__ = "0.1.0"
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from tmask.arrays import to_numpy
-from tmask.blocks import Mask, Tiling
+from tmask.blocks.arrays import to_numpy
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Mask, Tiling
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 
 @dataclass(frozen=True, slots=True)

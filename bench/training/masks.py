@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 import tmask
 from bench.training.models import DENSE_LAYERS
 from bench.training.settings import Setting
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
+from tmask.judging.solution import optimality_gap
 from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Score, Sparsifier, sparsify
 from tmask.nn.choice import Choice
 from tmask.nn.eligibility import select_layers
 from tmask.nn.finding import FoundMask, MaskFinder
-from tmask.pattern import Pattern
-from tmask.solution import optimality_gap
 from tmask_solvers.greedy_keep import GreedyKeep
 from tmask_solvers.midpoint import Midpoint
 

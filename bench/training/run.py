@@ -29,7 +29,7 @@ from bench.training.data import Data, load_images, load_text
 from bench.training.loop import Outcome, run
 from bench.training.settings import SCALES, SETTINGS, TASKS, LanguageSize, Setting, VisionSize, every, recipe
 from tmask.cli.report import progress_bar, write_csv
-from tmask.environment import environment
+from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
 

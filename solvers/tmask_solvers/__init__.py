@@ -1,1 +1,1 @@
-"""The built-in solvers of tmask, one backend per file; `tmask.registry` names them."""
+"""The built-in solvers of tmask, one backend per file; `tmask.solving.registry` names them."""

@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Prices, Scores
+from tmask.blocks.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError
-from tmask.solver import Solver
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.cpu_kernels.augment import augment, column_midpoints, grid_exponent, quantise, take_rows
 from tmask_solvers.cpu_kernels.bands import in_bands
 from tmask_solvers.cpu_kernels.compiling import kernel

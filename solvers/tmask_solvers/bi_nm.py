@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
-from tmask.solver import Solver
+from tmask.blocks.arrays import Masks, Scores
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 
 from tmask.errors import InvalidProblemError
-from tmask.tensors import TensorAnswer, TensorSolver
+from tmask.solving.tensor_solver import TensorAnswer, TensorSolver
 from tmask_solvers.shared.settings import check_count
 from tmask_solvers.torch_kernels.greedy import keep_in_order, repair
 from tmask_solvers.torch_kernels.grid import times_power_of_two

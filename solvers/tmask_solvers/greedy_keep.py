@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
-from tmask.tensors import TensorAnswer, TensorSolver
+from tmask.blocks.arrays import Masks, Scores
+from tmask.judging.answers import Answer
+from tmask.solving.tensor_solver import TensorAnswer, TensorSolver
 from tmask_solvers.cpu_kernels.compiling import kernel
 from tmask_solvers.cpu_kernels.greedy import fill_short_lines, keep_heavy
 from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
-from tmask.solver import Solver
+from tmask.blocks.arrays import Masks, Scores
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.cpu_kernels.compiling import kernel
 from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
-from tmask.solver import Solver
+from tmask.blocks.arrays import Masks, Scores
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.cpu_kernels.compiling import kernel
 from tmask_solvers.cpu_kernels.greedy import fill_short_lines, keep_heavy, swap_pairs
 from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch

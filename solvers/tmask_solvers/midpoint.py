@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tmask.answers import Answer
-from tmask.arrays import Scores
-from tmask.blocks import Mask
+from tmask.blocks.arrays import Scores
+from tmask.blocks.parts import RowPrices, Values
+from tmask.blocks.tiling import Mask
 from tmask.errors import InvalidProblemError
-from tmask.matrices import MatrixSolver, Worker
-from tmask.parts import RowPrices, Values
+from tmask.judging.answers import Answer
+from tmask.solving.matrices import MatrixSolver, Worker
 from tmask_solvers.cpu_kernels.bands import in_bands
 from tmask_solvers.cpu_kernels.closed.solve import LANES, solve_closed
 from tmask_solvers.cpu_kernels.midpoint.room import make_room

@@ -18,8 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tmask.tensor_blocks import cut_tiles
-from tmask.tensors import TensorAnswer, TensorProof, TensorSolver
+from tmask.blocks.tensor_blocks import cut_tiles
+from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver
 from tmask_solvers.cuda_kernels.closed import SIDE
 from tmask_solvers.cuda_kernels.device import require_gpu
 from tmask_solvers.cuda_kernels.launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed

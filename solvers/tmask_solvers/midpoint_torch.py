@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tmask.tensors import TensorAnswer, TensorSolver
+from tmask.solving.tensor_solver import TensorAnswer, TensorSolver
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.grid import Grid, prove
 from tmask_solvers.torch_kernels.paths import balance

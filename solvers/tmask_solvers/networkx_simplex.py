@@ -17,10 +17,10 @@ from typing import ClassVar
 import networkx
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
+from tmask.blocks.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
-from tmask.solver import Solver
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.shared.integer import integer_scores
 
 

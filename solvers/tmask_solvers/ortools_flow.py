@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from ortools.graph.python import min_cost_flow
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
+from tmask.blocks.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
-from tmask.solver import Solver
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.shared.integer import BITS, integer_scores
 from tmask_solvers.shared.settings import check_count
 

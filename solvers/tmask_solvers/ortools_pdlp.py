@@ -19,10 +19,10 @@ import scipy.sparse
 from ortools.pdlp import solve_log_pb2, solvers_pb2
 from ortools.pdlp.python import pdlp
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Prices, Scores
+from tmask.blocks.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError, SolverFailedError
-from tmask.solver import Solver
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.shared.rounding import round_to_regular
 from tmask_solvers.shared.settings import check_count
 

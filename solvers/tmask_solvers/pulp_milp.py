@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pulp
 
-from tmask.answers import Answer
-from tmask.arrays import Masks, Scores
+from tmask.blocks.arrays import Masks, Scores
 from tmask.errors import InvalidProblemError, SolverFailedError, SolverUnavailableError
-from tmask.solver import Solver
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 from tmask_solvers.shared.settings import check_count, check_time_limit
 
 _SCALE_BITS = 20

@@ -12,7 +12,7 @@ from bench.cases import CASES, PATTERNS, bfloat16, weight_case
 from bench.report import main as report
 from bench.report import table
 from bench.run import main as run_all
-from tmask.builtin import builtin_weights
+from tmask.comparison.builtin import builtin_weights
 from tmask.errors import FileFormatError, InvalidProblemError, OutputError
 
 

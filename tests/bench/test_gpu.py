@@ -8,7 +8,7 @@ import typer
 import tmask
 from bench import gpu
 from bench.gpu_report import report
-from tmask.pattern import Pattern
+from tmask.blocks.pattern import Pattern
 
 torch = pytest.importorskip("torch")
 

@@ -10,7 +10,7 @@ import tmask
 from bench.cases import CASES
 from bench.matrix import RESULTS, floor, main, matrix, measure, solving
 from bench.matrix_report import report
-from tmask.pattern import Pattern
+from tmask.blocks.pattern import Pattern
 
 PATTERN = Pattern(4, 8)
 

@@ -22,8 +22,8 @@ from bench.training.report import main as report
 from bench.training.run import main
 from bench.training.settings import SCALES, SETTINGS, Setting
 from tmask import check_mask
+from tmask.blocks.pattern import Pattern
 from tmask.errors import FileFormatError, InvalidProblemError
-from tmask.pattern import Pattern
 
 CPU = torch.device("cpu")
 MEASURED = ("step_seconds", "renewal_seconds", "date")  # what no two runs share

@@ -5,7 +5,7 @@ from safetensors.numpy import save_file
 
 import tmask
 from tests.cli.harness import TENSORS, Failing, Tiny
-from tmask import registry
+from tmask.solving import registry
 
 
 @pytest.fixture

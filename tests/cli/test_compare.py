@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.cli.harness import TENSORS, leftovers, one_line, run
-from tmask import registry
-from tmask.comparison import COLUMNS
+from tmask.comparison.runs import COLUMNS
+from tmask.solving import registry
 
 QUICK = ("--repeats", "2", "--seconds-per-solver", "0.02")
 ALL_BLOCKS = ("--repeats", "2", "--seconds-per-solver", "20")  # time for every block, however slow the machine

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import tmask
 from tests.cli.harness import LAYERS, TENSORS, leftovers, one_line, run, solve
-from tmask import registry
 from tmask.files.masks import read_masks
+from tmask.solving import registry
 
 
 def test_it_writes_masks_that_check_accepts(weights):

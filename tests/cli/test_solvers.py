@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.cli.harness import run
-from tmask import registry
+from tmask.solving import registry
 
 
 def test_every_solver_is_listed():

@@ -9,8 +9,8 @@ import tmask
 from bench.cases import CASES
 from tests.grid import assert_same_objectives, on_grid
 from tests.strategies import KINDS, make_blocks
-from tmask.duals import is_regular, proves_optimal
-from tmask.pattern import Pattern
+from tmask.blocks.pattern import Pattern
+from tmask.judging.duals import is_regular, proves_optimal
 
 pytestmark = pytest.mark.nightly
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from tests.nn.two_four import random_mask
+from tmask.blocks.pattern import Pattern
 from tmask.nn.parametrization import Masked
 from tmask.nn.registration import put_on
 from tmask.nn.terms import Terms
-from tmask.pattern import Pattern
 
 
 def masked_linear(

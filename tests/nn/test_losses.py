@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.nn.pruning_models import conv_net, images, mlp, rows
-from tmask.allocation import allocate
+from tmask.allocation.allocating import allocate
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, collect_grams, reconstruction_losses
-from tmask.pattern import Pattern
 
 
 @pytest.mark.parametrize("transposable", [True, False])

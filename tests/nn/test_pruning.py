@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from tests.nn.pruning_models import mlp, rows
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, collect_grams, recalibrate, reconstruct, scores, sparsegpt
 from tmask.nn.layer_masks import plain_mask
-from tmask.pattern import Pattern
 
 
 class Residual(nn.Module):

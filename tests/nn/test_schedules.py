@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tmask
+from tmask.blocks.pattern import Pattern
 from tmask.nn import Frozen, Periodic
-from tmask.pattern import Pattern
 
 
 @st.composite

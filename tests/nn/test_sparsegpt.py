@@ -8,13 +8,13 @@ from torch import nn
 
 import tmask
 from tests.nn.pruning_models import conv_net, images, mlp, rows
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, recalibrate, sparsegpt
 from tmask.nn.calibration import Calibration
 from tmask.nn.linear_view import LinearView
 from tmask.nn.recording import collect
 from tmask.nn.sparsegpt import sweep
-from tmask.pattern import Pattern
 
 
 def layer_data(layer, shape, count=4):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.warp_simulator import SimulatedCuda
-from tmask.registry import solver_infos
+from tmask.solving.registry import solver_infos
 from tmask_solvers import midpoint_cuda
 from tmask_solvers.cuda_kernels import launch
 from tmask_solvers.cuda_kernels.device import Device

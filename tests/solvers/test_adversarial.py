@@ -11,7 +11,7 @@ import pytest
 
 import tmask
 from tests.grid import assert_same_objectives, on_grid
-from tmask.duals import is_regular, proves_optimal
+from tmask.judging.duals import is_regular, proves_optimal
 
 ROOT = Path(__file__).parents[2]
 FEW = [(1, 2), (2, 3), (5, 7), (9, 17), (31, 32)]  # each is compiled, which takes seconds

@@ -6,7 +6,7 @@ from hypothesis import given
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
-from tmask.duals import is_regular, proves_optimal
+from tmask.judging.duals import is_regular, proves_optimal
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wide range", "one huge"}))
@@ -22,7 +22,7 @@ def test_prices_prove_every_block(kind, n, m):
 def test_gaps_are_zero_or_within_the_grid(problem):
     scores, n = problem
     answer = tmask.get_solver("augmenting-paths").solve(scores, n)
-    gap = tmask.certificate.judge(scores, answer.masks, n, prices=answer.prices)
+    gap = tmask.judging.certificate.judge(scores, answer.masks, n, prices=answer.prices)
     largest = 2.0 ** np.frexp(scores.max((1, 2)).astype(float))[1]
     assert (gap.bound - gap.objective <= 2 * n * scores.shape[1] * 2.0**-46 * largest).all()
 

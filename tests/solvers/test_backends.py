@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
-from tmask.certificate import objectives
-from tmask.duals import is_regular
+from tmask.judging.certificate import objectives
+from tmask.judging.duals import is_regular
 from tmask_solvers.patterns import regular_masks
 from tmask_solvers.random_best import random_masks
 from tmask_solvers.shared.integer import BITS, integer_scores
@@ -107,7 +107,7 @@ def test_pdlp_stopped_early_is_repaired_and_says_so():
 def test_prices_of_pdlp_prove_most_blocks():
     scores = make_blocks("normal", 64, 8)
     answer = tmask.get_solver("ortools-pdlp").solve(scores, 4)
-    judged = tmask.certificate.judge(scores, answer.masks, 4, prices=answer.prices)
+    judged = tmask.judging.certificate.judge(scores, answer.masks, 4, prices=answer.prices)
     assert judged.proven.mean() > 0.9
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
-from tmask.certificate import objectives
-from tmask.duals import is_regular
+from tmask.judging.certificate import objectives
+from tmask.judging.duals import is_regular
 from tmask_solvers.cpu_kernels.sort import order_entries, sort_scratch
 
 

@@ -11,8 +11,8 @@ from ortools.sat.python import cp_model
 
 import tmask
 from tests.strategies import make_blocks
-from tmask.certificate import judge
-from tmask.duals import is_regular
+from tmask.judging.certificate import judge
+from tmask.judging.duals import is_regular
 
 
 @pytest.mark.parametrize("name", ["pulp-cbc", "pulp-highs", "ortools-cpsat"])

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
-from tmask.certificate import judge
-from tmask.counts import count_lines
-from tmask.duals import is_regular, objectives, proves_optimal
+from tmask.judging.certificate import judge
+from tmask.judging.counts import count_lines
+from tmask.judging.duals import is_regular, objectives, proves_optimal
 from tmask_solvers.cpu_kernels import judging
 from tmask_solvers.cpu_kernels.midpoint.room import make_room
 from tmask_solvers.cpu_kernels.midpoint.window import solve_window

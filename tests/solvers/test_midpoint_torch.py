@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tmask
 from tests.strategies import KINDS, blocks, make_blocks
-from tmask.duals import is_regular, objectives, proves_optimal
+from tmask.judging.duals import is_regular, objectives, proves_optimal
 
 torch = pytest.importorskip("torch")
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 
 import tmask
 from tests.strategies import blocks, make_blocks
-from tmask.devices import solve_on_device
-from tmask.pattern import Pattern
+from tmask.blocks.pattern import Pattern
+from tmask.solving.devices import solve_on_device
 
 torch = pytest.importorskip("torch")
 

@@ -10,14 +10,14 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from tmask.allocation import allocate as allocate_patterns
-from tmask.allocation import retained_losses
-from tmask.arrays import to_scores
+from tmask.allocation.allocating import allocate as allocate_patterns
+from tmask.allocation.allocating import retained_losses
+from tmask.blocks.arrays import to_scores
+from tmask.blocks.pattern import Pattern
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
 from tmask.cli.report import note, percent, progress_bar, reports_errors, show_json, show_table, write_csv
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
-from tmask.pattern import Pattern
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
 

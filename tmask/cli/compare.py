@@ -12,9 +12,9 @@ import numpy as np
 import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tmask.arrays import Scores, to_scores
-from tmask.blocks import Tiling
-from tmask.builtin import builtin_weights
+from tmask.blocks.arrays import Scores, to_scores
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
 from tmask.cli.report import (
     Code,
@@ -29,14 +29,14 @@ from tmask.cli.report import (
     show_table,
     write_csv,
 )
-from tmask.comparison import Run, Summary, summarise
-from tmask.comparison import compare as run_comparison
-from tmask.environment import environment
+from tmask.comparison.builtin import builtin_weights
+from tmask.comparison.environment import environment
+from tmask.comparison.runs import Run, Summary, summarise
+from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
-from tmask.pattern import Pattern
-from tmask.registry import available_solvers, solver_class, solver_infos
+from tmask.solving.registry import available_solvers, solver_class, solver_infos
 
 # Without --solvers: one of each kind that ends in seconds.
 _DEFAULT = (

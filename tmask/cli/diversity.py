@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from tmask.blocks.pattern import Pattern
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
 from tmask.cli.report import note, progress_bar, reports_errors, show_json, show_table, write_csv
 from tmask.diversity import (
@@ -24,8 +25,7 @@ from tmask.diversity import (
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
-from tmask.pattern import Pattern
-from tmask.plot_diversity import draw_diversity
+from tmask.plots.diversity import draw_diversity
 
 _OF_A_FILE = ("2:4", "4:8", "8:16")
 _DIGITS = 16  # of a number that is written out in a table

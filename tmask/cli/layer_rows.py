@@ -8,7 +8,7 @@ from typing import Any
 from tmask.cli.report import Row, number, percent
 from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
-from tmask.solution import optimality_gap
+from tmask.judging.solution import optimality_gap
 
 
 def describe(record: MaskRecord) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import typer
 
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.atomic import check_output
-from tmask.registry import get_solver, solver_class
-from tmask.solver import Solver
+from tmask.solving.registry import get_solver, solver_class
+from tmask.solving.solver import Solver
 
 Include = Annotated[list[str], typer.Option("--include", help="Only layers whose name matches (glob; repeatable).")]
 Exclude = Annotated[list[str], typer.Option("--exclude", help="Not the layers whose name matches (repeatable).")]

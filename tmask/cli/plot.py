@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tmask.cli.report import reports_errors
-from tmask.plots import draw_plots
+from tmask.plots.comparison import draw_plots
 
 
 @reports_errors

@@ -10,7 +10,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 import tmask
-from tmask.blocks import Tiling
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.cli.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.options import (
     Csv,
@@ -25,14 +26,13 @@ from tmask.cli.options import (
     parse_groups,
 )
 from tmask.cli.report import note, progress_bar, reports_errors, show_json, show_table, write_csv
-from tmask.comparison import settings_text
+from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.layers import Layer, select_layers
 from tmask.files.masks import MaskRecord, write_masked_weights, write_masks
 from tmask.files.partial import PartialStore
 from tmask.files.weights import WeightFile, open_weights
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 
 @reports_errors

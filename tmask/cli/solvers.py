@@ -8,7 +8,7 @@ from typing import Any
 from tmask.cli.options import Json
 from tmask.cli.report import reports_errors, show_json, show_table
 from tmask.errors import TmaskError
-from tmask.registry import SolverInfo, solver_class, solver_infos
+from tmask.solving.registry import SolverInfo, solver_class, solver_infos
 
 
 @reports_errors

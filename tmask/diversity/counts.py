@@ -6,10 +6,10 @@ import math
 from fractions import Fraction
 from functools import cache
 
+from tmask.blocks.pattern import Pattern
 from tmask.diversity import roots
 from tmask.diversity.capacities import count_by_capacities
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 # Of the dynamic program: up to here it is faster than the evaluation at roots of unity.
 _STATES = 1000

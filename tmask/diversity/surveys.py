@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tmask.blocks.pattern import Pattern
 from tmask.diversity.counts import product_formula, transposable_count, transposable_estimate
 from tmask.diversity.tensors import CONSTRAINTS, Diversity, tensor_diversity
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 DEFAULT_PATTERNS = ("1:4", "2:4", "2:8", "4:8", "4:16", "8:16", "16:32")
 # Large enough that bits per weight hardly depend on it.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from tmask.blocks import Tiling
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.diversity.counts import cut_short_count, kept_of, transposable_count, transposable_estimate
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 CONSTRAINTS = ("unstructured", "plain", "transposable", "structured")
 # Larger binomial coefficients get their logarithm from the gamma function, not from the number itself.

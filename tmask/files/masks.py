@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask import __version__
-from tmask.blocks import Mask
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.safetensors_files import write_safetensors
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
-from tmask.pattern import Pattern
 
 FORMAT = "tmask-masks"
 FORMAT_VERSION = "1"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
+from tmask.blocks.arrays import Scores
 from tmask.errors import FileFormatError
 
 # safetensors' codes of the dtypes that numpy and torch share, by numpy's or torch's name.

@@ -20,7 +20,7 @@ from tmask.nn.pruning_report import PruningReport
 from tmask.nn.reconstruct import check_grams
 from tmask.nn.refit import LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting, check_settings
 from tmask.nn.scores import get_score
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 
 def adaprune(

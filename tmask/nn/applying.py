@@ -22,8 +22,8 @@ from tmask.nn.schedules import Frozen, Schedule
 from tmask.nn.settling import choose
 from tmask.nn.sparsifier import Sparsifier
 from tmask.nn.watching import check_optimizers
-from tmask.registry import get_solver
-from tmask.solver import Solver
+from tmask.solving.registry import get_solver
+from tmask.solving.solver import Solver
 
 
 def sparsify(

@@ -11,7 +11,7 @@ from torch import nn
 from tmask.errors import InvalidProblemError
 from tmask.nn.decay import MaskedDecay
 from tmask.nn.schedules import Schedule
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda value: isinstance(value, nn.Module), "a torch.nn.Module"),

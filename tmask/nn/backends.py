@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import semi_structured
-from tmask.pattern import Pattern
 
 Backend = Literal["auto", "masked", "semi_structured"]
 AUTO = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.fingerprint import fingerprint
 from tmask.nn.layer import SparseLayer
@@ -14,7 +15,6 @@ from tmask.nn.report import Score
 from tmask.nn.schedules import Schedule
 from tmask.nn.settling import prepare
 from tmask.nn.terms import Terms
-from tmask.pattern import Pattern
 
 
 def capture(

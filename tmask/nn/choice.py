@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 Filter = Callable[[nn.Module, str], bool]
 Patterns = Pattern | str | Mapping[str, Pattern | str]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.adaprune import adaprune
@@ -18,8 +19,7 @@ from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Progress
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.refit import Refit
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)

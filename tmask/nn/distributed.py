@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmask.blocks.pattern import Pattern
 from tmask.nn.finding import FoundMask
 from tmask.nn.fingerprint import fingerprint
 from tmask.nn.layer import SparseLayer
 from tmask.nn.parametrization import is_sharded
 from tmask.nn.ranks import Ranks, check_same, together
 from tmask.nn.sharding import shard_like, whole
-from tmask.pattern import Pattern
 
 Find = Callable[[SparseLayer, Tensor], FoundMask]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.diversity import CONSTRAINTS, Diversity
 from tmask.diversity import model_diversity as diversity_of_shapes
 from tmask.errors import InvalidProblemError
 from tmask.nn.linear_view import CONVOLUTIONS
-from tmask.pattern import Pattern
 
 
 def model_diversity(

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import tmask
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.judging.solution import Status
 from tmask.nn.report import Score
-from tmask.pattern import Pattern
-from tmask.solution import Status
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 ScoreFn = Callable[[str, Tensor], Tensor]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.batch_norm import far_from, set_statistics
 from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import FoundMask
 from tmask.nn.prunable import Prunable
 from tmask.nn.pruning_report import LayerPruning
-from tmask.pattern import Pattern
 
 
 @dataclass(frozen=True, slots=True)

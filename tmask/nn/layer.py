@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import backends
 from tmask.nn.finding import FoundMask
@@ -16,7 +17,6 @@ from tmask.nn.parametrization import Masked, is_sharded, local_part
 from tmask.nn.registration import check_alone, masked_of, put_on, steps_of, take_off
 from tmask.nn.report import LayerReport, Score
 from tmask.nn.terms import Terms
-from tmask.pattern import Pattern
 
 Stamp = tuple[int, int, int]
 

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tmask.api import solve
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.linear_view import LinearView
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.api import solve
+from tmask.solving.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)

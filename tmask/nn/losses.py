@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.fitting import Plan, without_mean
@@ -18,8 +19,7 @@ from tmask.nn.reconstruct import check_grams
 from tmask.nn.recording import collect
 from tmask.nn.refit import MaskAndRefit, Refit, Refitting, check_settings
 from tmask.nn.scores import get_score
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 
 def reconstruction_losses(

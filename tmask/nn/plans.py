@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.fitting import Plan
 from tmask.nn.prunable import Prunable, narrower_than
-from tmask.pattern import Pattern
 
 Patterns = Pattern | str | Mapping[str, Pattern | str]
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration import Calibration
 from tmask.nn.linear_view import CONVOLUTIONS, LinearView
 from tmask.nn.tracing import trace
-from tmask.pattern import Pattern
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What computes the product of weight and input; a class that replaces one of these may compute something else.

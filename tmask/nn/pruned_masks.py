@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from tmask.api import certify
+from tmask.blocks.pattern import Pattern
 from tmask.files.masks import MaskRecord
 from tmask.files.tensors import from_torch
+from tmask.judging.solution import Status
 from tmask.nn.linear_view import CONVOLUTIONS
 from tmask.nn.pruning_report import PruningReport
-from tmask.pattern import Pattern
-from tmask.solution import Status
+from tmask.solving.api import certify
 
 
 def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:

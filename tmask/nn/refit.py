@@ -15,7 +15,7 @@ from tmask.nn.gram import Gram
 from tmask.nn.layer_masks import find_mask
 from tmask.nn.least_squares import adam, fold_means, least_squares
 from tmask.nn.scores import Score, evaluate
-from tmask.solver import Solver
+from tmask.solving.solver import Solver
 
 Refit = Literal["least-squares", "adam", "none"]
 # Of Adam, as in [Hubara2021].

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.finding import FoundMask, MaskFinder
 from tmask.nn.layer import SparseLayer
@@ -14,7 +15,6 @@ from tmask.nn.parametrization import is_sharded
 from tmask.nn.ranks import Ranks
 from tmask.nn.report import LayerRenewal
 from tmask.nn.settling import prepare
-from tmask.pattern import Pattern
 
 
 def find_masks(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tmask.pattern import Pattern
-from tmask.solution import optimality_gap
+from tmask.blocks.pattern import Pattern
+from tmask.judging.solution import optimality_gap
 
 
 @dataclass(frozen=True, slots=True)

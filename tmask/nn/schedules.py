@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.gradient import Gradient, check_gradient
-from tmask.pattern import Pattern
 
 
 class Schedule(ABC):

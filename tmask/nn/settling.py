@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, TmaskError
 from tmask.nn import backends
 from tmask.nn.layer import SparseLayer
 from tmask.nn.parametrization import is_sharded
 from tmask.nn.terms import Terms
-from tmask.pattern import Pattern
 
 
 def choose(layer: SparseLayer) -> None:

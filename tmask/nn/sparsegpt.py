@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmask.api import solve
+from tmask.blocks.pattern import Pattern
 from tmask.nn.calibration import Calibration, Forward, evaluating
 from tmask.nn.fitting import Fitted, Plan
 from tmask.nn.gram import Gram
@@ -28,8 +28,8 @@ from tmask.nn.prunable import Choice, find_layers
 from tmask.nn.pruning import Progress, Settings, prune
 from tmask.nn.pruning_report import PruningReport
 from tmask.nn.refit import check_settings
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.api import solve
+from tmask.solving.solver import Solver
 
 
 def sparsegpt(

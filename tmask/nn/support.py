@@ -6,11 +6,11 @@ import warnings
 
 import torch
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, KernelError
 from tmask.nn.routes import Route, find_route
 from tmask.nn.timing import measure_linear
 from tmask.nn.verification import verify
-from tmask.pattern import Pattern
 
 TOKENS = 8192  # in a batch, where nobody says how many
 

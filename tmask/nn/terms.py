@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.pattern import Pattern
 
 _DENSE = Pattern(1, 1)
 LENGTH = 6

@@ -1,4 +1,4 @@
-"""The core's checks of blocks as compiled loops, with the same results as numpy's in `tmask.duals`."""
+"""The core's checks of blocks as compiled loops, with the same results as numpy's in `tmask.judging.duals`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Masks, Prices, Scores
+from tmask.blocks.arrays import Masks, Prices, Scores
 from tmask_solvers.cpu_kernels.compiling import kernel
 from tmask_solvers.cpu_kernels.counts import is_regular
 from tmask_solvers.cpu_kernels.sums import ROOM, sums
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
-    """See `tmask.matrices.examine`."""
+    """See `tmask.solving.matrices.examine`."""
     window = make_window(weight, mask)
     kept, total = sums(*window, np.empty(ROOM))
     return kept, total, is_regular(window, (0,) * n, (0,) * m)

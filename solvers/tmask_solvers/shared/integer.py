@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Scores
+from tmask.blocks.arrays import Scores
 
 BITS = 46
 

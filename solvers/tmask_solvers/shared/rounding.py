@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Masks
+from tmask.blocks.arrays import Masks
 
 Values = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.int64]

@@ -13,8 +13,8 @@ import re
 from torch import Tensor
 
 import tmask
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 
 def create_mask(tensor: Tensor, pattern: str = "m4n2_2d_best") -> Tensor:

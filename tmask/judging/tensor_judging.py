@@ -77,7 +77,7 @@ def clearly_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
 
 
 def proves_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
-    """(...) bool: whether the prices prove the (regular) masks optimal; `tmask.duals.proves_optimal`, on the device."""
+    """(...) bool: whether the prices prove the (regular) masks optimal; `proves_optimal` of duals.py, on the device."""
     import torch
 
     s, price = scores.double(), v.double().unsqueeze(-2)

@@ -1,4 +1,4 @@
-"""Cut a tensor into blocks where it lies: what `tmask.blocks` does to arrays, by the same regions.
+"""Cut a tensor into blocks where it lies: what `tiling` does to arrays, by the same regions.
 
 Legend: matrices (K, G, rows, cols); tiles (K, G, down, across, height, width), a view of them; blocks (B, side, side).
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tmask.blocks import Region, Tiling
+from tmask.blocks.tiling import Region, Tiling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 Item = TypeVar("Item", bound=np.generic)
 Mask = npt.NDArray[np.bool_]

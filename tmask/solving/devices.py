@@ -1,9 +1,9 @@
 """`tmask.solve` for a tensor that stays where it lies: solved, summed and judged on its device.
 
-The steps are those of `tmask.api.solve`. All regions are solved and looked at first, and the sums of all are fetched
+The steps are those of `tmask.solve`. All regions are solved and looked at first, and the sums of all are fetched
 together: the one time that the core waits for the device. Only where a bound takes more does it wait again: for blocks
-that their prices do not prove at first sight (`tmask.device_masks`), and for solvers that prove nothing, whose masks
-are compared with the optimum.
+that their prices do not prove at first sight (`device_masks`), and for solvers that prove nothing, whose masks are
+compared with the optimum.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tmask.arrays import checked_tensor, is_tensor, to_numpy, unusable
-from tmask.blocks import Region, Tiling
-from tmask.device_masks import DeviceMasks, Sums
+from tmask.blocks.arrays import checked_tensor, is_tensor, to_numpy, unusable
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
+from tmask.blocks.tiling import Region, Tiling
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
-from tmask.registry import device_solver
-from tmask.solution import Solution, status_of
-from tmask.solver import Solver
-from tmask.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
-from tmask.tensors import WITHOUT_FLOAT64, TensorProof, TensorSolver
+from tmask.judging.solution import Solution, status_of
+from tmask.solving.device_masks import DeviceMasks, Sums
+from tmask.solving.registry import device_solver
+from tmask.solving.solver import Solver
+from tmask.solving.tensor_solver import WITHOUT_FLOAT64, TensorProof, TensorSolver
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer
-from tmask.arrays import Scores
-from tmask.solver import Solver
-from tmask.tensor_blocks import cut_tiles
+from tmask.blocks.arrays import Scores
+from tmask.blocks.tensor_blocks import cut_tiles
+from tmask.judging.answers import Answer
+from tmask.solving.solver import Solver
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from tmask.pattern import Pattern
+from tmask.blocks.pattern import Pattern
 
 # A gap no larger than this counts as none: what float64 sums, and the grid of exact solvers, can lose.
 ROUNDING = 2.0**-35

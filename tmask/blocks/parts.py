@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask.blocks import Mask
+from tmask.blocks.tiling import Mask
 
 Values = npt.NDArray[Any]  # a float dtype, or uint16 for the bits of bfloat16
 RowPrices = npt.NDArray[np.floating[Any]]

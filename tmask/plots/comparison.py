@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tmask.comparison import COLUMNS, Run, Summary, summarise
+from tmask.comparison.runs import COLUMNS, Run, Summary, summarise
 from tmask.errors import FileFormatError, OutputError, SolverUnavailableError
 from tmask.files.atomic import check_output
 

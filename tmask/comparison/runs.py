@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tmask.arrays import Masks, Scores
-from tmask.certificate import Bounds, judge, upper_bounds
+from tmask.blocks.arrays import Masks, Scores
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.pattern import Pattern
-from tmask.registry import get_solver, reference_solver
-from tmask.solver import Solver
+from tmask.judging.certificate import Bounds, judge, upper_bounds
+from tmask.solving.registry import get_solver, reference_solver
+from tmask.solving.solver import Solver
 
 _PROBE_BLOCKS = 2
 

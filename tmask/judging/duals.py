@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Masks, Prices, Scores
-from tmask.compiled import judging
-from tmask.counts import count_lines
+from tmask.blocks.arrays import Masks, Prices, Scores
+from tmask.judging.compiled import judging
+from tmask.judging.counts import count_lines
 
 Flags = npt.NDArray[np.bool_]
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tmask.answers import Answer, BlockSolution
-from tmask.arrays import Scores
-from tmask.counts import count_lines
+from tmask.blocks.arrays import Scores
 from tmask.errors import InvalidProblemError, SolverFailedError
+from tmask.judging.answers import Answer, BlockSolution
+from tmask.judging.counts import count_lines
 
 
 class Solver(ABC):
@@ -22,7 +22,7 @@ class Solver(ABC):
         name: what users call it, library or family first.
         exact: proves optimality (up to the rounding that its docstring states); else it is only measured.
         requires: import names of the libraries that it needs.
-        max_side: the largest block side it takes. Ragged edges of a weight can double m, see `tmask.blocks`.
+        max_side: the largest block side it takes. Ragged edges of a weight can double m, see `tmask.blocks.tiling`.
         chunk: blocks handed to `_solve` at once, which bounds memory and how long an interrupt can take.
     """
 

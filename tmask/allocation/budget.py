@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from numbers import Integral
 
-from tmask.blocks import Tiling
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidProblemError
-from tmask.pattern import Pattern
 
 Losses = Mapping[str, Mapping[Pattern, float]]
 # A number of weights, or the shape of a weight.

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from tmask.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
-from tmask.blocks import Mask, Region, Tiling
-from tmask.certificate import tally
-from tmask.devices import solve_on_device, stays_on_device
+from tmask.blocks.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
+from tmask.blocks.parts import RowPrices, Values
+from tmask.blocks.pattern import Pattern
+from tmask.blocks.tiling import Mask, Region, Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.matrices import MatrixSolver, make_row_prices, solve_matrices
-from tmask.parts import RowPrices, Values
-from tmask.pattern import Pattern
-from tmask.reference import judge_blocks
-from tmask.registry import auto_solver, get_solver
-from tmask.solution import Certificate, Solution, status_of
-from tmask.solver import Solver
+from tmask.judging.certificate import tally
+from tmask.judging.solution import Certificate, Solution, status_of
+from tmask.solving.devices import solve_on_device, stays_on_device
+from tmask.solving.matrices import MatrixSolver, make_row_prices, solve_matrices
+from tmask.solving.reference import judge_blocks
+from tmask.solving.registry import auto_solver, get_solver
+from tmask.solving.solver import Solver
 
 
 def solve(

@@ -13,12 +13,12 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from tmask.api import solve
-from tmask.budget import Losses, Size, checked, kept_of_size, number_of
+from tmask.allocation.budget import Losses, Size, checked, kept_of_size, number_of
+from tmask.allocation.knapsack import choose
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.knapsack import choose
-from tmask.pattern import Pattern
-from tmask.solver import Solver
+from tmask.solving.api import solve
+from tmask.solving.solver import Solver
 
 # Losses are rounded so that the largest of each layer sum to less than this power of two.
 _BITS = 46

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, OutputError, SolverUnavailableError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.pattern import Pattern
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

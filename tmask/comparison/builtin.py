@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FILE = Path(__file__).parent / "data" / "digits_cnn.safetensors"
+_FILE = Path(__file__).parents[1] / "data" / "digits_cnn.safetensors"
 
 
 def builtin_weights() -> Path:

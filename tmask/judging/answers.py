@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tmask.arrays import Masks, Prices
+from tmask.blocks.arrays import Masks, Prices
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tmask.arrays import Masks, Prices, Scores
-from tmask.certificate import Judgement, judge
-from tmask.registry import reference_solver
+from tmask.blocks.arrays import Masks, Prices, Scores
+from tmask.judging.certificate import Judgement, judge
+from tmask.solving.registry import reference_solver
 
 
 def judge_blocks(scores: Scores, masks: Masks, n: int, prices: Prices | None = None) -> Judgement:
-    """See `tmask.certificate.judge`; prices are the solver's own, tried first."""
+    """See `tmask.judging.certificate.judge`; prices are the solver's own, tried first."""
     reference = reference_solver(scores.shape[1])
     return judge(scores, masks, n, prices=prices, reference=None if reference is None else reference.solve)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tmask.arrays import Masks
-from tmask.compiled import judging
+from tmask.blocks.arrays import Masks
+from tmask.judging.compiled import judging
 
 
 def count_lines(masks: Masks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -16,8 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
-from tmask.solver import Solver
-from tmask.tensors import TensorSolver
+from tmask.solving.solver import Solver
+from tmask.solving.tensor_solver import TensorSolver
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

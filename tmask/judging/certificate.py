@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tmask.answers import BlockSolution
-from tmask.arrays import Masks, Prices, Scores
-from tmask.duals import (
+from tmask.blocks.arrays import Masks, Prices, Scores
+from tmask.judging.answers import BlockSolution
+from tmask.judging.duals import (
     Flags,
     check_prices,
     dual_value,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from tmask.blocks.tensor_blocks import Index, pieces
 from tmask.errors import SolverFailedError
-from tmask.reference import judge_blocks
-from tmask.tensor_blocks import Index, pieces
-from tmask.tensor_judging import examine, is_regular, magnitudes, proves_optimal
-from tmask.tensors import TensorProof, TensorSolver
+from tmask.judging.tensor_judging import examine, is_regular, magnitudes, proves_optimal
+from tmask.solving.reference import judge_blocks
+from tmask.solving.tensor_solver import TensorProof, TensorSolver
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ _PIECE_ENTRIES = 1 << 25  # looked at together, which bounds the memory for it
 
 
 class Sums(NamedTuple):
-    """What is fetched of the masks of a region; scores and counts as in `tmask.tensor_judging.examine`."""
+    """What is fetched of the masks of a region; scores and counts as in `tmask.judging.tensor_judging.examine`."""
 
     objective: float
     total: float

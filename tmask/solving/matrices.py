@@ -1,4 +1,4 @@
-"""Solve matrices where they lie, part by part (`tmask.parts`), without a copy in blocks, on several threads.
+"""Solve matrices where they lie, part by part (`tmask.blocks.parts`), without a copy in blocks, on several threads.
 
 Sums are added in the order of the parts, so the result is the same for any number of threads.
 """
@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tmask.blocks import Mask
-from tmask.compiled import judging
+from tmask.blocks.parts import Part, RowPrices, Stage, Values, direct_parts, is_direct, real_dtype, staged_parts
+from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
-from tmask.parts import Part, RowPrices, Stage, Values, direct_parts, is_direct, real_dtype, staged_parts
-from tmask.solver import Solver
+from tmask.judging.compiled import judging
+from tmask.solving.solver import Solver
 
 Worker = Callable[[Values, Mask, RowPrices | None], float]
 
