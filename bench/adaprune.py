@@ -34,8 +34,8 @@ from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
 from tmask.nn import PruningReport, adaprune, collect_grams, convert, recalibrate, reconstruct, sparsegpt
-from tmask.nn.gram import Gram
-from tmask.nn.refit import Refit
+from tmask.nn.calibration.gram import Gram
+from tmask.nn.fitting.refit import Refit
 
 # one-shot: mask alone. batch-norm: with new statistics. independent, adam, sequential: AdaPrune, by least squares on
 # the dense model's inputs, by Adam on the same, and by least squares layer after layer. sparsegpt: a sweep in place of

@@ -32,8 +32,8 @@ from tmask.comparison.environment import environment
 from tmask.diversity import kept_of, tensor_diversity
 from tmask.files.atomic import atomic_path, check_output
 from tmask.nn import reconstruct
-from tmask.nn.layer_masks import plain_mask
-from tmask.nn.refit import Refit
+from tmask.nn.fitting.layer_masks import plain_mask
+from tmask.nn.fitting.refit import Refit
 from tmask.solving.api import solve
 
 CONSTRAINTS = (

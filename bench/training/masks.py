@@ -16,9 +16,9 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.judging.solution import optimality_gap
 from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Score, Sparsifier, sparsify
-from tmask.nn.choice import Choice
-from tmask.nn.eligibility import select_layers
-from tmask.nn.finding import FoundMask, MaskFinder
+from tmask.nn.layers.choice import Choice
+from tmask.nn.layers.eligibility import select_layers
+from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask_solvers.greedy_keep import GreedyKeep
 from tmask_solvers.midpoint import Midpoint
 

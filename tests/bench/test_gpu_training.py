@@ -13,7 +13,7 @@ from bench import gpu_training
 from bench.gpu_training import NO_GPU, SCALES, Scale, main, measure
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidProblemError, OutputError
-from tmask.nn import routes, verification
+from tmask.nn.packing import routes, verification
 
 TINY = Scale(((64, 128),), (8, 13), ((64, 1, 8),), repeats=1)
 CPU = torch.device("cpu")

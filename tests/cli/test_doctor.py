@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 
 from tests.nn.unpacked_route import Unpacked
-from tmask.nn import routes, verification
+from tmask.nn.packing import routes, verification
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -59,7 +59,7 @@ def test_layers_are_chosen_by_name(weights):
 def test_with_kernels_times_and_verdicts_are_shown(monkeypatch):
     monkeypatch.setattr(verification, "_verified", set())
     monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
-    monkeypatch.setattr("tmask.nn.doctor._COUNTS", (8, 16))
+    monkeypatch.setattr("tmask.nn.packing.doctor._COUNTS", (8, 16))
     arguments = (
         "doctor",
         "--shape",

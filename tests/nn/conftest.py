@@ -7,7 +7,7 @@ import torch
 
 from tests.nn.emulated_kernels import emulated
 from tests.nn.unpacked_route import Unpacked
-from tmask.nn import packed_linear, routes, semi_structured, support, verification
+from tmask.nn.packing import packed_linear, routes, semi_structured, support, verification
 
 CUDA = torch.device("cuda", 0)
 

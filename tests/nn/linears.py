@@ -7,9 +7,9 @@ from torch import nn
 
 from tests.nn.two_four import random_mask
 from tmask.blocks.pattern import Pattern
-from tmask.nn.parametrization import Masked
-from tmask.nn.registration import put_on
-from tmask.nn.terms import Terms
+from tmask.nn.mask.parametrization import Masked
+from tmask.nn.mask.registration import put_on
+from tmask.nn.mask.terms import Terms
 
 
 def masked_linear(

@@ -15,7 +15,7 @@ import tmask
 from tests.nn.models import batch
 from tmask import nn as tnn
 from tmask.errors import RanksDifferError
-from tmask.nn.parametrization import Masked
+from tmask.nn.mask.parametrization import Masked
 
 # Ranks add gradients of parts of the batch, so results differ from one process's by rounding: some 1e-16 a step, which
 # AdamW can make larger where a gradient is near 0.

@@ -14,10 +14,11 @@ import tmask
 from tests.nn.pruning_models import conv_net, images, mlp, rows
 from tests.nn.test_gram import filled
 from tmask.errors import InvalidProblemError, UnknownSolverError
-from tmask.nn import adaprune, collect_grams, pruning, reconstruct
-from tmask.nn.gram import Gram
-from tmask.nn.least_squares import adam, fold_means, least_squares
-from tmask.nn.linear_view import LinearView
+from tmask.nn import adaprune, collect_grams, reconstruct
+from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.fitting.least_squares import adam, fold_means, least_squares
+from tmask.nn.pruning import layerwise as pruning
 
 METHODS = ("least-squares", "adam", "none")
 

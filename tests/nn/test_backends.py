@@ -6,8 +6,8 @@ import tmask
 from tests.nn.models import Attention
 from tests.nn.unpacked_route import Unpacked, unpacked  # noqa: F401 - a fixture
 from tmask import nn as tnn
-from tmask.nn import routes, semi_structured
-from tmask.nn.finding import FoundMask
+from tmask.nn.layers.finding import FoundMask
+from tmask.nn.packing import routes, semi_structured
 
 
 def linear(rows=32, cols=64):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.nn import ranks_at_work
 from tests.nn.processes import run
 from tmask.errors import RanksDifferError, SolverFailedError
-from tmask.nn.fingerprint import fingerprint
-from tmask.nn.ranks import Ranks, check_same, portable, raise_first
+from tmask.nn.distributed.fingerprint import fingerprint
+from tmask.nn.distributed.ranks import Ranks, check_same, portable, raise_first
 
 
 def test_ddp_with_two_processes(tmp_path):
@@ -35,7 +35,7 @@ def test_training_alone_imports_nothing_that_it_does_not_need():
         "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "tmask.nn.sparsify(model, schedule=tmask.nn.Periodic(every=1), optimizer=optimizer)\n"
         "model(torch.ones(1, 8)).sum().backward(); optimizer.step()\n"
-        "print([name for name in ('tmask.nn.distributed', 'tmask.nn.sharding') if name in sys.modules])"
+        "print([name for name in ('tmask.nn.training.sharing', 'tmask.nn.mask.sharding') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tmask.errors import InvalidProblemError
-from tmask.nn import doctor, timing
-from tmask.nn.doctor import Diagnosis, diagnose, examine, kernels
-from tmask.nn.timing import Timing
+from tmask.nn.packing import doctor, timing
+from tmask.nn.packing.doctor import Diagnosis, diagnose, examine, kernels
+from tmask.nn.packing.timing import Timing
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from tests.nn.pruning_models import conv_net, images, mlp, rows
 from tmask.errors import InvalidProblemError
-from tmask.nn import recording
-from tmask.nn.calibration import Calibration
-from tmask.nn.gram import Gram
-from tmask.nn.linear_view import LinearView
-from tmask.nn.recording import collect, collect_pair
+from tmask.nn.calibration import recording
+from tmask.nn.calibration.batches import Calibration
+from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.calibration.recording import collect, collect_pair
 
 LAYERS = {
     "linear": (nn.Linear(6, 4), (5, 6)),

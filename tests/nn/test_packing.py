@@ -14,7 +14,7 @@ from torch.sparse._semi_structured_conversions import (
 import tmask
 from tests.nn.two_four import BLOCKS, random_mask
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.nn.packing import DTYPES, Packed, bits, pack, unpack, unpack_rows
+from tmask.nn.packing.packed import DTYPES, Packed, bits, pack, unpack, unpack_rows
 
 SPECIAL = (0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-7, 1.0)
 

@@ -9,9 +9,9 @@ from torch import nn
 import tmask
 from tests.nn.models import batch, mlp, train
 from tmask import nn as tnn
-from tmask.nn.parametrization import Masked
-from tmask.nn.registration import masked_of
-from tmask.nn.terms import Terms
+from tmask.nn.mask.parametrization import Masked
+from tmask.nn.mask.registration import masked_of
+from tmask.nn.mask.terms import Terms
 
 RULES = {"straight-through": tnn.Periodic(gradient="straight-through"), "masked": tnn.Frozen(gradient="masked")}
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tests.nn.pruning_models import conv_net, images, rows
-from tmask.nn.calibration import Calibration
-from tmask.nn.prunable import Choice, find_layers
+from tmask.nn.calibration.batches import Calibration
+from tmask.nn.fitting.prunable import Choice, find_layers
 
 
 def found(model, data, **choice):

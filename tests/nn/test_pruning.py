@@ -12,8 +12,9 @@ from torch import nn
 from tests.nn.pruning_models import mlp, rows
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn import adaprune, collect_grams, recalibrate, reconstruct, scores, sparsegpt
-from tmask.nn.layer_masks import plain_mask
+from tmask.nn import adaprune, collect_grams, recalibrate, reconstruct, sparsegpt
+from tmask.nn.fitting import scores
+from tmask.nn.fitting.layer_masks import plain_mask
 
 
 class Residual(nn.Module):

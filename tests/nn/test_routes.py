@@ -11,10 +11,10 @@ from tests.nn.linears import masked_linear
 from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidProblemError, KernelError
-from tmask.nn import routes, semi_structured, support, verification
-from tmask.nn.packing import bits, pack
-from tmask.nn.routes.cutlass import tile_bits
-from tmask.nn.timing import Timing
+from tmask.nn.packing import routes, semi_structured, support, verification
+from tmask.nn.packing.packed import bits, pack
+from tmask.nn.packing.routes.cutlass import tile_bits
+from tmask.nn.packing.timing import Timing
 
 CUDA = torch.device("cuda", 0)
 

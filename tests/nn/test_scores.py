@@ -10,9 +10,10 @@ from tests.nn.pruning_models import mlp, rows
 from tests.nn.test_gram import filled
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn import adaprune, available_scores, register_score, scores
-from tmask.nn.linear_view import LinearView
-from tmask.nn.sparsegpt import sweep
+from tmask.nn import adaprune, available_scores, register_score
+from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.fitting import scores
+from tmask.nn.pruning.sparsegpt import sweep
 
 NAMES = [score.name for score in available_scores()]
 

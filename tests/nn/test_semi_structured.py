@@ -16,8 +16,9 @@ from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.nn import Periodic, routes, semi_structured, sparsify, verification
-from tmask.nn.packed_linear import packed_linear, packed_product
+from tmask.nn import Periodic, sparsify
+from tmask.nn.packing import routes, semi_structured, verification
+from tmask.nn.packing.packed_linear import packed_linear, packed_product
 
 TOLERANCE = 2e-2  # of the largest entry; bfloat16 keeps 8 bits
 

@@ -11,10 +11,10 @@ from tests.nn.pruning_models import conv_net, images, mlp, rows
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, recalibrate, sparsegpt
-from tmask.nn.calibration import Calibration
-from tmask.nn.linear_view import LinearView
-from tmask.nn.recording import collect
-from tmask.nn.sparsegpt import sweep
+from tmask.nn.calibration.batches import Calibration
+from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.calibration.recording import collect
+from tmask.nn.pruning.sparsegpt import sweep
 
 
 def layer_data(layer, shape, count=4):

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import tmask
 from tests.nn.models import mlp, train
 from tmask import nn as tnn
-from tmask.nn.terms import Terms
+from tmask.nn.mask.terms import Terms
 
 SPOILT = "layer '0.weight': the mask is not the 2:4 one that was found: "
 

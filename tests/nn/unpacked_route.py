@@ -7,9 +7,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from tmask.nn import routes
-from tmask.nn.packing import _pack_rows, unpack_rows
-from tmask.nn.routes.base import TOKENS_MULTIPLE, Route
+from tmask.nn.packing import routes
+from tmask.nn.packing.packed import _pack_rows, unpack_rows
+from tmask.nn.packing.routes.base import TOKENS_MULTIPLE, Route
 
 
 class Unpacked(Route):

@@ -15,7 +15,7 @@ from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.masks import write_masks
 
 if TYPE_CHECKING:
-    from tmask.nn.convert import ConversionReport
+    from tmask.nn.pruning.convert import ConversionReport
 
 
 @reports_errors
@@ -53,9 +53,9 @@ def convert(
         raise SolverUnavailableError('tmask convert needs torch; run: pip install "tmask[torch]"')
     import torch
 
-    from tmask.nn.convert import convert as convert_model
-    from tmask.nn.model_files import check_model_output, load_inputs, load_model, save_model
-    from tmask.nn.pruned_masks import mask_records
+    from tmask.nn.calibration.model_files import check_model_output, load_inputs, load_model, save_model
+    from tmask.nn.pruning.convert import convert as convert_model
+    from tmask.nn.pruning.pruned_masks import mask_records
 
     check_model_output(output)
     check_outputs([model, calibration], [output, masks, csv], overwrite)

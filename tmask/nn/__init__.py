@@ -5,23 +5,23 @@
 prune a trained model on calibration data.
 """
 
-from tmask.nn.adaprune import adaprune
-from tmask.nn.applying import sparsify
-from tmask.nn.baking import bake
-from tmask.nn.batch_norm import recalibrate
-from tmask.nn.convert import ConversionReport, convert
-from tmask.nn.decay import MaskedDecay
+from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.diversity import model_diversity
-from tmask.nn.exporting import export, export_state_dict
-from tmask.nn.losses import reconstruction_losses
-from tmask.nn.packing import Packed, pack, unpack
-from tmask.nn.pruning_report import LayerPruning, PruningReport
-from tmask.nn.reconstruct import collect_grams, reconstruct
-from tmask.nn.report import LayerRenewal, LayerReport, Renewal, Report, Score
-from tmask.nn.schedules import Frozen, Periodic, Schedule
-from tmask.nn.scores import available_scores, register_score
-from tmask.nn.sparsegpt import sparsegpt
-from tmask.nn.sparsifier import Sparsifier
+from tmask.nn.fitting.report import LayerPruning, PruningReport
+from tmask.nn.fitting.scores import available_scores, register_score
+from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report, Score
+from tmask.nn.packing.packed import Packed, pack, unpack
+from tmask.nn.pruning.adaprune import adaprune
+from tmask.nn.pruning.convert import ConversionReport, convert
+from tmask.nn.pruning.losses import reconstruction_losses
+from tmask.nn.pruning.reconstruct import collect_grams, reconstruct
+from tmask.nn.pruning.sparsegpt import sparsegpt
+from tmask.nn.training.applying import sparsify
+from tmask.nn.training.baking import bake
+from tmask.nn.training.decay import MaskedDecay
+from tmask.nn.training.exporting import export, export_state_dict
+from tmask.nn.training.schedules import Frozen, Periodic, Schedule
+from tmask.nn.training.sparsifier import Sparsifier
 
 __all__ = [
     "ConversionReport",

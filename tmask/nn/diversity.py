@@ -10,7 +10,7 @@ from tmask.blocks.pattern import Pattern
 from tmask.diversity import CONSTRAINTS, Diversity
 from tmask.diversity import model_diversity as diversity_of_shapes
 from tmask.errors import InvalidProblemError
-from tmask.nn.linear_view import CONVOLUTIONS
+from tmask.nn.calibration.linear_view import CONVOLUTIONS
 
 
 def model_diversity(

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.exporting import export, export_state_dict
 from tmask.nn.integrations.unwrapping import whole_state
-from tmask.nn.parametrization import is_sharded
-from tmask.nn.sparsifier import Sparsifier
+from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.training.exporting import export, export_state_dict
+from tmask.nn.training.sparsifier import Sparsifier
 
 _STATE = "tmask.nn.Sparsifier"  # our place in trainer_state.json
 

@@ -18,9 +18,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.baking import bake
-from tmask.nn.sparsifier import Sparsifier
-from tmask.nn.watching import plain_optimizer
+from tmask.nn.training.baking import bake
+from tmask.nn.training.sparsifier import Sparsifier
+from tmask.nn.training.watching import plain_optimizer
 
 
 class SparsifierCallback(Callback):

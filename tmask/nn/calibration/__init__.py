@@ -1,0 +1,1 @@
+"""Calibration data through a model: in which order layers are called, what they read, and the sums of that."""

@@ -1,0 +1,1 @@
+"""The processes that train one model together, and how they compare what they hold."""

@@ -1,0 +1,1 @@
+"""One layer pruned: its score, its mask, and the weights refitted on it."""

@@ -1,0 +1,93 @@
+"""Find one layer's mask, with its worth, and say which layer and step an error belongs to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tmask
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidProblemError, TmaskError
+from tmask.judging.solution import Status
+from tmask.nn.layers.report import Score
+from tmask.solving.solver import Solver
+
+ScoreFn = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMask:
+    """A mask on the weight's device, what it keeps, and the seconds that it took in all.
+
+    `complete` tells whether full blocks keep exactly n in each row and column: a heuristic may leave some short.
+    `fingerprint` is that of the whole mask, where `mask` is a shard of it, or None.
+    """
+
+    mask: Tensor
+    score: Score
+    seconds: float
+    complete: bool = True
+    fingerprint: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFinder:
+    """How masks are found.
+
+    Args:
+        solver: "auto" or a solver.
+        score: called with a layer's name and dense weight; gives the importance of every entry, >= 0. None for |W|.
+        certify: whether the optimality gap is proven.
+    """
+
+    solver: Solver | str = "auto"
+    score: ScoreFn | None = None
+    certify: bool = True
+
+    @torch.no_grad()
+    def find(self, name: str, weight: Tensor, pattern: Pattern | None, groups: int, step: int) -> FoundMask:
+        """The mask of one weight; all True where the pattern is None.
+
+        Raises:
+            TmaskError: as `tmask.solve`, with step and layer in front: a NaN weight, for example.
+        """
+        begin = time.perf_counter()
+        try:
+            score = self._score(name, weight)
+            if pattern is None:
+                pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
+            solution = tmask.solve(weight, pattern, self.solver, score=score, groups=groups, certify=self.certify)
+        except TmaskError as error:
+            raise type(error)(f"step {step}, layer {name!r}: {error}") from error
+        found = Score(solution.objective, solution.total, solution.dual_bound)
+        complete = solution.status is not Status.UNDERFILLED
+        return FoundMask(solution.mask, found, time.perf_counter() - begin, complete)
+
+    def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
+        """A mask from the user, checked.
+
+        Raises:
+            InvalidProblemError, InvalidMaskError: as `tmask.certify` and `tmask.check_mask`, with the layer in front.
+        """
+        begin = time.perf_counter()
+        try:
+            score = self._score(name, weight)
+            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups)
+            tmask.check_mask(mask, pattern, groups=groups)
+        except TmaskError as error:
+            raise type(error)(f"masks[{name!r}]: {error}") from error
+        found = Score(judged.objective, judged.total, judged.dual_bound)
+        return FoundMask(torch.as_tensor(mask, device=weight.device), found, time.perf_counter() - begin)
+
+    def _score(self, name: str, weight: Tensor) -> Tensor | None:
+        if self.score is None:
+            return None
+        score = self.score(name, weight)
+        if score is None:
+            raise InvalidProblemError("score: the function gave None; give the importance of every entry, >= 0")
+        return score

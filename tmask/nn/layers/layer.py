@@ -1,0 +1,206 @@
+"""A weight that has, or will have, a mask: who owns it, under which pattern, on which backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidProblemError, TmaskError
+from tmask.nn.distributed.fingerprint import fingerprint
+from tmask.nn.layers.finding import FoundMask
+from tmask.nn.layers.report import LayerReport, Score
+from tmask.nn.mask.gradient import Gradient
+from tmask.nn.mask.parametrization import Masked, is_sharded, local_part
+from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
+from tmask.nn.mask.terms import Terms
+from tmask.nn.packing import backends
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A module, the name of its tensor, and that tensor's full name in the model."""
+
+    module: nn.Module = field(repr=False)
+    tensor: str
+    name: str
+
+
+@dataclass(eq=False)
+class SparseLayer:
+    """One weight under a mask, with every module that shares it.
+
+    Args:
+        owners: modules that hold the weight; more than one if it is tied.
+        pattern: that training ends with.
+        groups: of the tiling; no block crosses a group.
+        requested: the backend that the user wants, perhaps "auto".
+        backend: what multiplies; `reason` says why, where another one was conceivable.
+        score, step: of the mask in force, and when it was found; None while there is none.
+        in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
+    """
+
+    owners: tuple[Owner, ...]
+    pattern: Pattern
+    groups: int = 1
+    requested: str = backends.MASKED
+    backend: str = backends.MASKED
+    reason: str = ""
+    score: Score | None = None
+    step: int | None = None
+    in_force: Pattern | None = None
+    _masked: Masked | None = field(default=None, repr=False)
+    _print: tuple[Stamp, int] | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Full name of the parameter, where the model lists it first."""
+        return self.owners[0].name
+
+    @property
+    def masked(self) -> Masked:
+        """The parametrization.
+
+        Raises:
+            InvalidProblemError: as `check_held`.
+        """
+        self.check_held()
+        assert self._masked is not None
+        return self._masked
+
+    def check_held(self) -> None:
+        """Return if the mask is on.
+
+        Raises:
+            InvalidProblemError: it was taken off, by `export` for example.
+        """
+        if self._masked is None or not all(self._holds(owner) for owner in self.owners):
+            raise InvalidProblemError(
+                f"layer {self.name!r} has this mask no more; after export, end with sparsifier.remove(), and call "
+                "sparsify anew to train on under masks"
+            )
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense master weight."""
+        owner = self.owners[0]
+        if masked_of(owner.module, owner.tensor) is None:
+            return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
+        return steps_of(owner.module, owner.tensor).original
+
+    def put_mask_on(self, gradient: Gradient) -> None:
+        """Register one parametrization, all True, with every owner."""
+        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient)
+        for owner in self.owners:
+            put_on(owner.module, owner.tensor, self._masked)
+
+    def follow_shards(self) -> bool:
+        """Cut the mask like the weight if `fully_shard` has cut it since; returns whether it did.
+
+        Raises:
+            InvalidProblemError: the weight was cut in another way, or its packed copies would be wrong.
+        """
+        if self._masked is None:
+            return False
+        weight = self.weight
+        if weight.shape != self._masked.mask.shape:
+            raise InvalidProblemError(
+                f"layer {self.name!r}: its weight has become {tuple(weight.shape)}, its mask is "
+                f"{tuple(self._masked.mask.shape)}; of FSDP, only fully_shard is supported"
+            )
+        if is_sharded(weight) and self.backend != backends.MASKED:
+            raise InvalidProblemError(
+                f"layer {self.name!r}: backend {self.backend!r} packs whole weights, and fully_shard has cut this one; "
+                'call sparsify with backend="masked"'
+            )
+        if not is_sharded(weight) or is_sharded(self._masked.mask):
+            return False
+        known = self.fingerprint()
+        self._masked.follow(weight)
+        self.note(known)
+        return True
+
+    def fingerprint(self) -> int | None:
+        """That of the whole mask; None for shards that something else than a renewal has changed.
+
+        It costs nothing while the mask stays, and no rank has to ask another.
+        """
+        if self._print is None or self._print[0] != self._stamp():
+            if is_sharded(self.masked.mask):
+                return None
+            self._print = self._stamp(), fingerprint(self.masked.mask)
+        return self._print[1]
+
+    def note(self, known: int | None) -> None:
+        """Take a fingerprint for that of the mask as it is now, where one is known."""
+        if known is not None:
+            self._print = self._stamp(), known
+
+    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> int:
+        """Replace the mask in place; returns how many of its bits changed."""
+        masked = self.masked
+        changed = (masked.mask != found.mask).sum()
+        flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
+        masked.mask.copy_(found.mask)
+        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
+        self.note(found.fingerprint)
+        self.in_force, self.score, self.step = pattern, found.score, step
+        self.refresh()
+        return flips
+
+    def refresh(self) -> None:
+        """Bring the backend's own copy of the weight up to date, after the weight or the mask has changed.
+
+        Raises:
+            TmaskError: the backend refuses the mask, such as one of a heuristic that left rows short.
+        """
+        for owner in self.owners:
+            try:
+                backends.update(owner.module, self.backend, complete=self.in_force == self.pattern)
+            except TmaskError as error:
+                raise type(error)(f"layer {owner.name!r}: {error}") from error
+
+    def release(self) -> None:
+        """Multiply with the dense masked weight, until `refresh` with another backend."""
+        for owner in self.owners:
+            backends.release(owner.module)
+
+    def check_removable(self) -> None:
+        """Return if `remove` can do its work; raise InvalidProblemError if not."""
+        for owner in self.owners:
+            if self._holds(owner):
+                check_alone(owner.module, owner.tensor)
+
+    def remove(self) -> None:
+        """Leave the dense master weight as a plain parameter. A mask that another Sparsifier has put on stays."""
+        for owner in self.owners:
+            if self._holds(owner):
+                backends.release(owner.module)
+                take_off(owner.module, owner.tensor)
+
+    def row(self) -> LayerReport:
+        """Its row in a report."""
+        return LayerReport(
+            layer=self.name,
+            shape=tuple(self.weight.shape),
+            pattern=self.pattern,
+            step=self.step,
+            retained=None if self.score is None else self.score.retained,
+            gap=None if self.score is None else self.score.gap,
+            backend=self.backend,
+            reason=self.reason,
+            tied=tuple(owner.name for owner in self.owners[1:]),
+        )
+
+    def _stamp(self) -> Stamp:
+        """Changes when the mask does: operators count in the DTensor, what loads checkpoints also in its part."""
+        mask = self.masked.mask
+        part = local_part(mask)
+        return part.data_ptr(), part._version, mask._version
+
+    def _holds(self, owner: Owner) -> bool:
+        return self._masked is not None and masked_of(owner.module, owner.tensor) is self._masked

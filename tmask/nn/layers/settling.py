@@ -1,0 +1,65 @@
+"""Which backend a layer runs on: chosen for all its owners, and given up under "auto" where a mask does not fit it."""
+
+from __future__ import annotations
+
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidMaskError, TmaskError
+from tmask.nn.layers.layer import SparseLayer
+from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.mask.terms import Terms
+from tmask.nn.packing import backends
+
+
+def choose(layer: SparseLayer) -> None:
+    """Take the backend that every owner of the weight can run, on the device that it is on now.
+
+    Raises:
+        InvalidProblemError: the one that was asked for cannot run it; names the layer.
+    """
+    for owner in layer.owners:
+        try:
+            layer.backend, layer.reason = backends.choose_backend(
+                owner.module, owner.tensor, layer.weight, layer.pattern, layer.requested
+            )
+        except TmaskError as error:
+            raise type(error)(f"layer {owner.name!r}: {error}") from error
+        if layer.backend == backends.MASKED:
+            break  # one owner that cannot be packed keeps the weight's other owners masked, for its reason
+
+
+def prepare(layer: SparseLayer, pattern: Pattern | None, complete: bool) -> None:
+    """See whether the backend takes a mask before it is put on; under "auto" go on masked where it does not.
+
+    Args:
+        pattern: of the mask.
+        complete: whether it keeps exactly n in every row and column of full blocks.
+    Raises:
+        InvalidMaskError: it does not, and was asked for by name.
+    """
+    if layer.backend != backends.SEMI_STRUCTURED or pattern != layer.pattern:
+        return
+    problem = "" if complete else "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+    problem = problem or next(filter(None, (backends.misuse(o.module, o.tensor) for o in layer.owners)), "")
+    if problem and layer.requested != backends.AUTO:
+        raise InvalidMaskError(
+            f'layer {layer.name!r}: {problem}; use backend "auto" or "masked", or a solver that fills its masks'
+        )
+    if problem:
+        layer.backend, layer.reason = backends.MASKED, problem
+        layer.release()
+
+
+def choose_anew(layer: SparseLayer) -> None:
+    """Choose "auto" again, for a mask that is on, now that the model may be on another device.
+
+    Raises:
+        InvalidProblemError: the mask was taken off.
+    """
+    masked = layer.masked
+    if layer.requested != backends.AUTO or is_sharded(layer.weight):
+        return
+    choose(layer)
+    prepare(layer, layer.in_force, Terms.of(masked.terms.tolist(), layer.name).complete)
+    if layer.backend == backends.MASKED:
+        layer.release()
+    layer.refresh()

@@ -1,0 +1,136 @@
+"""The parametrization that puts a mask on a weight.
+
+The layer keeps its dense master weight W as `parametrizations.<name>.original`; everything that reads the layer's
+weight, kernels of torch that bypass `forward` included, gets the effective weight where(mask, W, 0). What gradient W
+receives for it, `gradient` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.mask.gradient import Gradient, StraightThrough, StraightThroughBothWays, apply_mask
+from tmask.nn.mask.terms import LENGTH, Terms
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, as `fully_shard` makes of parameters; told without importing that class."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor; all of it where it is whole."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def put_together(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; all ranks must call it where `fully_shard` has cut it."""
+    if not is_sharded(tensor):
+        return tensor
+    from tmask.nn.mask.sharding import whole
+
+    return whole(tensor)
+
+
+class Masked(nn.Module):
+    """W -> where(mask, W, 0). One instance serves every layer that shares the weight.
+
+    Buffers, saved with the model:
+        mask: bool, the weight's shape, True = kept; a DTensor once the weight is one. It is replaced in place, so that
+            compiled graphs and distributed wrappers go on with the same tensor. Under the masked rule torch refuses a
+            backward pass across such a change; the straight-through one needs the mask in forward alone.
+        terms: int64 (6,), the numbers of `Terms`, by which a mask from elsewhere is judged.
+
+    Args:
+        weight: gives the shape and the device; the mask begins as all True.
+        terms: with the pattern that training ends with, kept as `target`.
+        gradient: rule for the gradient of W.
+    """
+
+    mask: Tensor
+    terms: Tensor
+
+    def __init__(self, weight: Tensor, terms: Terms, gradient: Gradient) -> None:
+        super().__init__()
+        self.gradient = gradient
+        self.target = terms.target
+        self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
+        self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
+        self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if is_sharded(weight):
+            self.follow(weight)
+        elif self._gather_and_apply is not None:
+            return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
+        if self.gradient == "masked":
+            return apply_mask(weight, self.mask)
+        function = StraightThrough if torch.compiler.is_compiling() else StraightThroughBothWays
+        masked: Tensor = function.apply(weight, self.mask)  # type: ignore[no-untyped-call]
+        return masked
+
+    def follow(self, weight: Tensor) -> bool:
+        """Cut the mask like a weight that `fully_shard` has cut since; returns whether it did."""
+        if not is_sharded(weight) or is_sharded(self.mask):
+            return False
+        from tmask.nn.mask.sharding import gather_and_apply, shard_like
+
+        self.mask = shard_like(self.mask, weight)
+        self._gather_and_apply = gather_and_apply
+        return True
+
+    def check(self, name: str) -> None:
+        """Return if the mask is one that was found under its terms; shards of one cannot be judged, and are not.
+
+        Raises:
+            InvalidMaskError, InvalidProblemError: as `Terms`; `name` is the layer's.
+        """
+        if not is_sharded(self.mask):
+            Terms.of(self.terms.tolist(), name).check(self.mask, name)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What `layer.weight = value` stores: the value itself becomes the dense master weight."""
+        return weight
+
+    def extra_repr(self) -> str:
+        return f"{self.target}, gradient={self.gradient}"
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        check_saved(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def check_saved(state: Mapping[str, Any], prefix: str, masked: Masked | None = None) -> None:
+    """Return if the mask under a prefix of a state dict is one that was found under its terms.
+
+    Shards cannot be judged, and are not; nor is what the state lacks, or what does not fit, which torch refuses.
+
+    Args:
+        masked: that is to load it, whose pattern it must have; None where there is no model.
+    Raises:
+        InvalidProblemError: it was trained with another pattern, or has no terms; names the layer.
+        InvalidMaskError: it is no such mask.
+    """
+    mask, numbers = state.get(f"{prefix}mask"), state.get(f"{prefix}terms")
+    if mask is None or numbers is None or len(numbers) != LENGTH:
+        return
+    name = layer_name(prefix)
+    terms = Terms.of(numbers.tolist(), name)
+    if masked is not None and terms.target != masked.target:
+        raise InvalidProblemError(
+            f"layer {name!r}: the checkpoint was trained with pattern {terms.target}, this model with "
+            f"{masked.target}; call sparsify with the checkpoint's pattern before loading it. Loading has stopped "
+            "here: layers before this one hold the checkpoint's weights by now"
+        )
+    if not is_sharded(mask) and (masked is None or mask.shape == masked.mask.shape):
+        terms.check(mask, name)
+
+
+def layer_name(path: str) -> str:
+    """The parameter's own name behind the path of its parametrization in the model."""
+    return path.removesuffix(".").removesuffix(".0").replace("parametrizations.", "")

@@ -1,0 +1,86 @@
+"""A mask on and off a module: torch's parametrizations, with what they lack for masks that come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.mask.parametrization import Masked, is_sharded
+
+
+def masked_of(module: nn.Module, tensor: str) -> Masked | None:
+    """The mask on a module's tensor, or None."""
+    if not parametrize.is_parametrized(module, tensor):
+        return None
+    return next((step for step in steps_of(module, tensor) if isinstance(step, Masked)), None)
+
+
+def steps_of(module: nn.Module, tensor: str) -> parametrize.ParametrizationList:
+    """torch's list of the parametrizations on a tensor, which also holds the dense master weight as `original`."""
+    return module.parametrizations[tensor]  # type: ignore[index, return-value]
+
+
+def put_on(module: nn.Module, tensor: str, masked: Masked) -> None:
+    """Register the mask; the Parameter object stays the same, so that optimizers and ties need no care.
+
+    Its position among the module's parameters is noted, for `take_off` to restore.
+    """
+    position = list(module._parameters).index(tensor)
+    weight: Any = module._parameters[tensor]
+    # torch ends with weight.set_(weight), which gives it another gradient accumulator: DDP, if it is around the model
+    # already, and every hook on the old one would then wait for gradients in vain.
+    weight.set_ = lambda source: weight
+    try:
+        parametrize.register_parametrization(module, tensor, masked, unsafe=True)
+    finally:
+        del weight.set_
+    vars(steps_of(module, tensor))["position"] = position
+
+
+def take_off(module: nn.Module, tensor: str) -> None:
+    """The dense master weight as a plain parameter again, at its old place among the module's parameters.
+
+    A module's masks come off in the reverse order, so that each position is again what it was.
+
+    Raises:
+        InvalidProblemError: the user has put other parametrizations on it.
+    """
+    check_alone(module, tensor)
+    position: int = vars(steps_of(module, tensor))["position"]
+    _own_class(module)
+    parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
+    later = [name for name in module._parameters if name != tensor][position:]
+    for name in later:
+        module._parameters[name] = module._parameters.pop(name)
+
+
+def check_alone(module: nn.Module, tensor: str) -> None:
+    """Return if the mask can come off: it is the only parametrization, and FSDP keeps no record of the parameter.
+
+    Raises:
+        InvalidProblemError: it cannot.
+    """
+    if is_sharded(steps_of(module, tensor).original):
+        raise InvalidProblemError(
+            f"{tensor} of {type(module).__name__} is sharded by fully_shard, which would lose it if its mask came off; "
+            "save export_state_dict(model), and load that into a plain model"
+        )
+    if others := [type(step).__name__ for step in steps_of(module, tensor) if not isinstance(step, Masked)]:
+        raise InvalidProblemError(
+            f"{tensor} of {type(module).__name__} has other parametrizations beside its mask ({', '.join(others)}); "
+            "remove them first"
+        )
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a deep copy a class of its own.
+
+    torch deletes the injected property from the class, which a deep copy shares with the module that it was copied
+    from: without this, taking the mask off a copy would break the original.
+    """
+    shared = type(module)
+    members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)

@@ -1,0 +1,56 @@
+"""Masks cut over ranks like the weights that `fully_shard` has cut.
+
+A rank holds its shard of every mask, a byte for each weight that it holds. In forward, when FSDP has put a layer's
+weight together, its mask is put together too, for that time; under the masked rule once more in backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tmask.nn.mask.gradient import apply_mask
+
+
+def shard_like(mask: Tensor, weight: Any) -> Tensor:
+    """This rank's part of a mask that every rank holds whole, cut like the weight; no communication."""
+    return distribute_tensor(mask, weight.device_mesh, weight.placements, src_data_rank=None)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor put together on every rank; a tensor that is whole already is itself. All ranks must call it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full: Tensor = tensor.full_tensor()
+    return full
+
+
+class _Gathered(torch.autograd.Function):
+    """where(mask, weight, 0) for a whole weight and a mask in shards, which autograd saves as shards."""
+
+    @staticmethod
+    def forward(weight: Tensor, mask: Tensor, masked_gradient: bool) -> Tensor:
+        return apply_mask(weight, whole(mask))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, mask, ctx.masked_gradient = inputs
+        if ctx.masked_gradient:
+            ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, None, None]:
+        (gradient,) = grads
+        if ctx.masked_gradient:
+            (mask,) = ctx.saved_tensors
+            gradient = apply_mask(gradient, whole(mask))
+        return gradient, None, None
+
+
+def gather_and_apply(weight: Tensor, mask: Tensor, masked_gradient: bool) -> Tensor:
+    """where(mask, weight, 0) for a weight that FSDP has put together, and a mask in shards."""
+    masked: Tensor = _Gathered.apply(weight, mask, masked_gradient)  # type: ignore[no-untyped-call]
+    return masked

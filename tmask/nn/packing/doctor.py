@@ -1,0 +1,188 @@
+"""What this machine can accelerate, layer by layer: eligible or why not, and what it was measured to gain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tmask.errors import InvalidProblemError, KernelError
+from tmask.nn.packing.routes import ROUTES, Route, find_route
+from tmask.nn.packing.support import misfit
+from tmask.nn.packing.timing import REPEATS, Timing, measure_linear
+from tmask.nn.packing.verification import verify
+
+DTYPES = ("bfloat16", "float16", "float32")
+# Where the break-even is looked for: powers of two, from a short sequence to a large batch.
+_COUNTS = tuple(2**power for power in range(7, 17))
+_QUICK = 5  # repeats of each, since a crossing is coarser than the times that are reported
+
+Measure = Callable[[Route, tuple[int, int], torch.dtype, torch.device, int, int], Timing]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One layer.
+
+    Args:
+        route: that multiplies it here, or "".
+        reason: why nothing does, or why nothing could be measured, or "".
+        eligible_for: names of the routes that take this shape and dtype, on their hardware.
+        timings: by count of tokens, as asked for.
+        break_even: tokens of the first power of two at which a whole step, packing included, is no slower than the
+            dense one; None if there is none up to 65536, or nothing was measured.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    route: str = ""
+    reason: str = ""
+    eligible_for: tuple[str, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    break_even: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.reason:
+            return self.reason
+        if self.break_even is None:
+            return f"not worth it here: slower than dense up to {_COUNTS[-1]} tokens"
+        return f"pays from {self.break_even} tokens on"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What torch finds here; `problem` says why no kernel can run, or is ""."""
+
+    torch: str
+    cuda: str
+    device: str
+    capability: str
+    cusparselt: str
+    route: str
+    problem: str
+
+
+def default_device() -> torch.device:
+    """The current GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def examine(device: torch.device) -> Machine:
+    """The machine as far as sparse kernels are concerned."""
+    route, problem = find_route(device)
+    gpu = device.type == "cuda" and torch.cuda.is_available()
+    return Machine(
+        torch=torch.__version__,
+        cuda=torch.version.cuda or "",
+        device=torch.cuda.get_device_name(device) if gpu else device.type,
+        capability=".".join(map(str, torch.cuda.get_device_capability(device))) if gpu else "",
+        cusparselt=_cusparselt(),
+        route=route.name if route else "",
+        problem=problem,
+    )
+
+
+def kernels(device: torch.device) -> list[dict[str, str]]:
+    """Every route: its name, where it runs, what it asks of a weight, and why not here, or ""."""
+    return [
+        {
+            "kernels": route.name,
+            "run on": route.hardware,
+            "sides in multiples of": str(route.multiple),
+            "not here because": route.problem(device),
+        }
+        for route in ROUTES.values()
+    ]
+
+
+def _cusparselt() -> str:
+    library = getattr(torch.backends, "cusparselt", None)  # since torch 2.5
+    version = library.version() if library is not None and library.is_available() else None
+    return str(version or "")
+
+
+def diagnose(
+    layers: Iterable[tuple[str, tuple[int, ...]]],
+    dtype: str,
+    device: torch.device,
+    tokens: Sequence[int],
+    *,
+    measure: Measure = measure_linear,
+) -> Iterator[Diagnosis]:
+    """Judge each layer; what is eligible here is verified and measured, each shape once.
+
+    Names and shapes do not tell everything: a matrix of another module than `nn.Linear` is judged as if it were of one,
+    but for the projections of torch's MultiheadAttention, which go by their names.
+
+    Args:
+        layers: names and weight shapes, (out, in).
+        dtype: that the layers multiply in.
+        tokens: counts to report times for, each at least 1.
+        measure: times one layer; another one in tests.
+    Raises:
+        InvalidProblemError: an unknown dtype, or a count of tokens that is none.
+    """
+    if dtype not in DTYPES:
+        raise InvalidProblemError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
+    if wrong := [count for count in tokens if count < 1]:
+        raise InvalidProblemError(f"tokens: {wrong[0]} is no count of tokens; give 1 or more")
+    return _diagnose(layers, getattr(torch, dtype), device, tokens, measure)
+
+
+def _diagnose(
+    layers: Iterable[tuple[str, tuple[int, ...]]],
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: Sequence[int],
+    measure: Measure,
+) -> Iterator[Diagnosis]:
+    route, problem = find_route(device)
+    measured: dict[tuple[int, ...], Diagnosis] = {}
+    named = list(layers)
+    attention = {name.removesuffix("in_proj_weight") for name, _ in named if name.endswith("in_proj_weight")}
+    for name, shape in named:
+        if name.endswith("in_proj_weight") or name.removesuffix("out_proj.weight") in attention:
+            yield Diagnosis(name, shape, reason="MultiheadAttention reads its weights past any packed product")
+            continue
+        elsewhere = tuple(other.name for other in ROUTES.values() if not misfit(other, shape, dtype))
+        if route is None or (misfit_here := misfit(route, shape, dtype)):
+            # Of a shape that fits nowhere, that is the reason, and not this machine.
+            reason = misfit_here if route is not None else (_nowhere(shape, dtype) if not elsewhere else problem)
+            yield Diagnosis(name, shape, reason=reason, eligible_for=elsewhere)
+            continue
+        if shape not in measured:
+            measured[shape] = _measured(route, (shape[0], shape[1]), dtype, device, tokens, measure)
+        result = measured[shape]
+        yield Diagnosis(name, shape, route.name, result.reason, elsewhere, result.timings, result.break_even)
+
+
+def _nowhere(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    """Why no route takes it, by the least demanding one."""
+    return misfit(min(ROUTES.values(), key=lambda route: route.multiple), shape, dtype)
+
+
+def _measured(
+    route: Route,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: Sequence[int],
+    measure: Measure,
+) -> Diagnosis:
+    """The diagnosis of a shape, without a layer's name."""
+    timings: list[Timing] = []
+    try:
+        verify(route, shape, dtype, device)
+        for count in tokens:
+            timings.append(measure(route, shape, dtype, device, count, REPEATS))
+        break_even = next(
+            (count for count in _COUNTS if measure(route, shape, dtype, device, count, _QUICK).speed_up >= 1), None
+        )
+    except KernelError as error:
+        return Diagnosis("", shape, reason=str(error))
+    except torch.cuda.OutOfMemoryError:
+        return Diagnosis("", shape, reason="no memory to measure it; give fewer --tokens", timings=tuple(timings))
+    return Diagnosis("", shape, timings=tuple(timings), break_even=break_even)

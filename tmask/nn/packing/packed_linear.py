@@ -1,0 +1,133 @@
+"""The linear layer on a packed weight: two operators of torch, so that compiled models keep it whole.
+
+    tmask::packed_product    tokens @ A^T + bias for one packed direction A; no gradient of its own
+    tmask::packed_linear     y = x W^T + bias with the gradients of x (from the packed W^T), W and bias
+
+They are custom operators, not an `autograd.Function` around the kernels: torch.compile takes an operator with a fake
+implementation as one node, in both passes, where it would have to trace into private kernels that lack one. W enters
+`packed_linear` for its gradient's sake alone; its values come from what was packed, so both passes see one mask even
+where W or the mask changes in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tmask.nn.packing.routes import ROUTES, TOKENS_MULTIPLE
+
+
+def packed_product(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
+    """tokens (T, K) @ A^T + bias -> (T, rows), for the packed A (rows, K); T is padded as the kernels need it.
+
+    Args:
+        tokens: in the packed dtype, of any strides.
+        operand: one direction, as the route of this name packs it.
+        bias: (rows,) in the tokens' dtype.
+    """
+    result: Tensor = torch.ops.tmask.packed_product(tokens, operand, rows, route, bias)
+    return result
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packed: list[Tensor],
+    packed_t: list[Tensor],
+    mask: Tensor | None,
+    route: str,
+) -> Tensor:
+    """x (T, in) with the packed weight (out, in) -> (T, out), in x's dtype.
+
+    Args:
+        weight: the dense master weight, which receives the gradient, of any floating dtype.
+        bias: (out,) in x's dtype.
+        packed, packed_t: the weight and its transpose, packed in x's dtype.
+        mask: keeps the gradient of the weight where it is True; None for the whole, straight-through gradient.
+        route: name of the route that packed them.
+    """
+    result: Tensor = torch.ops.tmask.packed_linear(x, weight, bias, packed, packed_t, mask, route)
+    return result
+
+
+def _product(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
+    count = tokens.shape[0]
+    if count == 0:
+        return tokens.new_empty(0, rows)
+    if missing := -count % TOKENS_MULTIPLE:
+        tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
+    # The kernels take the transposed view, so the rows themselves must be contiguous.
+    result = ROUTES[route].product(tokens.contiguous(), operand, rows, bias)  # (T + missing, rows)
+    return result[:count]
+
+
+def _product_fake(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
+    return tokens.new_empty(tokens.shape[0], rows)
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packed: list[Tensor],
+    packed_t: list[Tensor],
+    mask: Tensor | None,
+    route: str,
+) -> Tensor:
+    return _product(x, packed, weight.shape[0], route, bias)
+
+
+def _linear_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packed: list[Tensor],
+    packed_t: list[Tensor],
+    mask: Tensor | None,
+    route: str,
+) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, packed, packed_t, mask, ctx.route = inputs
+    ctx.lengths = len(packed), len(packed_t)
+    ctx.weight_dtype, ctx.has_bias, ctx.has_mask = weight.dtype, bias is not None, mask is not None
+    ctx.save_for_backward(x, *([mask] if mask is not None else []), *packed_t)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    mask = rest.pop(0) if ctx.has_mask else None
+    grad_x = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_x = packed_product(grad, rest, x.shape[1], ctx.route)
+    if ctx.needs_input_grad[1]:
+        grad_weight = (grad.t() @ x).to(ctx.weight_dtype)  # dense: neither factor is sparse
+        if mask is not None:
+            grad_weight = torch.where(mask, grad_weight, 0)
+    if ctx.has_bias and ctx.needs_input_grad[2]:
+        grad_bias = grad.sum(0)
+    none = [[None] * length for length in ctx.lengths]
+    return grad_x, grad_weight, grad_bias, *none, None, None
+
+
+torch.library.custom_op(
+    "tmask::packed_product",
+    _product,
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor[] operand, SymInt rows, str route, Tensor? bias=None) -> Tensor",
+).register_fake(_product_fake)
+
+_operator = torch.library.custom_op(
+    "tmask::packed_linear",
+    _linear,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor[] packed, Tensor[] packed_t, Tensor? mask, str route) "
+    "-> Tensor",
+)
+_operator.register_fake(_linear_fake)
+_operator.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,107 @@
+"""A route is believed on a device once its products have been compared there with those of the dense masked weight.
+
+Tokens that are rows of the identity matrix make every product one weight, so it must come out exactly, each weight in
+its place; random tokens, of a count that needs padding and with a bias, must come out up to rounding.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from tmask.errors import KernelError
+from tmask.nn.packing.packed_linear import packed_product
+from tmask.nn.packing.routes import Route
+
+_SLICE = 4096  # rows of the identity at a time, to bound memory
+_COUNTS = (13, 256)
+
+_verified: set[tuple[str, torch.device, torch.dtype, tuple[int, int]]] = set()
+
+
+def verify(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    """Return if this route multiplies right for weights of this shape and dtype here; looked at once in a process.
+
+    Raises:
+        KernelError: it does not, or a kernel fails; the text says what differs, and where first.
+    Cost: four products with each side of the weight for tokens, and as much dense.
+    """
+    key = (route.name, device, dtype, shape)
+    if key in _verified:
+        return
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # whatever the caller is in the middle of
+            _compare(route, shape, dtype, device)
+    except RuntimeError as error:
+        if isinstance(error, KernelError | torch.cuda.OutOfMemoryError):
+            raise
+        # Whatever torch's private operators raise: a library that does not load, a device that they do not know.
+        raise KernelError(f"{route.name} fails on {device}: {error}; use backend 'masked' here") from error
+    _verified.add(key)
+
+
+def _compare(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    generator = torch.Generator(device).manual_seed(0)
+    mask = random_mask(*shape, device)
+    weight = torch.randn(shape, generator=generator, device=device).to(dtype)
+    forward, backward = route.pack(weight, route.plan(mask, dtype))
+    masked = torch.where(mask, weight, 0)
+    where = f"{route.name} with a {shape[0]}x{shape[1]} weight, {dtype}, on {device}"
+    for name, operand, matrix in (("W", forward, masked), ("W^T", backward, masked.t())):
+        _check_places(route, operand, matrix, f"{where}: the product with packed {name}")
+        _check_sums(route, operand, matrix, f"{where}: the product with packed {name}", generator)
+
+
+def _check_places(route: Route, operand: list[Tensor], matrix: Tensor, what: str) -> None:
+    rows, cols = matrix.shape
+    for first in range(0, cols, _SLICE):
+        count = min(_SLICE, cols - first)
+        tokens = matrix.new_zeros(count, cols)
+        tokens.diagonal(first).fill_(1)
+        wrong = packed_product(tokens, operand, rows, route.name) != matrix[:, first : first + count].t()
+        if wrong.any():
+            column, row = divmod(int(wrong.flatten().to(torch.uint8).argmax()), rows)
+            raise KernelError(
+                f"{what} puts wrong values in {int(wrong.sum())} places, first at row {row}, column {first + column}; "
+                "use backend 'masked' here"
+            )
+
+
+def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, generator: torch.Generator) -> None:
+    rows, cols = matrix.shape
+    dtype, device = matrix.dtype, matrix.device
+    for count, with_bias in itertools.product(_COUNTS, (False, True)):
+        tokens = torch.randn(count, cols, generator=generator, device=device).to(dtype)
+        bias = torch.randn(rows, generator=generator, device=device).to(dtype) if with_bias else None
+        result = packed_product(tokens, operand, rows, route.name, bias).double()
+        expected = tokens.double() @ matrix.double().t()
+        size = tokens.double().abs() @ matrix.double().abs().t()  # what rounding is relative to
+        if bias is not None:
+            expected += bias.double()
+            size += bias.double().abs()
+        error = float(((result - expected).abs() / size.clamp_min(torch.finfo(dtype).tiny)).nan_to_num(torch.inf).max())
+        if error > 2 * torch.finfo(dtype).eps:
+            raise KernelError(
+                f"{what}, {count} tokens, {'with' if with_bias else 'without'} bias, is off by {error:.2g} of its "
+                "size; use backend 'masked' here"
+            )
+
+
+def random_mask(rows: int, cols: int, device: torch.device, seed: int = 0) -> Tensor:
+    """A 2:4 transposable mask for trials, (rows, cols) bool; every kind of block occurs."""
+    chosen = torch.randint(len(_BLOCKS), (rows // 4, cols // 4), generator=torch.Generator().manual_seed(seed))
+    blocks = _BLOCKS.to(device)[chosen.to(device)]  # (rows / 4, cols / 4, 4, 4)
+    return blocks.transpose(1, 2).reshape(rows, cols)
+
+
+def _all_blocks() -> Tensor:
+    """The 90 blocks with two entries in every row and column, (90, 4, 4) bool."""
+    pairs = [sum(1 << i for i in kept) for kept in itertools.combinations(range(4), 2)]
+    bits = torch.tensor(list(itertools.product(pairs, repeat=4)))  # (6^4, 4): a row's bits
+    blocks = (bits[..., None] >> torch.arange(4) & 1).bool()
+    return blocks[(blocks.sum(1) == 2).all(1)]
+
+
+_BLOCKS = _all_blocks()

@@ -1,0 +1,94 @@
+"""The way through a model that all post-training methods share: one layer after the other, in place, or not at all."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tmask.errors import TmaskError
+from tmask.nn.calibration.batch_norm import recalibrate
+from tmask.nn.calibration.batches import Calibration, evaluating
+from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.recording import collect, collect_pair
+from tmask.nn.fitting.fit import Method, Plan, fit_layer
+from tmask.nn.fitting.report import PruningReport
+
+Progress = Callable[[int, int, str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to go through the model.
+
+    Args:
+        sequential: a layer's inputs come from the model as pruned so far, and its targets from the dense one; else
+            both come from the dense one, in one pass for all layers.
+        update_batch_norm: recompute running statistics.
+        update_bias: make up in the bias for what the mean of the outputs loses.
+        grams: the dense model's, from an earlier pass, or None; not sequential then.
+        progress: called with layers done, their number, and the name of the next ("" at the end).
+    """
+
+    sequential: bool
+    update_batch_norm: bool
+    progress: Progress | None
+    update_bias: bool = True
+    grams: Mapping[str, Gram] | None = None
+
+
+def prune(
+    model: nn.Module,
+    calibration: Calibration,
+    plans: list[Plan],
+    skipped: dict[str, str],
+    method: Method,
+    settings: Settings,
+) -> PruningReport:
+    """Prune and refit the layers of the plans, in place. If anything fails, the model is as it was.
+
+    Raises:
+        TmaskError: what the data, the method or a solver raise, with the layer's name.
+    """
+    begin = time.perf_counter()
+    rows, masks, norms = [], {}, 0
+    tell = settings.progress or (lambda *_: None)
+    with evaluating(model), _all_or_nothing(model):
+        dense = copy.deepcopy(model) if settings.sequential else None
+        views = {plan.layer.name: plan.layer.view for plan in plans}
+        grams = settings.grams or ({} if settings.sequential else collect(calibration, model, views))
+        for index, plan in enumerate(plans):
+            name = plan.layer.name
+            tell(index, len(plans), name)
+            start = time.perf_counter()
+            gram = grams[name] if dense is None else collect_pair(calibration, name, model, dense, plan.layer.calls)
+            try:
+                row, mask = fit_layer(plan, gram, method, settings.update_bias, settings.update_batch_norm)
+            except TmaskError as error:
+                raise type(error)(f"layer {name!r}: {error}") from error
+            masks[name] = mask
+            rows.append(dataclasses.replace(row, seconds=time.perf_counter() - start))
+        tell(len(plans), len(plans), "")
+        if settings.update_batch_norm:
+            norms = recalibrate(model, calibration)  # type: ignore[arg-type]
+    return PruningReport(tuple(rows), skipped, masks, norms, time.perf_counter() - begin)
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers as they were, if the block does not end well; an interrupt counts as that."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, copied in zip(tensors, before, strict=True):
+                tensor.copy_(copied)
+        raise

@@ -1,0 +1,52 @@
+"""The masks of a pruned model as a mask file has them, with what is known of each on the weights as they are now."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tmask.blocks.pattern import Pattern
+from tmask.files.masks import MaskRecord
+from tmask.files.tensors import from_torch
+from tmask.judging.solution import Status
+from tmask.nn.calibration.linear_view import CONVOLUTIONS
+from tmask.nn.fitting.report import PruningReport
+from tmask.solving.api import certify
+
+
+def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
+    """A record for each layer that was given a transposable mask, by the name of its weight.
+
+    Objective and bound are those of the pruned |weight|, all of which lies on the mask; not of the score by which the
+    mask was found, which the weights before pruning had.
+
+    Args:
+        model: as it was pruned, on the CPU.
+        report: of that pruning.
+    """
+    records = []
+    for row in report.layers:
+        if not (row.pattern and row.transposable):
+            continue
+        module = model.get_submodule(row.layer)
+        mask, pattern = report.masks[row.layer].cpu().numpy(), Pattern.parse(row.pattern)
+        tensor = from_torch(module.weight)
+        groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
+        proof = certify(tensor.values(), mask, pattern, groups=groups)
+        status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
+        records.append(
+            MaskRecord(
+                name=f"{row.layer}.weight" if row.layer else "weight",
+                mask=mask,
+                pattern=pattern,
+                groups=groups,
+                solver=row.solver,
+                settings="",
+                objective=proof.objective,
+                dual_bound=proof.dual_bound,
+                total=proof.total,
+                status=str(status if proof.feasible else Status.UNDERFILLED),
+                seconds=row.seconds,
+                weights_sha256=tensor.sha256(),
+            )
+        )
+    return records

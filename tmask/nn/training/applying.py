@@ -1,0 +1,138 @@
+"""`sparsify`: the one call that turns a model's training sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.ranks import Ranks, together
+from tmask.nn.layers.choice import Choice, Filter, Patterns
+from tmask.nn.layers.eligibility import select_layers
+from tmask.nn.layers.finding import MaskFinder, ScoreFn
+from tmask.nn.layers.layer import SparseLayer
+from tmask.nn.layers.report import Renewal
+from tmask.nn.layers.settling import choose
+from tmask.nn.packing.backends import check_backend
+from tmask.nn.training.arguments import check_arguments
+from tmask.nn.training.decay import MaskedDecay
+from tmask.nn.training.schedules import Frozen, Schedule
+from tmask.nn.training.sparsifier import Sparsifier
+from tmask.nn.training.watching import check_optimizers
+from tmask.solving.registry import get_solver
+from tmask.solving.solver import Solver
+
+
+def sparsify(
+    model: nn.Module,
+    pattern: Patterns = "2:4",
+    *,
+    solver: Solver | str = "auto",
+    schedule: Schedule = Frozen(),  # noqa: B008 - immutable
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    filter_fn: Filter | None = None,
+    backend: str = "auto",
+    score: ScoreFn | None = None,
+    masks: Mapping[str, Any] | None = None,
+    decay: MaskedDecay | None = None,
+    certify: bool = True,
+    on_renewal: Callable[[Renewal], object] | None = None,
+    distributed: Any = None,
+    check_finite_every: int | None = None,
+) -> Sparsifier:
+    """Put transposable N:M masks on a model's weights, in place, and keep them up to date while it trains.
+
+    Forward and backward multiply with where(mask, W, 0); the dense W stays the parameter that optimizers see, the
+    same object as before. Weights of Linear, convolutions (grouped too), MultiheadAttention and GPT-2's Conv1D are
+    eligible, tied ones once; everything else is skipped and listed in `report()`.
+
+    Args:
+        pattern: n kept of every m, as "2:4" or `Pattern`, or a mapping from globs to patterns (the first match
+            counts). A glob matches a parameter's full name, or that of any module around it.
+        solver: a name (see `tmask.available_solvers`), "auto" for the fastest exact one here, or a Solver.
+        schedule: `Frozen()` or `Periodic(...)`.
+        optimizer: watched by hooks, or several that share the weights between them; without it, call `step()` on the
+            result after every optimizer step.
+        include, exclude: globs.
+        filter_fn: called with the module and the layer's name; True = mask it.
+        backend: "masked", "semi_structured" or "auto"; see `tmask.nn.packing.backends`.
+        score: called with a layer's name and dense weight, gives the importance to maximise in place of |W|.
+        masks: by layer name, in place of the first ones that the solver would find; bool, True = kept.
+        decay: of masked-out weights.
+        certify: prove an optimality gap at each renewal; free with exact solvers.
+        on_renewal: called with the figures of each renewal, the first included.
+        distributed: the process group that trains the model together; None for all processes where torch.distributed
+            runs, False where each trains a model of its own.
+        check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
+            None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
+    Returns:
+        The Sparsifier.
+    Raises:
+        InvalidProblemError: nothing is eligible, a glob or a setting that fits nothing, a model that is sparsified
+            already, an optimizer that does not hold the weights, a backend that cannot run a layer, masks that do not
+            fit. The model is then as it was.
+        RanksDifferError: processes hold other layers, weights or masks.
+        InvalidMaskError: a given mask is not transposable N:M.
+        UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
+    """
+    with together(Ranks.of(distributed)):
+        check_arguments(
+            model=model,
+            solver=solver,
+            schedule=schedule,
+            include=include,
+            exclude=exclude,
+            filter_fn=filter_fn,
+            score=score,
+            masks=masks,
+            decay=decay,
+            on_renewal=on_renewal,
+            check_finite_every=check_finite_every,
+        )
+        check_backend(backend)
+        layers, skipped = select_layers(model, Choice.parse(pattern, include, exclude, filter_fn))
+        finder = MaskFinder(_checked_solver(solver, layers), score, certify)
+        for layer in layers:
+            layer.requested = backend
+            choose(layer)
+        if masks is not None:
+            _check_masks(masks, layers, schedule)
+        optimizers = () if optimizer is None else optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
+        if optimizer is not None:
+            check_optimizers(optimizers, layers)
+    sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    try:
+        sparsifier.start(masks)
+        if optimizers:
+            sparsifier.watch(*optimizers)
+    except BaseException:
+        sparsifier.remove()
+        raise
+    return sparsifier
+
+
+def _checked_solver(solver: Solver | str, layers: Sequence[SparseLayer]) -> Solver | str:
+    """The solver itself where one is named, which takes the blocks of every layer."""
+    if isinstance(solver, str) and solver != "auto":
+        solver = get_solver(solver)
+    if isinstance(solver, Solver):
+        for m in {layer.pattern.m for layer in layers}:
+            solver.check_side(m)
+    return solver
+
+
+def _check_masks(masks: Mapping[str, Any], layers: Sequence[SparseLayer], schedule: Schedule) -> None:
+    """Masks from the user must have a place, and a time."""
+    names = {layer.name for layer in layers}
+    if unknown := [name for name in masks if name not in names]:
+        raise InvalidProblemError(
+            f"masks for {', '.join(unknown)}: no such layer gets one; there are {', '.join(names)}"
+        )
+    late = [layer.name for layer in layers if schedule.pattern_at(0, layer.pattern) != layer.pattern]
+    if late or not schedule.renews_at(0):
+        raise InvalidProblemError(f"masks would be ignored: {schedule} is not at the layers' patterns at step 0")

@@ -1,0 +1,48 @@
+"""The dense layout of a saved state: masked weights under their original names, from the state alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.mask.gradient import apply_mask
+from tmask.nn.mask.parametrization import check_saved, layer_name
+
+_MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
+
+
+@torch.no_grad()
+def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a sparsified model's state dict becomes when its masks are baked in; needs no model.
+
+    It takes what `model.state_dict()` gives, or what a checkpoint of any trainer holds of it: prefixes do not matter.
+    Other entries stay as they are; tied weights share one tensor.
+
+    Raises:
+        InvalidProblemError: there is no mask in it, or a weight has other parametrizations beside its mask.
+        InvalidMaskError: a mask is not one that was found; its state was averaged or edited.
+    """
+    baked = dict(state)
+    shared: dict[tuple[int, torch.Size], Tensor] = {}
+    for key in [key for key in state if "parametrizations." in key and key.endswith(_MASK)]:
+        path = key.removesuffix(_MASK)
+        if others := [k for k in state if k.startswith(f"{path}.") and k not in _own(path)]:
+            raise InvalidProblemError(f"{layer_name(path)!r} has other parametrizations beside its mask: {others}")
+        check_saved(state, f"{path}.0.")
+        original = state[path + _ORIGINAL]
+        place = (original.data_ptr(), original.shape)
+        if place not in shared:
+            shared[place] = apply_mask(original, state[key])
+        for own in _own(path):
+            baked.pop(own, None)
+        baked[layer_name(path)] = shared[place]
+    if not shared:
+        raise InvalidProblemError("the state has no masks: its model was not sparsified, or was exported already")
+    return baked
+
+
+def _own(path: str) -> tuple[str, ...]:
+    return path + _ORIGINAL, path + _MASK, path + _TERMS

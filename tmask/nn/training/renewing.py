@@ -1,0 +1,74 @@
+"""The masks of a whole model at one renewal: found, in this process or on all ranks together, and put on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.layers.finding import FoundMask, MaskFinder
+from tmask.nn.layers.layer import SparseLayer
+from tmask.nn.layers.report import LayerRenewal
+from tmask.nn.layers.settling import prepare
+from tmask.nn.mask.parametrization import is_sharded
+
+
+def find_masks(
+    layers: Sequence[SparseLayer],
+    finder: MaskFinder,
+    patterns: Mapping[str, Pattern | None],
+    given: Mapping[str, Any],
+    step: int,
+    distributed: Any,
+) -> dict[str, FoundMask]:
+    """A mask for every layer, by name.
+
+    Args:
+        patterns: in force from now on, by layer; None for dense.
+        given: masks from the user, which are checked; the others are found.
+        distributed: as in `tmask.nn.sparsify`.
+    Raises:
+        InvalidProblemError: sharded weights, and `distributed` False.
+        TmaskError: as `MaskFinder`, and as `sharing` on several ranks.
+    """
+
+    def find(layer: SparseLayer, weight: Tensor) -> FoundMask:
+        name, pattern = layer.name, patterns[layer.name]
+        if pattern is not None and name in given:
+            return finder.judge(name, weight, given[name], pattern, layer.groups)
+        return finder.find(name, weight, pattern, layer.groups, step)
+
+    ranks = Ranks.of(distributed)
+    sharded = [layer.name for layer in layers if is_sharded(layer.weight)]
+    if sharded and ranks is None:
+        raise InvalidProblemError(
+            f"layer {sharded[0]!r} is sharded over ranks, which have to find its mask together; leave out "
+            "distributed=False"
+        )
+    if ranks is None or (ranks.size == 1 and not sharded):
+        return {layer.name: find(layer, layer.weight.detach()) for layer in layers}
+    from tmask.nn.training.sharing import Shared
+
+    return Shared(layers, find, frozenset(given), ranks).masks(patterns, step)
+
+
+def put_on(
+    layers: Sequence[SparseLayer], found: Mapping[str, FoundMask], patterns: Mapping[str, Pattern | None], step: int
+) -> tuple[LayerRenewal, ...]:
+    """Replace the masks of all layers, and say what changed.
+
+    Raises:
+        InvalidMaskError: a backend that was asked for by name cannot take one of them; no layer is changed then.
+    """
+    for layer in layers:
+        prepare(layer, patterns[layer.name], found[layer.name].complete)
+    rows = []
+    for layer in layers:
+        new, pattern = found[layer.name], patterns[layer.name]
+        flips = layer.set_mask(new, pattern, step)
+        rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
+    return tuple(rows)

@@ -1,0 +1,125 @@
+"""Masks for a model that several processes train together: DDP, and FSDP2 (`fully_shard`).
+
+Every mask is found on one rank, from the whole weight, and sent to the others; the layers are shared out by size. Masks
+are then the same whatever the solver does, and a renewal takes a share of the time: ranks on one machine share its
+cores, so that solving every mask on every rank would cost as much as solving alone.
+
+What ranks hold is compared at every renewal, by fingerprint: under DDP the weights (equal ones are what makes one
+rank's mask right for all) and the masks in force until now; always the new masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tmask.blocks.pattern import Pattern
+from tmask.nn.distributed.fingerprint import fingerprint
+from tmask.nn.distributed.ranks import Ranks, check_same, together
+from tmask.nn.layers.finding import FoundMask
+from tmask.nn.layers.layer import SparseLayer
+from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.mask.sharding import shard_like, whole
+
+Find = Callable[[SparseLayer, Tensor], FoundMask]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Finding masks on several ranks.
+
+    Args:
+        layers: of the model, the same on every rank.
+        find: called with a layer and its whole weight.
+        given: names of the layers whose masks come from the user, on every rank.
+        ranks: that train the model.
+    """
+
+    layers: Sequence[SparseLayer]
+    find: Find
+    given: frozenset[str]
+    ranks: Ranks
+
+    @torch.no_grad()
+    def masks(self, patterns: Mapping[str, Pattern | None], step: int) -> dict[str, FoundMask]:
+        """The masks of all layers, in shards where the weights are. All ranks must call it.
+
+        Raises:
+            RanksDifferError: ranks hold other layers, weights or masks; names the first layer, and the ranks.
+            TmaskError: as `find` on any rank, raised on all.
+        """
+        self._compare(patterns, step)
+        owners = self._owners()
+        own = self._find_own(self._own_weights(owners))
+        figures: dict[str, Any] = {}
+        for part in self.ranks.gather(
+            {name: (found.score, found.seconds, found.complete) for name, found in own.items()}
+        ):
+            figures |= part
+        masks, prints = {}, {}
+        for layer in self.layers:
+            mask = self._sent(layer, own, owners)
+            prints[layer.name] = fingerprint(mask)
+            if is_sharded(layer.weight):
+                mask = shard_like(mask, layer.weight)
+            score, seconds, complete = figures[layer.name]
+            masks[layer.name] = FoundMask(mask, score, seconds, complete, prints[layer.name])
+        self._compare_each(self.ranks.gather(prints), "the new mask differs", "do all ranks give the same masks?")
+        return masks
+
+    def _compare(self, patterns: Mapping[str, Pattern | None], step: int) -> None:
+        """Whether all ranks train the same model, and are at the same point."""
+        plan = (step, [(la.name, tuple(la.weight.shape), la.groups, str(patterns[la.name])) for la in self.layers])
+        alone = "if they train models of their own, pass distributed=False; if some do, their process group"
+        plans = self.ranks.gather((plan, self.given))
+        check_same(plans, "step, layers or patterns at a renewal differ", alone)
+        plain = [layer for layer in self.layers if not is_sharded(layer.weight)]
+        held = self.ranks.gather({la.name: (fingerprint(la.weight), fingerprint(la.masked.mask)) for la in plain})
+        weights, masks = ([{name: pair[i] for name, pair in part.items()} for part in held] for i in range(2))
+        self._compare_each(masks, "the mask in force differs", "one of them was changed or loaded on some ranks only")
+        self._compare_each(
+            weights, "the weight differs", f"seed all ranks alike, or wrap the model in DDP before sparsify; {alone}"
+        )
+
+    def _compare_each(self, prints: Sequence[Mapping[str, Any]], what: str, advice: str) -> None:
+        for layer in self.layers:
+            check_same([part.get(layer.name) for part in prints], f"layer {layer.name!r}: {what}", advice)
+
+    def _owners(self) -> dict[str, int]:
+        """The rank that finds each mask: the largest first, each to the rank that has the least so far."""
+        loads = [0] * self.ranks.size
+        owners = {}
+        for layer in sorted(self.layers, key=lambda layer: -layer.weight.numel()):
+            owners[layer.name] = rank = loads.index(min(loads))
+            loads[rank] += layer.weight.numel()
+        return owners
+
+    def _own_weights(self, owners: Mapping[str, int]) -> dict[str, Tensor]:
+        """The whole weights that this rank finds masks for: those that it owns, and those whose masks are given."""
+        weights = {}
+        for layer in self.layers:
+            weight = whole(layer.weight.detach())  # every rank takes part, the others drop it at once
+            if owners[layer.name] == self.ranks.index or layer.name in self.given:
+                weights[layer.name] = weight
+        return weights
+
+    def _find_own(self, weights: Mapping[str, Tensor]) -> dict[str, FoundMask]:
+        """This rank's share of the masks, once no rank has failed."""
+        found: dict[str, FoundMask] = {}
+        with together(self.ranks):
+            found.update({la.name: self.find(la, weights[la.name]) for la in self.layers if la.name in weights})
+        return found
+
+    def _sent(self, layer: SparseLayer, own: Mapping[str, FoundMask], owners: Mapping[str, int]) -> Tensor:
+        """The whole mask: this rank's, or what its owner sends."""
+        if layer.name in own:
+            mask = own[layer.name].mask.contiguous()
+        else:
+            mask = torch.empty(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
+        if layer.name not in self.given:
+            self.ranks.send(mask, owners[layer.name])
+        return mask

@@ -1,0 +1,212 @@
+"""What `sparsify` returns: it counts optimizer steps, renews masks by the schedule, and reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.layers.finding import MaskFinder
+from tmask.nn.layers.layer import SparseLayer
+from tmask.nn.layers.report import LayerReport, Renewal, Report
+from tmask.nn.layers.settling import choose_anew
+from tmask.nn.training.checkpoint import capture, restore
+from tmask.nn.training.decay import MaskedDecay
+from tmask.nn.training.finite import check_finite
+from tmask.nn.training.renewing import find_masks, put_on
+from tmask.nn.training.schedules import Schedule
+from tmask.nn.training.watching import Watch, check_optimizers
+
+
+class Sparsifier:
+    """Keeps the masks of a model up to date while it trains.
+
+    Either an optimizer is watched (`sparsify(..., optimizer=...)` or `watch`), which does not count the steps that a
+    GradScaler skips; or the user calls `step()` after every optimizer step that was taken.
+
+    A deep copy, together with its model, watches nothing: call `watch` with the optimizer of the copy.
+
+    Attributes:
+        layers: every weight under a mask.
+        steps: optimizer steps so far.
+        last_renewal: the figures of the latest one, or None.
+    """
+
+    def __init__(
+        self,
+        layers: list[SparseLayer],
+        skipped: list[LayerReport],
+        finder: MaskFinder,
+        schedule: Schedule,
+        decay: MaskedDecay | None = None,
+        on_renewal: Callable[[Renewal], object] | None = None,
+        distributed: Any = None,
+        check_finite_every: int | None = None,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.schedule = schedule
+        self.steps = 0
+        self.last_renewal: Renewal | None = None
+        self._skipped = tuple(skipped)
+        self._finder = finder
+        self._decay = decay
+        self._on_renewal = on_renewal
+        self._distributed = distributed
+        self._check_finite_every = check_finite_every
+        self._decayed = False
+        self._watch: Watch | None = None
+
+    def start(self, masks: Mapping[str, Any] | None = None) -> None:
+        """Put masks on the layers, those given or those that the schedule wants before the first step."""
+        for layer in self.layers:
+            layer.put_mask_on(self.schedule.gradient)
+        if self.schedule.renews_at(0):
+            self._renew(masks or {})
+
+    def watch(self, *optimizers: Optimizer) -> None:
+        """Follow an optimizer by hooks: `step()` is then called after each of its steps.
+
+        Several, which share the weights between them, are followed together: a step counts once all have stepped.
+        Backend "auto" is chosen anew, for the device that the model is on by now.
+
+        Raises:
+            InvalidProblemError: they do not hold a weight that has a mask, one is watched already, or the masks were
+                taken off.
+        """
+        if self._watch is not None:
+            raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
+        self._follow_shards()
+        plain = check_optimizers(optimizers, self.layers)
+        for layer in self.layers:
+            choose_anew(layer)
+        self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
+
+    def unwatch(self) -> None:
+        """Take the hooks off the optimizer, if one is watched."""
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = None
+
+    def step(self) -> Renewal | None:
+        """Count an optimizer step, and renew masks where the schedule says so. Call it right after the optimizer's.
+
+        Returns:
+            The figures of the renewal, or None.
+        Raises:
+            InvalidProblemError: an optimizer is watched, which calls it already; a weight is NaN (names layer and
+                step).
+        """
+        if self._watch is not None:
+            raise InvalidProblemError("an optimizer is watched and counts its steps itself; do not call step()")
+        if self._decay is not None and not self._decayed:
+            raise InvalidProblemError(
+                "the decay of masked weights acts before the optimizer's step: call before_step(optimizer) there, or "
+                "let the Sparsifier watch the optimizer"
+            )
+        return self._step()
+
+    def metrics(self) -> dict[str, float]:
+        """flip_rate, retained, gap, seconds and step of the latest renewal, overall and per layer.
+
+        Empty before the first one, and in a resumed run before its first one. The first masks flip every bit that they
+        prune: flip_rate begins at 1 - n / m.
+        """
+        return {} if self.last_renewal is None else self.last_renewal.metrics()
+
+    def report(self) -> Report:
+        """A row for every weight of two or more axes: masked, or skipped and why. Its text is a table."""
+        return Report([*(layer.row() for layer in self.layers), *self._skipped])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides the model's and the optimizer's state, in plain types.
+
+        The masks are not in it: they are buffers of the model and travel with its state.
+        """
+        self._follow_shards()
+        order = None if self._watch is None else self._watch.order(self.layers)
+        return capture(self.steps, self.schedule, self.layers, order)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Load the states of model and optimizer first; all ranks must call it.
+
+        Raises:
+            InvalidProblemError: the state belongs to other layers, patterns, another schedule or another step than the
+                model's; the optimizer's parameters are in another order.
+            InvalidMaskError: the model's state has masks that are none.
+            RanksDifferError: ranks have loaded different masks.
+        """
+        self._follow_shards()
+        watch = self._watch
+        order = watch.order(self.layers) if watch is not None and watch.has_state else None
+        self.steps = restore(state, self.schedule, self.layers, order, Ranks.of(self._distributed))
+        self.last_renewal = None
+
+    def remove(self) -> None:
+        """Undo sparsify: hooks and masks off, the dense master weights are the layers' parameters again.
+
+        After `tmask.nn.export` it only takes the hooks off: the exported weights stay masked.
+
+        Raises:
+            InvalidProblemError: a mask cannot come off; all of them are then on, and an optimizer is watched as before.
+        """
+        for layer in self.layers:
+            layer.check_removable()
+        self.unwatch()
+        for layer in reversed(self.layers):
+            layer.remove()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Apply the decay of masked weights, where there is one; a watched optimizer calls it by itself.
+
+        Call it once per optimizer step, when its gradients are complete, unscaled and clipped.
+        """
+        self._ahead(optimizer, False)
+
+    def _ahead(self, optimizer: Optimizer, again: bool) -> None:
+        for layer in self.layers:
+            layer.check_held()  # before the optimizer brings pruned weights of an exported model back
+        if self._follow_shards() and self._watch is not None:
+            raise InvalidProblemError(
+                "fully_shard has replaced the parameters after their optimizer was made; make the optimizer after it, "
+                "and call watch(optimizer) then"
+            )
+        if self._decay is not None:
+            pairs = ((layer.weight, layer.masked.mask) for layer in self.layers)
+            self._decay.apply(pairs, optimizer, again=again)
+            self._decayed = True
+
+    def _step(self) -> Renewal | None:
+        for layer in self.layers:
+            layer.check_held()
+        self._follow_shards()
+        self.steps += 1
+        self._decayed = False
+        check_finite(self.layers, self.steps, self._check_finite_every, Ranks.of(self._distributed))
+        if self.schedule.renews_at(self.steps):
+            return self._renew({})
+        for layer in self.layers:
+            layer.refresh()
+        return None
+
+    @torch.no_grad()
+    def _renew(self, given: Mapping[str, Any]) -> Renewal:
+        begin = time.perf_counter()
+        patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
+        found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
+        rows = put_on(self.layers, found, patterns, self.steps)
+        self.last_renewal = Renewal(self.steps, rows, time.perf_counter() - begin)
+        if self._on_renewal is not None:
+            self._on_renewal(self.last_renewal)
+        return self.last_renewal
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_watch": None}  # copies of an optimizer have no hooks
+
+    def _follow_shards(self) -> bool:
+        """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
+        return any([layer.follow_shards() for layer in self.layers])
