@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.nn.calibration.test_gram import filled
 from tests.nn.pruning_models import mlp, rows
-from tests.nn.test_gram import filled
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, available_scores, register_score

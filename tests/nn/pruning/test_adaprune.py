@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tmask
+from tests.nn.calibration.test_gram import filled
 from tests.nn.pruning_models import conv_net, images, mlp, rows
-from tests.nn.test_gram import filled
 from tmask.errors import InvalidProblemError, UnknownSolverError
 from tmask.nn import adaprune, collect_grams, reconstruct
 from tmask.nn.calibration.gram import Gram
