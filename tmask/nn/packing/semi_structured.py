@@ -13,6 +13,7 @@ product cannot run, in float32 or on another device, a call multiplies with the 
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,13 +36,15 @@ __all__ = ["attach", "attached", "detach", "pays", "refresh", "supported"]
 _STATE = "_tmask_packed"
 
 Stamp = tuple[object, ...]
+Pack = Callable[[nn.Module, torch.dtype], None]
 
 
 @dataclass(eq=False)
 class _Packed:
-    """What is packed of one module; `stamp` tells from which contents of weight and mask."""
+    """What is packed of one module; `stamp` tells from which contents of weight and mask, `pack` adds a dtype."""
 
     route: str
+    pack: Pack
     stamp: Stamp = ()
     mask_stamp: Stamp = ()
     plans: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
@@ -64,13 +67,13 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     dtype = dtype or (weight.dtype if weight.dtype != torch.float32 else None)
     route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
     if not attached(module):
-        setattr(module, _STATE, _Packed(route.name))
+        setattr(module, _STATE, _Packed(route.name, _outside_graphs()))
         module.forward = types.MethodType(_forward, module)
         vars(module)["_replicate_for_data_parallel"] = types.MethodType(_replicate, module)
     try:
         refresh(module)
         if dtype is not None and dtype not in module.__dict__[_STATE].operands:
-            _pack(module, dtype)
+            module.__dict__[_STATE].pack(module, dtype)
     except Exception:
         detach(module)
         raise
@@ -94,7 +97,7 @@ def refresh(module: nn.Module) -> None:
     dtypes = list(state.operands)
     state.operands.clear()  # before packing, so that memory need not hold both
     for dtype in dtypes:
-        _pack(module, dtype)
+        state.pack(module, dtype)
 
 
 def detach(module: nn.Module) -> None:
@@ -109,7 +112,7 @@ def detach(module: nn.Module) -> None:
             del module.__dict__["forward"]
 
 
-def _pack_eagerly(module: nn.Module, dtype: torch.dtype) -> None:
+def _pack(module: nn.Module, dtype: torch.dtype) -> None:
     """Pack for one dtype; the new tensors replace the old ones, which a pending backward pass may still hold."""
     mask, weight = _masked_weight(module)
     # Whatever the forward pass is in: what an evaluation packs must serve training.
@@ -135,8 +138,14 @@ def _pack_weight(state: _Packed, mask: Tensor, weight: Tensor, dtype: torch.dtyp
     state.operands[dtype] = route.pack(weight.to(dtype).contiguous(), state.plans[dtype])
 
 
-# Out of compiled graphs: the packing kernels have no fake implementations, and run once for each optimizer step alone.
-_pack: Callable[[nn.Module, torch.dtype], None] = torch.compiler.disable(_pack_eagerly)  # type: ignore[no-untyped-call]
+@functools.cache
+def _outside_graphs() -> Pack:
+    """`_pack` kept out of compiled graphs: its kernels have no fake implementations, and run once for each step alone.
+
+    Made when a first layer is packed, since it loads torch's compiler, which takes as long as torch itself.
+    """
+    disabled: Pack = torch.compiler.disable(_pack)  # type: ignore[no-untyped-call]
+    return disabled
 
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
@@ -156,7 +165,7 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     if dtype not in state.operands or not (
         torch.compiler.is_compiling() or state.stamp == (*_stamp(weight), *_stamp(masked.mask))
     ):
-        _pack(module, dtype)
+        state.pack(module, dtype)
     packed, packed_t = state.operands[dtype]
     bias = None if module.bias is None else module.bias.to(dtype)
     mask = masked.mask if masked.gradient == "masked" else None
