@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tmask.nn.packing.packed_linear import packed_linear
+from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
-from tmask.nn.packing.verification import random_mask
+from tmask.nn.packing.trials import random_mask
 
 REPEATS = 11
 _WARM_UP = 3
