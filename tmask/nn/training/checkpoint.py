@@ -12,7 +12,7 @@ from tmask.nn.distributed.ranks import Ranks, check_same, together
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.report import Score
 from tmask.nn.layers.settling import prepare
-from tmask.nn.mask.parametrization import put_together
+from tmask.nn.mask.shards import put_together
 from tmask.nn.mask.terms import Terms
 from tmask.nn.training.schedules import Schedule
 
