@@ -56,6 +56,7 @@ def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Patt
     """
     if requested == MASKED:
         return MASKED, ""
+    # Autocast is entered in the training loop, later than this choice, which therefore assumes it.
     dtype = torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
     problem = misuse(module, tensor)
     if not problem:

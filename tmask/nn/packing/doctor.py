@@ -90,21 +90,31 @@ def _diagnose(
     route, problem = find_route(device)
     measured: dict[tuple[int, ...], Diagnosis] = {}
     named = list(layers)
-    attention = {name.removesuffix("in_proj_weight") for name, _ in named if name.endswith("in_proj_weight")}
+    attention = _of_attention(name for name, _ in named)
     for name, shape in named:
-        if name.endswith("in_proj_weight") or name.removesuffix("out_proj.weight") in attention:
+        if name in attention:
             yield Diagnosis(name, shape, reason="MultiheadAttention reads its weights past any packed product")
             continue
         elsewhere = tuple(other.name for other in ROUTES.values() if not misfit(other, shape, dtype))
-        if route is None or (misfit_here := misfit(route, shape, dtype)):
+        if route is None:
             # Of a shape that fits nowhere, that is the reason, and not this machine.
-            reason = misfit_here if route is not None else (_nowhere(shape, dtype) if not elsewhere else problem)
+            reason = problem if elsewhere else _nowhere(shape, dtype)
             yield Diagnosis(name, shape, reason=reason, eligible_for=elsewhere)
             continue
-        if shape not in measured:
+        if reason := misfit(route, shape, dtype):
+            yield Diagnosis(name, shape, reason=reason, eligible_for=elsewhere)
+            continue
+        if shape not in measured:  # a transformer repeats a handful of shapes, and each takes seconds
             measured[shape] = _measured(route, (shape[0], shape[1]), dtype, device, tokens, measure)
         result = measured[shape]
         yield Diagnosis(name, shape, route.name, result.reason, elsewhere, result.timings, result.break_even)
+
+
+def _of_attention(names: Iterable[str]) -> set[str]:
+    """Those of MultiheadAttention's projections, by its own name for the packed first one."""
+    known = set(names)
+    first = {name for name in known if name.endswith("in_proj_weight")}
+    return first | {name.removesuffix("in_proj_weight") + "out_proj.weight" for name in first} & known
 
 
 def _nowhere(shape: tuple[int, ...], dtype: torch.dtype) -> str:

@@ -17,7 +17,7 @@ from tmask.nn.packing.routes import Route
 from tmask.nn.packing.trials import random_mask
 
 _SLICE = 4096  # rows of the identity at a time, to bound memory
-_COUNTS = (13, 256)
+_COUNTS = (13, 256)  # of tokens: one that is padded, one that is not
 
 _verified: set[tuple[str, torch.device, torch.dtype, tuple[int, int]]] = set()
 
@@ -77,6 +77,7 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
         tokens = torch.randn(count, cols, generator=generator, device=device).to(dtype)
         bias = torch.randn(rows, generator=generator, device=device).to(dtype) if with_bias else None
         result = packed_product(tokens, operand, rows, route.name, bias).double()
+        # In float64, whose own rounding is nothing here, so that the whole error is the kernel's.
         expected = tokens.double() @ matrix.double().t()
         size = tokens.double().abs() @ matrix.double().abs().t()  # what rounding is relative to
         if bias is not None:
