@@ -88,7 +88,8 @@ class MaskedDecay:
             )
         overflow = getattr(optimizer, "found_inf", None)
         # A step that is skipped must not decay either; the verdict stays on the device, so that nothing waits for it.
-        return -self.rate * rate * (1 if overflow is None else 1 - overflow.to(weight.device))
+        factor: float | Tensor = -self.rate * rate
+        return factor if overflow is None else factor * (1 - overflow.to(weight.device))
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> Mapping[int, Any]:
