@@ -234,6 +234,23 @@ def test_compiled_whole_and_valid_after_refresh(route):
     assert counter.frame_count == 1
 
 
+def test_packing_is_left_out_of_compiled_graphs(unpacked, monkeypatch):
+    compiling = []
+    check = attaching.Copies.add
+
+    def noted(*args):
+        compiling.append(torch.compiler.is_compiling())
+        check(*args)
+
+    monkeypatch.setattr(attaching.Copies, "add", noted)
+    layer = masked_linear(dtype=torch.float32)
+    attaching.attach(layer)
+    torch._dynamo.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.compile(layer, backend="aot_eager")(torch.randn(8, 128))
+    assert compiling == [False]
+
+
 def test_a_float32_layer_that_was_not_packed_yet_breaks_the_graph_but_compiles(unpacked):
     layer = masked_linear(dtype=torch.float32)
     attaching.attach(layer)
