@@ -78,7 +78,18 @@ class Gram:
     def errors(self, weight: Tensor) -> Tensor:
         """(G, R) sums of squared differences between X w^T and Y, for weights (G, R, C) in float64."""
         fitted = (weight @ self.xx * weight).sum(2)
+        # A difference of large sums: where nothing is left, rounding can fall below 0.
         return (self.yy - 2 * (weight * self.xy.transpose(1, 2)).sum(2) + fitted).clamp_min(0)
+
+    def relative_error(self, weight: Tensor) -> float:
+        """The errors of a weight in all, as a share of the squared outputs; 0 where these are 0."""
+        squares = float(self.yy.sum())
+        return float(self.errors(weight).sum()) / squares if squares else 0.0
+
+    def better_rows(self, start: Tensor, found: Tensor) -> Tensor:
+        """Row by row what was found, or the start where that has the smaller error."""
+        worse = self.errors(found) > self.errors(start)
+        return torch.where(worse[:, :, None], start, found)
 
     def moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (G, R) of X w^T over the samples; the variance is that of a population."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +54,11 @@ class LinearView:
     def shape(self) -> tuple[int, int, int]:
         """(G, R, C) of the weight."""
         return self.groups, self.rows, self.channels * self.positions
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it is now, (G, R, C) float64."""
+        return self.matrices(self.module.weight.detach()).to(torch.float64)
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """A weight, score or mask (outputs, inputs / groups, *kernel) as (G, R, C)."""
