@@ -1,4 +1,4 @@
-"""`convert` hands the settings of AdaPrune on; patterns and files are tested with `tmask.conversion` and the command."""
+"""`convert` hands the settings of AdaPrune on; patterns and files are tested elsewhere."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ class Gram:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples: x (G, S, C) with the outputs y (G, S, R) that belong to them, without bias."""
         x, y = x.to(torch.float64), y.to(torch.float64)
+        # In place: the matrices of a wide layer are too large for a second copy at every batch.
         self.xx.baddbmm_(x.transpose(1, 2), x)
         self.xy.baddbmm_(x.transpose(1, 2), y)
         self.x += x.sum(1)
@@ -95,4 +96,5 @@ class Gram:
         """Mean and variance (G, R) of X w^T over the samples; the variance is that of a population."""
         mean = (weight @ self.x[:, :, None])[:, :, 0] / self.samples
         square = (weight @ self.xx * weight).sum(2) / self.samples
+        # An output that does not vary comes out as the difference of equal numbers, perhaps just below 0.
         return mean, (square - mean.square()).clamp_min(0)

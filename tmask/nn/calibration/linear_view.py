@@ -85,6 +85,7 @@ class LinearView:
             zip(module.kernel_size, module.stride, module.dilation, strict=True)
         ):
             x = x.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        # The patches are views until the reshape at the end, which copies.
         # (B, inputs, *outputs' positions, *kernel) -> (B, *outputs' positions, inputs, *kernel)
         x = x.movedim(1, 1 + axes)
         samples = math.prod(x.shape[: 1 + axes])

@@ -24,6 +24,7 @@ class Sums:
     def add(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Add inputs (B, features, ...); their own mean and (population) variance."""
         x = x.detach()
+        # In float64, since the variance is a difference that float32 loses where the mean is large.
         axes = [axis for axis in range(x.ndim) if axis != 1]
         count = x.numel() // x.shape[1]
         total, squares = x.sum(axes, dtype=torch.float64), x.to(torch.float64).square().sum(axes)

@@ -72,6 +72,7 @@ class MaskSearch:
         """
         values = scores.reshape(tuple(shape)).cpu().numpy()
         if self.transposable:
+            # In the shape of the weight, since tiles must cross neither groups nor kernel positions.
             found = solve(values, pattern, self.solver, groups=len(scores), certify=self.certify)
             kept, solver = found.mask, found.solver
             worth = Worth(found.objective, found.total, found.dual_bound)

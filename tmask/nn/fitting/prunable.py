@@ -47,6 +47,7 @@ def find_layers(
     Cost: one batch through the model, in evaluation mode.
     """
     modules = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
+    # Before any data are read, which can take long.
     wanted.check(modules)
     with evaluating(model):
         found = trace(model, calibration, modules)
@@ -60,6 +61,7 @@ def find_layers(
         if not reason and not calls[name]:
             reason = "the first batch of the calibration data does not reach it"
         if reason:
+            # What is said of attention's projections stands: that they are not called follows from it.
             skipped.setdefault(name, reason)
             continue
         norm = found.norms.get(name)

@@ -86,5 +86,6 @@ def adaprune(
     search = MaskSearch(transposable, solver, certify)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
+    # Without a refit the bias stays too: what the mask alone does is what was asked for.
     settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
     return prune_to_patterns(model, data, pattern, transposable, wanted, fit, settings)

@@ -79,6 +79,7 @@ def prune(
             try:
                 row, mask = fit_layer(plan, gram, method, settings.update_bias, settings.update_batch_norm)
             except TmaskError as error:
+                # Of the same type, since callers tell a missing solver from bad data by it.
                 raise type(error)(f"layer {name!r}: {error}") from error
             masks[name] = mask
             rows.append(dataclasses.replace(row, seconds=time.perf_counter() - start))
@@ -98,6 +99,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
         yield
     except BaseException:
         with torch.no_grad():
+            # Into the tensors themselves: optimizers and tied layers hold on to these.
             for tensor, copied in zip(tensors, before, strict=True):
                 tensor.copy_(copied)
         raise

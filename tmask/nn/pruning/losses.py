@@ -67,6 +67,7 @@ def reconstruction_losses(
     layers, _ = find_layers(model, data, wanted)
     sums = dense_grams(model, data, layers, grams)
     losses = {}
+    # Layers narrower than some patterns stay in, with fewer to choose from.
     for layer in layers:
         offered = [pattern for pattern in parsed if not narrower_than(layer.view, pattern, transposable)]
         if offered:

@@ -51,6 +51,7 @@ def reconstruct(
     if not isinstance(masks, Mapping) or not masks:
         raise InvalidProblemError("masks must be a mapping of at least one layer's name to its mask")
     data = Calibration(calibration, forward)
+    # Included, so that masks at the ends of the model count.
     layers, skipped = find_layers(model, data, LayerFilter(include=[literal(name) for name in masks]))
     for name in masks:
         if name in skipped:
@@ -81,6 +82,7 @@ def _checked(mask: object, layer: Prunable) -> Tensor:
     Raises:
         InvalidProblemError: no bool tensor or array, or of another shape than the layer's weight.
     """
+    # Checked before any layer is changed, and with a message that says which one.
     found, shape = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask, layer.view.module.weight.shape
     if isinstance(found, Tensor) and found.dtype == torch.bool and found.shape == shape:
         return found

@@ -98,6 +98,7 @@ def sweep(
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     pivots = upper.diagonal(dim1=1, dim2=2)  # (G, C)
     alive = alive[:, order]
+    # Position-major, so that a block is the width of a tile: m input channels at one kernel position.
     left = weight[:, :, order].clone()
     blocks = []
     for start, stop in _blocks(view.channels, view.positions, pattern.m):
