@@ -44,6 +44,9 @@ STAGES = ("one-shot", "batch-norm", "independent", "sequential", "adam", "sparse
 # Run for the first seed alone, since it sees no calibration images.
 ONCE = ("one-shot",)
 CONFIDENCE = 0.9
+# What the rows in the CSV were run with, so that an interrupted run goes on with the same.
+DAMPING = 1e-3
+SWEEP_DAMPING = 1e-2  # of sparsegpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class Seed:
             if stage == "sequential":
                 # What the refit does where nothing was removed: weights that make up for the new statistics.
                 masks = {name: torch.ones_like(cifar.weight_of(pruned, name)) > 0 for name in cifar.prunable(pruned)}
-                return pruned, reconstruct(pruned, self.batches, masks)
+                return pruned, reconstruct(pruned, self.batches, masks, damping=DAMPING)
             if stage == "batch-norm":
                 recalibrate(pruned, self.batches)
             elif stage == "fine-tuned":
@@ -168,6 +171,7 @@ class Seed:
             transposable=model.structure.startswith("transposable"),
             method="none" if stage == "batch-norm" else "least-squares",
             sequential=False,
+            damping=DAMPING,
             grams=self._sources[model.pattern],
         )
         return pruned, report.pruning
@@ -178,6 +182,7 @@ class Seed:
         refit = refits.get(stage, "least-squares")
         common: dict[str, Any] = {
             "sequential": sequential,
+            "damping": SWEEP_DAMPING if stage == "sparsegpt" else DAMPING,
             "update_batch_norm": stage != "one-shot",
         }
         if model.structure == "unstructured":

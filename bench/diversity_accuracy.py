@@ -23,7 +23,7 @@ import typer
 from torch import Tensor, nn
 
 from bench import cifar
-from bench.adaprune import Seed
+from bench.adaprune import DAMPING, Seed
 from bench.run import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
@@ -111,6 +111,7 @@ def main(
                     masks,
                     method=method,
                     sequential=False,
+                    damping=DAMPING,
                     grams=seed.grams,
                 )
                 row = {

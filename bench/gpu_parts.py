@@ -14,10 +14,11 @@ import tmask
 from bench.gpt_block import GptBlock, training_step
 from tmask.errors import TmaskError
 from tmask.nn import sparsify
-from tmask.nn.packing.packed_linear import packed_linear
+from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.timing import measure_linear, time_in_turn
-from tmask.nn.packing.verification import random_mask, verify
+from tmask.nn.packing.trials import random_mask
+from tmask.nn.packing.verification import verify
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.atomic import check_output
-from tmask.nn.packing.doctor import examine
+from tmask.nn.packing.machine import examine
 from tmask.nn.packing.routes import ROUTES
 
 NO_GPU = 3

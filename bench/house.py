@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "tmask.nn.training": "tmask.blocks tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
     "tmask.nn.layers",
     "tmask.nn.calibration": "tmask.files",
-    "tmask.nn.fitting": "tmask.blocks tmask.solving tmask.nn.calibration",
+    "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",
     "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.calibration tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",

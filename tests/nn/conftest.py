@@ -7,7 +7,7 @@ import torch
 
 from tests.nn.emulated_kernels import emulated
 from tests.nn.unpacked_route import Unpacked
-from tmask.nn.packing import packed_linear, routes, semi_structured, support, verification
+from tmask.nn.packing import attaching, copies, operators, payoff, routes, verification
 
 CUDA = torch.device("cuda", 0)
 
@@ -16,7 +16,7 @@ CUDA = torch.device("cuda", 0)
 def route(request, monkeypatch):
     """A route and its device: the stand-in; the real ones, on kernels emulated on the CPU, and as they are on a GPU."""
     monkeypatch.setattr(verification, "_verified", set())
-    monkeypatch.setattr(support, "_paid", {})
+    monkeypatch.setattr(payoff, "_paid", {})
     kind, _, name = request.param.rpartition(" ")
     if name == "unpacked":
         monkeypatch.setitem(routes.ROUTES, name, Unpacked())
@@ -26,7 +26,7 @@ def route(request, monkeypatch):
         monkeypatch.setattr(type(found), "problem", lambda self, device: "")
         monkeypatch.setattr(type(found), "device_type", "cpu")
         monkeypatch.setattr(routes, "ROUTES", {name: found})
-        for module in (semi_structured, packed_linear):
+        for module in (attaching, copies, operators):
             monkeypatch.setattr(module, "ROUTES", routes.ROUTES)
         with emulated():
             yield found, torch.device("cpu")
@@ -40,7 +40,7 @@ def route(request, monkeypatch):
 def unpacked(monkeypatch):
     """The stand-in alone."""
     monkeypatch.setattr(verification, "_verified", set())
-    monkeypatch.setattr(support, "_paid", {})
+    monkeypatch.setattr(payoff, "_paid", {})
     monkeypatch.setitem(routes.ROUTES, "unpacked", Unpacked())
     return routes.ROUTES["unpacked"]
 

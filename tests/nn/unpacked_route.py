@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tmask.nn.packing import routes
-from tmask.nn.packing.packed import _pack_rows, unpack_rows
+from tmask.nn.packing.layout import _pack_rows, unpack_rows
 from tmask.nn.packing.routes.base import TOKENS_MULTIPLE, Route
 
 

@@ -335,7 +335,7 @@ def test_slack_is_added_to_the_bound(monkeypatch):
 
 
 def test_a_matrix_solver_without_numba_is_examined_too(monkeypatch):
-    monkeypatch.setattr("tmask.solving.matrices.judging", lambda: None)
+    monkeypatch.setattr("tmask.solving.matrices.find_compiled_kernels", lambda: None)
     assert_right(weight_of("normal", (32, 96)), "4:8")
     with pytest.raises(tmask.SolverFailedError):
         tmask.solve(weight_of("normal", (32, 96)), "4:8", Circulant(spoil=(7, 9)))

@@ -34,7 +34,7 @@ def convert(
     solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
     score: Annotated[str, typer.Option(help="magnitude, squared, wanda or obs.")] = "magnitude",
     method: Annotated[str, typer.Option(help="Refit by least-squares, adam or none.")] = "least-squares",
-    damping: Annotated[float, typer.Option(min=0.0, help="How strongly weights are drawn to their start.")] = 1e-3,
+    damping: Annotated[float, typer.Option(min=0.0, help="How strongly weights are drawn to their start.")] = 1e-2,
     independent: Annotated[bool, typer.Option("--independent", help="All layers at once, in one pass.")] = False,
     masks: Annotated[
         Path | None, typer.Option("--masks", help="Also write the masks to this file (.safetensors).")
@@ -53,7 +53,8 @@ def convert(
         raise SolverUnavailableError('tmask convert needs torch; run: pip install "tmask[torch]"')
     import torch
 
-    from tmask.nn.calibration.model_files import check_model_output, load_inputs, load_model, save_model
+    from tmask.nn.calibration.file_tensors import load_inputs
+    from tmask.nn.calibration.model_files import check_model_output, load_model, save_model
     from tmask.nn.pruning.convert import convert as convert_model
     from tmask.nn.pruning.pruned_masks import mask_records
 

@@ -20,7 +20,8 @@ from tmask.files.layers import Skipped, select_layers
 from tmask.files.weights import open_weights
 
 if TYPE_CHECKING:
-    from tmask.nn.packing.doctor import Diagnosis, Machine
+    from tmask.nn.packing.doctor import Diagnosis
+    from tmask.nn.packing.machine import Machine
 
 # What is looked at where nothing is named.
 _SHAPES = ("1024x1024", "4096x4096", "4096x16384")
@@ -49,7 +50,8 @@ def doctor(
         raise SolverUnavailableError(
             '`tmask doctor` asks torch, which is not installed here; run: pip install "tmask[torch]"'
         )
-    from tmask.nn.packing.doctor import default_device, diagnose, examine, kernels
+    from tmask.nn.packing.doctor import diagnose
+    from tmask.nn.packing.machine import default_device, examine, kernels
 
     layers, skipped = _layers(model, shape, include, exclude, regex)
     device = default_device()

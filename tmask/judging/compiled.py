@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 
 
-def judging() -> ModuleType | None:
+def find_compiled_kernels() -> ModuleType | None:
     """`tmask_solvers.cpu_kernels.judging`, or None where numba is not loaded."""
     if "numba" not in sys.modules:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask.blocks.arrays import Masks, Prices, Scores
-from tmask.judging.compiled import judging
+from tmask.judging.compiled import find_compiled_kernels
 from tmask.judging.counts import count_lines
 
 Flags = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ def is_regular(masks: Masks, n: int) -> Flags:
 
 def check_prices(scores: Scores, masks: Masks, v: Prices) -> tuple[npt.NDArray[np.float64], Flags]:
     """(B,) objective, and (B,) whether the prices prove the (regular) masks optimal, see `proves_optimal`."""
-    if (kernels := judging()) is None:
+    if (kernels := find_compiled_kernels()) is None:
         return objectives(scores, masks), proves_optimal(scores, masks, v)
     objective, proven = np.empty(len(scores)), np.empty(len(scores), np.bool_)
     kernels.check_prices(scores, masks, v, objective, proven)

@@ -10,11 +10,12 @@ from tmask.nn.diversity import model_diversity
 from tmask.nn.fitting.report import LayerPruning, PruningReport
 from tmask.nn.fitting.scores import available_scores, register_score
 from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report, Score
-from tmask.nn.packing.packed import Packed, pack, unpack
+from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.pruning.adaprune import adaprune
 from tmask.nn.pruning.convert import ConversionReport, convert
+from tmask.nn.pruning.grams import collect_grams
 from tmask.nn.pruning.losses import reconstruction_losses
-from tmask.nn.pruning.reconstruct import collect_grams, reconstruct
+from tmask.nn.pruning.reconstruct import reconstruct
 from tmask.nn.pruning.sparsegpt import sparsegpt
 from tmask.nn.training.applying import sparsify
 from tmask.nn.training.baking import bake

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tmask.blocks.parts import Part, RowPrices, Stage, Values, direct_parts, is_direct, real_dtype, staged_parts
 from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
-from tmask.judging.compiled import judging
+from tmask.judging.compiled import find_compiled_kernels
 from tmask.solving.solver import Solver
 
 Worker = Callable[[Values, Mask, RowPrices | None], float]
@@ -135,7 +135,7 @@ def make_row_prices(weights: Values, m: int) -> RowPrices:
 
 def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, bool]:
     """Kept and total |weight| (h, w) in float64, and whether the mask keeps n in each row and column of each tile."""
-    if (kernels := judging()) is not None:
+    if (kernels := find_compiled_kernels()) is not None:
         kept, total, regular = kernels.examine(weight, mask, n, m)
         return kept, total, regular
     scores = np.abs(weight)

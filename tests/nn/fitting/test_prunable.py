@@ -9,11 +9,12 @@ from torch.nn.utils import prune
 
 from tests.nn.pruning_models import conv_net, images, rows
 from tmask.nn.calibration.batches import Calibration
-from tmask.nn.fitting.prunable import Choice, find_layers
+from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.prunable import find_layers
 
 
 def found(model, data, **choice):
-    layers, skipped = find_layers(model.eval(), Calibration(data), Choice(**choice))
+    layers, skipped = find_layers(model.eval(), Calibration(data), LayerFilter(**choice))
     return {layer.name: layer for layer in layers}, skipped
 
 

@@ -13,6 +13,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, available_scores, register_score
 from tmask.nn.calibration.linear_view import LinearView
 from tmask.nn.fitting import scores
+from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.pruning.sparsegpt import sweep
 
 NAMES = [score.name for score in available_scores()]
@@ -70,7 +71,7 @@ def test_weights_of_inputs_that_are_always_zero_count_for_nothing(damping):
         assert (found[:, :, [0, 1, 2, 3, 5]] > 0).all()
     view = LinearView(nn.Linear(6, 3))
     for width in (Pattern(5, 6), Pattern(1, 2)):
-        _, swept = sweep(view, gram, weights(), width, False, "auto", damping)
+        _, swept = sweep(view, gram, weights(), width, MaskSearch(False, "auto", True), damping)
         assert not swept.mask[:, :, 4].any()
 
 

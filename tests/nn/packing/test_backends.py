@@ -7,7 +7,7 @@ from tests.nn.models import Attention
 from tests.nn.unpacked_route import Unpacked, unpacked  # noqa: F401 - a fixture
 from tmask import nn as tnn
 from tmask.nn.layers.finding import FoundMask
-from tmask.nn.packing import routes, semi_structured
+from tmask.nn.packing import attaching, payoff, routes
 
 
 def linear(rows=32, cols=64):
@@ -18,7 +18,7 @@ def linear(rows=32, cols=64):
 @pytest.fixture
 def paying(monkeypatch):
     """Packed products count as faster."""
-    monkeypatch.setattr(semi_structured, "pays", lambda *args: (True, "measured"))
+    monkeypatch.setattr(payoff, "pays", lambda *args: (True, "measured"))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_replica_for_data_parallel_multiplies_with_its_own_weight():
     tnn.sparsify(model, backend="semi_structured")
     replica = model[0]._replicate_for_data_parallel()
     assert "forward" not in vars(replica)
-    assert not semi_structured.attached(replica)
-    assert semi_structured.attached(model[0])
+    assert not attaching.attached(replica)
+    assert attaching.attached(model[0])
 
 
 @pytest.mark.usefixtures("unpacked", "paying")
@@ -125,7 +125,7 @@ def test_masks_that_cannot_be_packed_change_nothing_or_fall_back_all_at_once(bac
     model = nn.Sequential(linear(64, 64), linear(64, 64))
     masks = {f"{i}.0.weight": tmask.solve(model[i][0].weight, "2:4").mask for i in range(2)}
     sparsifier = tnn.sparsify(model, solver="greedy-keep", masks=masks, schedule=tnn.Periodic(every=1), backend=backend)
-    assert all(semi_structured.attached(model[i][0]) for i in range(2))
+    assert all(attaching.attached(model[i][0]) for i in range(2))
     if backend == "auto":
         sparsifier.step()
         assert [layer.step for layer in sparsifier.layers] == [1, 1]
@@ -134,7 +134,7 @@ def test_masks_that_cannot_be_packed_change_nothing_or_fall_back_all_at_once(bac
             sparsifier.step()
         assert [layer.step for layer in sparsifier.layers] == [0, 0]
         assert all(torch.equal(layer.masked.mask, masks[layer.name]) for layer in sparsifier.layers)
-    assert all(semi_structured.attached(model[i][0]) == (backend != "auto") for i in range(2))
+    assert all(attaching.attached(model[i][0]) == (backend != "auto") for i in range(2))
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -153,11 +153,11 @@ def test_auto_says_why_it_took_the_masked_product():
 @pytest.mark.usefixtures("unpacked")
 @pytest.mark.parametrize("pays", [True, False])
 def test_auto_goes_by_the_measurement(pays, monkeypatch):
-    monkeypatch.setattr(semi_structured, "pays", lambda *args: (pays, "3 ms against 4 ms"))
+    monkeypatch.setattr(payoff, "pays", lambda *args: (pays, "3 ms against 4 ms"))
     model = linear()
     row = tnn.sparsify(model).report()[0]
     assert (row.backend, row.reason) == ("semi_structured" if pays else "masked", "3 ms against 4 ms")
-    assert semi_structured.attached(model[0]) == pays
+    assert attaching.attached(model[0]) == pays
 
 
 @pytest.mark.usefixtures("paying")
@@ -170,11 +170,11 @@ def test_auto_is_chosen_anew_where_the_model_is_when_training_begins(monkeypatch
         moved.setitem(routes.ROUTES, "unpacked", Unpacked())
         sparsifier.watch(optimizer)
         assert (sparsifier.report()[0].backend, sparsifier.report()[0].reason) == ("semi_structured", "measured")
-        assert semi_structured.attached(model[0])
+        assert attaching.attached(model[0])
         sparsifier.unwatch()
     sparsifier.watch(optimizer)
     assert sparsifier.report()[0].backend == "masked"
-    assert not semi_structured.attached(model[0])
+    assert not attaching.attached(model[0])
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -209,7 +209,7 @@ def test_packed_weights_wait_for_the_final_pattern_and_end_with_it():
     sparsifier = tnn.sparsify(model, "2:4", schedule=schedule, backend="semi_structured")
     attached = []
     for _ in range(12):
-        attached.append(semi_structured.attached(model[0]))
+        attached.append(attaching.attached(model[0]))
         sparsifier.step()
     assert attached == [False] * 6 + [True] * 4 + [False] * 2
 
@@ -219,12 +219,12 @@ def test_packed_weights_wait_for_the_final_pattern_and_end_with_it():
 def test_the_layer_gets_its_own_forward_back(end):
     model = linear()
     sparsifier = tnn.sparsify(model, backend="semi_structured")
-    assert semi_structured.attached(model[0])
+    assert attaching.attached(model[0])
     if end == "remove":
         sparsifier.remove()
     else:
         tnn.export(model)
-    assert not semi_structured.attached(model[0])
+    assert not attaching.attached(model[0])
     assert "forward" not in vars(model[0])
 
 

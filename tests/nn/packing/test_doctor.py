@@ -9,7 +9,8 @@ import torch
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.packing import doctor, timing
-from tmask.nn.packing.doctor import Diagnosis, diagnose, examine, kernels
+from tmask.nn.packing.doctor import Diagnosis, diagnose
+from tmask.nn.packing.machine import examine, kernels
 from tmask.nn.packing.timing import Timing
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from tests.nn.linears import masked_linear
 from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidProblemError, KernelError
-from tmask.nn.packing import routes, semi_structured, support, verification
-from tmask.nn.packing.packed import bits, pack
+from tmask.nn.packing import attaching, payoff, routes, support, trials, verification
+from tmask.nn.packing.layout import bits, pack
 from tmask.nn.packing.routes.cutlass import tile_bits
 from tmask.nn.packing.timing import Timing
 
@@ -21,7 +21,7 @@ CUDA = torch.device("cuda", 0)
 
 def test_supported_gives_the_reason(unpacked):
     def why(shape=(64, 64), dtype=torch.bfloat16, device="cpu", pattern="2:4"):
-        return semi_structured.supported(shape, dtype, device, pattern)
+        return support.supported(shape, dtype, device, pattern)
 
     assert why() == (True, "")
     assert why(pattern="4:8") == (False, "sparse tensor cores multiply 2:4 alone, not 4:8")
@@ -82,7 +82,7 @@ def test_verification_passes_once_and_is_remembered(route):
 def test_values_in_the_wrong_place_are_found(unpacked):
     unpacked.shift = 1
     with pytest.raises(KernelError, match=r"packed W puts wrong values in \d+ places, first at row \d+, column 0"):
-        semi_structured.attach(masked_linear())
+        attaching.attach(masked_linear())
     unpacked.shift = 0
     verification.verify(unpacked, (64, 128), torch.bfloat16, torch.device("cpu"))
 
@@ -111,35 +111,35 @@ def test_a_kernel_that_raises_is_named(unpacked, monkeypatch):
 
     monkeypatch.setattr(Unpacked, "pack", fail)
     with pytest.raises(KernelError, match="unpacked fails on cpu: CUDA error: architecture mismatch"):
-        semi_structured.attach(masked_linear())
+        attaching.attach(masked_linear())
 
 
 def test_trial_masks_are_complete():
-    mask = verification.random_mask(64, 96, torch.device("cpu"))
+    mask = trials.random_mask(64, 96, torch.device("cpu"))
     assert mask.view(64, -1, 4).sum(-1).eq(2).all()
     assert mask.t().reshape(96, -1, 4).sum(-1).eq(2).all()
 
 
 def test_pays_measures_once_and_says_what(route):
     kind, device = route
-    answer, why = semi_structured.pays((64, 128), torch.bfloat16, device, tokens=32)
+    answer, why = payoff.pays((64, 128), torch.bfloat16, device, tokens=32)
     assert isinstance(answer, bool)
     assert "ms packed" in why
     assert "measured with 32 tokens" in why
     products = kind.products if kind.name == "unpacked" else None
-    assert semi_structured.pays((64, 128), torch.bfloat16, device, tokens=32) == (answer, why)
+    assert payoff.pays((64, 128), torch.bfloat16, device, tokens=32) == (answer, why)
     assert products is None or kind.products == products
 
 
 @pytest.mark.parametrize(("sparse_forward", "faster", "total"), [(1, True, "5"), (2.2, True, "6.2"), (3, False, "7")])
 def test_pays_compares_a_whole_step_with_the_masked_one(unpacked, monkeypatch, sparse_forward, faster, total):
-    monkeypatch.setattr(support, "measure_linear", lambda *_: semi_structured_timing(1e-3 * sparse_forward))
-    answer, why = semi_structured.pays((64, 64), torch.bfloat16, "cpu")
+    monkeypatch.setattr(payoff, "measure_linear", lambda *_: timing_of(1e-3 * sparse_forward))
+    answer, why = payoff.pays((64, 64), torch.bfloat16, "cpu")
     assert answer == faster
     assert f"{total} ms packed (2 of them packing) against 6.5 ms masked, measured with 8192 tokens" in why
 
 
-def semi_structured_timing(sparse_forward):
+def timing_of(sparse_forward):
     return Timing(
         tokens=8192, dense_forward=2e-3, dense_backward=4e-3, sparse_forward=sparse_forward, sparse_backward=2e-3,
         mask=5e-4, pack=2e-3,
@@ -149,14 +149,14 @@ def semi_structured_timing(sparse_forward):
 def test_a_wrong_kernel_does_not_pay_and_warns(unpacked):
     unpacked.shift = 1
     with pytest.warns(RuntimeWarning, match="masked products instead of packed ones: unpacked with a 64x64 weight"):
-        answer, why = semi_structured.pays((64, 64), torch.bfloat16, "cpu")
+        answer, why = payoff.pays((64, 64), torch.bfloat16, "cpu")
     assert not answer
     assert "puts wrong values" in why
 
 
 def test_pays_refuses_what_is_not_supported(unpacked):
     with pytest.raises(InvalidProblemError, match="no packed product: dtype float32"):
-        semi_structured.pays((64, 64), torch.float32, "cpu")
+        payoff.pays((64, 64), torch.float32, "cpu")
 
 
 def test_the_bitmask_of_tiles_entry_by_entry():

@@ -17,7 +17,9 @@ from tmask.errors import InvalidProblemError, UnknownSolverError
 from tmask.nn import adaprune, collect_grams, reconstruct
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.linear_view import LinearView
-from tmask.nn.fitting.least_squares import adam, fold_means, least_squares
+from tmask.nn.fitting.adam import adam
+from tmask.nn.fitting.folding import fold_means
+from tmask.nn.fitting.least_squares import least_squares
 from tmask.nn.pruning import layerwise as pruning
 
 METHODS = ("least-squares", "adam", "none")

@@ -35,6 +35,18 @@ def test_they_are_the_errors_that_pruning_reports(transposable, method, score):
         assert options[Pattern(4, 4)] < 1e-9
 
 
+def test_settings_of_adam_reach_it():
+    model, data = conv_net(), images()
+    settings = {"method": "adam", "steps": 3, "learning_rate": 0.01}
+    losses = reconstruction_losses(model, data, ["2:4"], **settings)
+    report = adaprune(copy.deepcopy(model), data, "2:4", sequential=False, **settings)
+    assert {row.layer: row.error for row in report.layers} == pytest.approx(
+        {name: options[Pattern(2, 4)] for name, options in losses.items()}, rel=1e-4
+    )
+    longer = reconstruction_losses(model, data, ["2:4"], **settings | {"steps": 300})
+    assert all(longer[name][Pattern(2, 4)] < losses[name][Pattern(2, 4)] for name in losses)
+
+
 def test_sums_of_an_earlier_pass_serve():
     model, data = conv_net(), images()
     grams = collect_grams(model, data)

@@ -258,6 +258,15 @@ def test_a_solver_is_not_ignored_by_the_sweep():
         sparsegpt(mlp(), rows(), "2:4", transposable=False, solver="patterns")
 
 
+def test_the_sweep_proves_only_what_it_is_asked_to():
+    proven, bare = (sparsegpt(mlp(), rows(), "2:4", certify=certify) for certify in (True, False))
+    assert [row.optimality_gap for row in proven.layers] == pytest.approx([0, 0], abs=1e-9)
+    assert [row.optimality_gap for row in bare.layers] == [None, None]
+    assert [row.retained for row in bare.layers] == [row.retained for row in proven.layers]
+    with pytest.raises(InvalidProblemError, match="certify is of transposable masks"):
+        sparsegpt(mlp(), rows(), "2:4", transposable=False, certify=False)
+
+
 def test_masks_of_other_kinds():
     mask = np.random.default_rng(0).random((16, 16)) < 0.5
     models = [mlp(), mlp()]

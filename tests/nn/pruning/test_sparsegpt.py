@@ -14,6 +14,7 @@ from tmask.nn import adaprune, recalibrate, sparsegpt
 from tmask.nn.calibration.batches import Calibration
 from tmask.nn.calibration.linear_view import LinearView
 from tmask.nn.calibration.recording import collect
+from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.pruning.sparsegpt import sweep
 
 
@@ -38,14 +39,14 @@ def by_definition(hessian, weight, kept):
 def test_a_sweep_is_optimal_brain_surgeon_column_by_column():
     torch.manual_seed(0)
     view, gram, weight = layer_data(nn.Linear(8, 8), (20, 8))
-    swept, found = sweep(view, gram, weight, Pattern(2, 4), True, "auto", 0.0)
+    swept, found = sweep(view, gram, weight, Pattern(2, 4), MaskSearch(True, "auto", True), 0.0)
     torch.testing.assert_close(swept[0], by_definition(gram.xx[0], weight[0], found.mask[0]), rtol=1e-7, atol=1e-8)
 
 
 def test_masks_are_found_on_the_scores_of_their_time():
     torch.manual_seed(0)
     view, gram, weight = layer_data(nn.Linear(8, 8), (20, 8))
-    _, found = sweep(view, gram, weight, Pattern(2, 4), True, "auto", 0.0)
+    _, found = sweep(view, gram, weight, Pattern(2, 4), MaskSearch(True, "auto", True), 0.0)
     # The first block: scores of the dense weights, each against the columns behind it.
     pivots = torch.stack([torch.linalg.inv(gram.xx[0][j:, j:])[0, 0] for j in range(8)])
     first = tmask.solve((weight[0] ** 2 / pivots)[:, :4].numpy(), "2:4")
@@ -61,7 +62,7 @@ def test_convolutions_with_ragged_edges(groups, transposable):
     torch.manual_seed(0)
     layer = nn.Conv2d(10 * groups, 9 * groups, (2, 1), groups=groups)
     view, gram, weight = layer_data(layer, (3, 10 * groups, 6, 6))
-    swept, found = sweep(view, gram, weight, Pattern(2, 4), transposable, "auto", 0.01)
+    swept, found = sweep(view, gram, weight, Pattern(2, 4), MaskSearch(transposable, "auto", True), 0.01)
     mask = view.tensor(found.mask)
     assert not swept[~found.mask].any()
     full = mask[:, :8].reshape(9 * groups, 2, 4, 2).sum(2)
@@ -71,8 +72,8 @@ def test_convolutions_with_ragged_edges(groups, transposable):
     else:
         assert (full == 2).all()
         assert (mask[:, 8:].sum(1) <= 2).all()
-    assert found.optimality_gap == pytest.approx(0, abs=1e-9)
-    assert 0 < found.retained < 1
+    assert found.worth.optimality_gap == pytest.approx(0, abs=1e-9)
+    assert 0 < found.worth.retained < 1
 
 
 def test_a_sweep_beats_its_own_mask_without_updates():
@@ -82,7 +83,7 @@ def test_a_sweep_beats_its_own_mask_without_updates():
     gram.xx = mixed.T @ gram.xx @ mixed  # inputs that depend on one another
     gram.xy = gram.xx @ weight.transpose(1, 2)
     gram.yy = (weight @ gram.xx * weight).sum(2)
-    swept, found = sweep(view, gram, weight, Pattern(2, 4), True, "auto", 0.0)
+    swept, found = sweep(view, gram, weight, Pattern(2, 4), MaskSearch(True, "auto", True), 0.0)
     assert gram.errors(swept).sum() < 0.9 * gram.errors(weight * found.mask).sum()
 
 

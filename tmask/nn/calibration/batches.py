@@ -51,6 +51,7 @@ class Calibration:
         Raises:
             InvalidProblemError: no batches, fewer or more of them than in the pass before, one that a model refuses.
         """
+        # All models of a pass stand on one device: the second is a copy of the first.
         device = _device(models[0])
         done = 0
         for batch in self._batches:
@@ -62,6 +63,7 @@ class Calibration:
                 except Stopped:
                     pass
                 except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                    # One of our own is a ValueError too, and names the layer already.
                     if isinstance(error, InvalidProblemError):
                         raise
                     raise InvalidProblemError(
@@ -100,6 +102,7 @@ def first_input(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each module's own mode again afterwards."""
+    # Each module's own: parts of a model in training can be frozen in evaluation mode.
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -122,6 +125,7 @@ def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: _to(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
+        # A named tuple takes its fields apart, not one iterable, and stays where it is.
         return type(batch)(_to(value, device) for value in batch) if type(batch) in (tuple, list) else batch
     return batch
 

@@ -53,6 +53,7 @@ class Gram:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples: x (G, S, C) with the outputs y (G, S, R) that belong to them, without bias."""
         x, y = x.to(torch.float64), y.to(torch.float64)
+        # In place: the matrices of a wide layer are too large for a second copy at every batch.
         self.xx.baddbmm_(x.transpose(1, 2), x)
         self.xy.baddbmm_(x.transpose(1, 2), y)
         self.x += x.sum(1)
@@ -78,10 +79,22 @@ class Gram:
     def errors(self, weight: Tensor) -> Tensor:
         """(G, R) sums of squared differences between X w^T and Y, for weights (G, R, C) in float64."""
         fitted = (weight @ self.xx * weight).sum(2)
+        # A difference of large sums: where nothing is left, rounding can fall below 0.
         return (self.yy - 2 * (weight * self.xy.transpose(1, 2)).sum(2) + fitted).clamp_min(0)
+
+    def relative_error(self, weight: Tensor) -> float:
+        """The errors of a weight in all, as a share of the squared outputs; 0 where these are 0."""
+        squares = float(self.yy.sum())
+        return float(self.errors(weight).sum()) / squares if squares else 0.0
+
+    def better_rows(self, start: Tensor, found: Tensor) -> Tensor:
+        """Row by row what was found, or the start where that has the smaller error."""
+        worse = self.errors(found) > self.errors(start)
+        return torch.where(worse[:, :, None], start, found)
 
     def moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (G, R) of X w^T over the samples; the variance is that of a population."""
         mean = (weight @ self.x[:, :, None])[:, :, 0] / self.samples
         square = (weight @ self.xx * weight).sum(2) / self.samples
+        # An output that does not vary comes out as the difference of equal numbers, perhaps just below 0.
         return mean, (square - mean.square()).clamp_min(0)

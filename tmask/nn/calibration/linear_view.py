@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,6 +55,11 @@ class LinearView:
         """(G, R, C) of the weight."""
         return self.groups, self.rows, self.channels * self.positions
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it is now, (G, R, C) float64."""
+        return self.matrices(self.module.weight.detach()).to(torch.float64)
+
     def matrices(self, tensor: Tensor) -> Tensor:
         """A weight, score or mask (outputs, inputs / groups, *kernel) as (G, R, C)."""
         return tensor.reshape(self.shape)
@@ -79,6 +85,7 @@ class LinearView:
             zip(module.kernel_size, module.stride, module.dilation, strict=True)
         ):
             x = x.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        # The patches are views until the reshape at the end, which copies.
         # (B, inputs, *outputs' positions, *kernel) -> (B, *outputs' positions, inputs, *kernel)
         x = x.movedim(1, 1 + axes)
         samples = math.prod(x.shape[: 1 + axes])

@@ -1,4 +1,4 @@
-"""Models and calibration data in files.
+"""Models in files.
 
 A state dict is plain tensors; the model that it belongs to is built by a function of the user's. A whole module is a
 pickle, which can run code when it is loaded, so that needs the user's word.
@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tmask.errors import FileFormatError, InvalidProblemError, OutputError
 from tmask.files.atomic import atomic_path
-from tmask.files.tensors import Tensor as FileTensor
-from tmask.files.tensors import contents
 from tmask.files.weight_file import DAMAGE, describe, unlike
 from tmask.files.weights import open_weights
+from tmask.nn.calibration.file_tensors import to_torch
 
 TORCH_FILES = (".pt", ".pth", ".bin")
-_IDS = ("int64", "int32")
 MODEL_FILES = (".safetensors", *TORCH_FILES)
 
 
@@ -90,6 +88,7 @@ def build_model(builder: str) -> nn.Module:
         raise InvalidProblemError(
             f"--model {builder!r}: write it as module:function, for example models.resnet:resnet20"
         )
+    # As `python -m` does: a command's own search path does not hold the folder that it is started in.
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -131,40 +130,6 @@ def check_model_output(path: Path) -> None:
     """
     if path.suffix.lower() not in MODEL_FILES:
         raise OutputError(f"{path}: name the output with one of {', '.join(MODEL_FILES)}, which tells the format")
-
-
-def load_inputs(path: Path, key: str = "", count: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Calibration inputs, the samples along the first axis.
-
-    Args:
-        path: any format of `open_weights`.
-        key: name of the tensor; "" where the file holds a single one.
-        count: of samples to take from the start, 0 for all.
-        dtype: of the model, to which floats are converted; int64 and int32 are the ids of tokens and become int64.
-    Raises:
-        FileFormatError: unreadable, no such tensor, several without a key, or one of another dtype.
-    """
-    file = open_weights(path)
-    if not key and len(file.names) != 1:
-        raise FileFormatError(f"{path} holds {', '.join(file.names)}; say which are the inputs with --key")
-    found = file.read(key or file.names[0])
-    if "float" not in found.dtype and found.dtype not in _IDS:
-        raise FileFormatError(
-            f"{path}: the inputs have dtype {found.dtype}; store them as the model reads them: normalised floats, or "
-            f"the ids of tokens as {' or '.join(_IDS)}"
-        )
-    inputs = to_torch(found).to(torch.int64 if found.dtype in _IDS else dtype)
-    if inputs.ndim < 2 or not len(inputs):
-        raise FileFormatError(f"{path}: the inputs have shape {tuple(inputs.shape)}; give (samples, ...)")
-    return inputs[:count] if count else inputs
-
-
-def to_torch(tensor: FileTensor) -> Tensor:
-    """A file's tensor as torch has it."""
-    dtype = getattr(torch, tensor.dtype)
-    if not tensor.bits.size:
-        return torch.empty(tensor.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(contents(tensor.bits)), dtype=dtype).reshape(tensor.shape)
 
 
 def _fill(model: nn.Module, path: Path, builder: str) -> dict[str, torch.dtype]:

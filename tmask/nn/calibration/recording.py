@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Stopped, first_input
 from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.hooks import removing
 from tmask.nn.calibration.linear_view import LinearView
 
 # Numbers of an unfolded input held at once: 8 MB in float64, of which a cache keeps the most.
@@ -35,6 +35,7 @@ class _Recorder:
         """Add the samples of this call."""
         self.calls_now += 1
         target = output.detach()
+        # One model is its own target. Of two, the calls of both must pair up, sample by sample.
         if self.dense.module is not module:
             if self.calls_now > len(self.outputs) or self.outputs[self.calls_now - 1].shape != output.shape:
                 self._refuse()
@@ -42,6 +43,7 @@ class _Recorder:
         x, y = self.pruned.batched(first_input(inputs, named).detach()), self.dense.batched(target)
         bias = self.dense.module.bias
         groups, rows, cols = self.pruned.shape
+        # In parts, since an unfolded image takes as many times its memory as the kernel has positions.
         unfolded = max(1, y.numel() // rows * cols)  # numbers of the whole batch
         images = max(1, _CHUNK * len(x) // unfolded)
         for part, outputs in zip(torch.split(x, images), torch.split(y, images), strict=True):
@@ -65,15 +67,6 @@ class _Recorder:
         )
 
 
-@contextmanager
-def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def collect(calibration: Calibration, model: nn.Module, views: Mapping[str, LinearView]) -> dict[str, Gram]:
     """The sums of several layers of one model, inputs and outputs alike from it, in one pass.
 
@@ -86,7 +79,7 @@ def collect(calibration: Calibration, model: nn.Module, views: Mapping[str, Line
     handles = [
         recorder.pruned.module.register_forward_hook(recorder.on_pruned, with_kwargs=True) for recorder in recorders
     ]
-    with _hooks(handles):
+    with removing(handles):
         for _ in calibration.run(model):
             for recorder in recorders:
                 recorder.end_batch()
@@ -114,13 +107,15 @@ def collect_pair(calibration: Calibration, name: str, pruned: nn.Module, dense: 
         if recorder.calls_now == calls:
             raise Stopped
 
+    # Hooks run in the order in which they are set: each model stops once its layer's last call is recorded.
     handles = [
         recorder.dense.module.register_forward_hook(recorder.on_dense, with_kwargs=True),
         recorder.dense.module.register_forward_hook(stop_dense),
         recorder.pruned.module.register_forward_hook(recorder.on_pruned, with_kwargs=True),
         recorder.pruned.module.register_forward_hook(stop_pruned),
     ]
-    with _hooks(handles):
+    with removing(handles):
+        # The dense model first: its outputs are the targets of the calls that follow in the other.
         for _ in calibration.run(dense, pruned):
             recorder.end_batch()
     check_usable(name, recorder.gram)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tmask.nn.calibration.batches import Calibration, first_input
+from tmask.nn.calibration.hooks import removing
 
 
 @dataclass(slots=True)
@@ -45,13 +46,9 @@ def trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.M
             handles.append(module.register_forward_pre_hook(watch.enters, with_kwargs=True))
             handles.append(module.register_forward_hook(watch.ends))
     handles.append(model.register_forward_hook(watch.returns))
-    try:
-        with watch:
-            for _ in calibration.run(model):
-                break
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), watch:
+        for _ in calibration.run(model):
+            break
     calls = Counter(watch.found.order)
     # Where either is called again, the batch norm may see more than the outputs of this layer.
     watch.found.norms = {
@@ -72,6 +69,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.inside = 0  # batch norms that run now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What a batch norm does inside is its own reading, which `enters` has noted.
         if not self.inside:
             self._read((args, kwargs))
         return func(*args, **(kwargs or {}))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_CHUNK = 2**20
+_CHUNK = 2**20  # words; the factors take as much memory as one chunk, and not as the tensor
 _GOLDEN = -7046029254386353131  # 2^64 over the golden ratio, as int64: odd, and its multiples are spread evenly
 _MIXERS = ((30, -4658895280553007687), (27, -7723592293110705685))  # the finaliser of SplitMix64
 

@@ -11,11 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.calibration.batch_norm import far_from, set_statistics
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.fitting.layer_masks import FoundMask
+from tmask.nn.calibration.statistics import far_from, set_statistics
+from tmask.nn.fitting.layer_masks import LayerMask
 from tmask.nn.fitting.prunable import Prunable
 from tmask.nn.fitting.report import LayerPruning
+
+_FOREIGN = (
+    "the batch norm behind it has running statistics that are not those of the calibration data; if these are the data "
+    "that matter, `recalibrate` the model before it is pruned"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,6 @@ class Plan:
 
     layer: Prunable
     pattern: Pattern | None
-    transposable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,10 @@ class Fitted:
     """A method's answer for one layer: weights (G, R, C) float64, 0 off the mask."""
 
     weight: Tensor
-    found: FoundMask
+    found: LayerMask
 
 
-class Method(Protocol):
+class LayerMethod(Protocol):
     """A layer's new weights, from its old ones (G, R, C) float64.
 
     Args:
@@ -58,7 +62,7 @@ def without_mean(layer: Prunable, gram: Gram, update_bias: bool, update_batch_no
 
 
 def fit_layer(
-    plan: Plan, gram: Gram, method: Method, update_bias: bool, update_batch_norm: bool
+    plan: Plan, gram: Gram, method: LayerMethod, update_bias: bool, update_batch_norm: bool
 ) -> tuple[LayerPruning, Tensor]:
     """Fit one layer and write it into its module, with its bias and the statistics of the batch norm behind it.
 
@@ -67,53 +71,59 @@ def fit_layer(
     Raises:
         InvalidProblemError: weights, biases or statistics that are not finite, and what the method raises.
     """
-    view, module = plan.layer.view, plan.layer.view.module
-    bias = module.bias if update_bias else None
-    norm = plan.layer.batch_norm if update_batch_norm else None
-    free = without_mean(plan.layer, gram, update_bias, update_batch_norm)
-    weight = view.matrices(module.weight.detach()).to(torch.float64)
+    layer, view = plan.layer, plan.layer.view
+    norm = layer.batch_norm if update_batch_norm else None
+    free = without_mean(layer, gram, update_bias, update_batch_norm)
+    weight = view.weight
     check_finite("its weight", weight)
     fitted = method(plan, gram, free, weight)
-    mask = fitted.found.mask
-    target, remarks = float(free.yy.sum()), []
-    if norm is not None and _foreign(norm, gram, module.bias):
-        remarks.append(
-            "the batch norm behind it has running statistics that are not those of the calibration data; if these are "
-            "the data that matter, `recalibrate` the model before it is pruned"
-        )
-    masked = float(free.errors(weight * mask).sum())
-    with torch.no_grad():
-        module.weight.copy_(view.tensor(fitted.weight))
-        stored = view.matrices(module.weight.detach()).to(torch.float64)
-        check_finite(f"its new weight ({str(module.weight.dtype).removeprefix('torch.')})", stored)
-        mean, variance = gram.moments(stored)
-        if bias is not None:
-            # The dense bias is not in y, so what is missing comes on top of it.
-            bias += (gram.y / gram.samples - mean).reshape(-1)
-        if module.bias is not None:
-            check_finite("its bias", module.bias)
-            mean = mean + module.bias.reshape(mean.shape).to(mean.dtype)
-        if norm is not None:
-            set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)
-    most = int(mask.sum(2).max())
+    found = fitted.found
+    # Before anything is written: the remark is of the outputs under the bias that the layer had.
+    remarks = [_FOREIGN] if norm is not None and _foreign(norm, gram, view.module.bias) else []
+    most = int(found.mask.sum(2).max())
     if gram.samples < most:
         remarks.append(f"{gram.samples} samples for {most} weights of each output: damping decides the rest")
+    stored = _write(layer, fitted.weight, gram, update_bias, norm)
     row = LayerPruning(
-        layer=plan.layer.name,
-        shape=tuple(module.weight.shape),
+        layer=layer.name,
+        shape=tuple(view.module.weight.shape),
         pattern="" if plan.pattern is None else str(plan.pattern),
-        transposable=plan.transposable,
-        density=float(mask.to(torch.float64).mean()),
-        retained=fitted.found.retained,
-        optimality_gap=fitted.found.optimality_gap,
-        solver=fitted.found.solver,
-        error_masked=masked / target if target else 0.0,
-        error=float(free.errors(stored).sum()) / target if target else 0.0,
+        transposable=found.transposable,
+        density=float(found.mask.to(torch.float64).mean()),
+        retained=found.worth.retained,
+        optimality_gap=found.worth.optimality_gap,
+        solver=found.solver,
+        error_masked=free.relative_error(weight * found.mask),
+        error=free.relative_error(stored),
         samples=gram.samples,
         seconds=0.0,
         remark="; ".join(remarks),
     )
-    return row, view.tensor(mask)
+    return row, view.tensor(found.mask)
+
+
+def _write(layer: Prunable, weight: Tensor, gram: Gram, update_bias: bool, norm: _BatchNorm | None) -> Tensor:
+    """Write a weight (G, R, C) into its module, then what follows from it into the bias and the batch norm behind it.
+
+    Returns:
+        The weight as its dtype has rounded it, (G, R, C) float64: what the outputs are then made with.
+    """
+    module = layer.view.module
+    with torch.no_grad():
+        module.weight.copy_(layer.view.tensor(weight))
+        stored = layer.view.weight
+        check_finite(f"its new weight ({str(module.weight.dtype).removeprefix('torch.')})", stored)
+        mean, variance = gram.moments(stored)
+        if module.bias is not None:
+            if update_bias:
+                # The dense bias is not in y, so what is missing comes on top of it.
+                module.bias.add_((gram.y / gram.samples - mean).reshape(-1))
+            check_finite("its bias", module.bias)
+            mean = mean + module.bias.reshape(mean.shape).to(mean.dtype)
+        # At once, not with all others at the end: the layers to come are fitted to what this batch norm gives.
+        if norm is not None:
+            set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)
+    return stored
 
 
 def _foreign(norm: _BatchNorm, gram: Gram, bias: Tensor | None) -> bool:

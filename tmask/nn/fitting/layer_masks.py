@@ -1,7 +1,8 @@
-"""The mask of one layer, by any solver, or along the inputs alone."""
+"""The mask of one layer: a transposable one by any solver, or the best along the inputs alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,57 +12,77 @@ from torch import Tensor
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.calibration.linear_view import LinearView
+from tmask.judging.worth import Worth
 from tmask.solving.api import solve
 from tmask.solving.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMask:
-    """A mask with its worth.
+class LayerMask:
+    """A mask on one layer with its worth.
 
     Args:
         mask: (G, R, C) bool, True = kept.
-        retained: share of the score that is kept.
-        optimality_gap: proven, 0 for plain masks (which are the best by construction), None if not certified.
-        solver: that found it.
+        worth: under the scores by which it was found; of |weight| for a mask from elsewhere, without a bound.
+        solver: that found it, "" for a mask from elsewhere.
+        transposable: whether it was found as one.
     """
 
     mask: Tensor
-    retained: float
-    optimality_gap: float | None
+    worth: Worth
     solver: str
+    transposable: bool
 
 
-def check_plain(transposable: bool, solver: Solver | str, certify: bool = True) -> None:
-    """Refuse what would be ignored: plain masks are the best by construction.
+@dataclass(frozen=True, slots=True)
+class MaskSearch:
+    """How masks are found.
 
+    Args:
+        transposable: along both axes; else along the inputs alone.
+        solver: of transposable masks, by name or with settings.
+        certify: ask for a bound on what the best transposable mask keeps.
     Raises:
-        InvalidProblemError: a solver, or certify=False, for masks that are not transposable.
+        InvalidProblemError: a solver, or certify=False, for plain masks, which would ignore them.
     """
-    if transposable:
-        return
-    if solver != "auto":
-        raise InvalidProblemError(
-            f"solver {solver!r} finds transposable masks; for plain ones, which need none, leave it out"
-        )
-    if not certify:
-        raise InvalidProblemError("certify is of transposable masks; leave it out: plain ones are the best there are")
 
+    transposable: bool
+    solver: Solver | str
+    certify: bool
 
-def find_mask(
-    view: LinearView, scores: Tensor, pattern: Pattern, transposable: bool, solver: Solver | str, certify: bool
-) -> FoundMask:
-    """The mask that keeps the most of scores (G, R, C)."""
-    values = view.tensor(scores).cpu().numpy()
-    if not transposable:
-        kept = plain_mask(values, pattern)
-        total = float(values.sum())
-        retained = float(values[kept].sum()) / total if total else 1.0
-        return FoundMask(view.matrices(torch.from_numpy(kept)).to(scores.device), retained, 0.0, "largest")
-    found = solve(values, pattern, solver, groups=view.groups, certify=certify)
-    mask = view.matrices(torch.from_numpy(found.mask)).to(scores.device)
-    return FoundMask(mask, found.retained, found.optimality_gap, found.solver)
+    def __post_init__(self) -> None:
+        if self.transposable:
+            return
+        if self.solver != "auto":
+            raise InvalidProblemError(
+                f"solver {self.solver!r} finds transposable masks; for plain ones, which need none, leave it out"
+            )
+        if not self.certify:
+            raise InvalidProblemError(
+                "certify is of transposable masks; leave it out: plain ones are the best there are"
+            )
+
+    def find(self, scores: Tensor, shape: Sequence[int], pattern: Pattern) -> LayerMask:
+        """The mask that keeps the most.
+
+        Args:
+            scores: (G, R, C), >= 0.
+            shape: of the weight that they belong to: (outputs, inputs / groups, *kernel).
+            pattern: n kept of every m.
+        """
+        values = scores.reshape(tuple(shape)).cpu().numpy()
+        if self.transposable:
+            # In the shape of the weight, since tiles must cross neither groups nor kernel positions.
+            found = solve(values, pattern, self.solver, groups=len(scores), certify=self.certify)
+            kept, solver = found.mask, found.solver
+            worth = Worth(found.objective, found.total, found.dual_bound)
+        else:
+            kept, solver = plain_mask(values, pattern), "largest"
+            objective = float(values[kept].sum())
+            # Groups do not share entries, so the n largest of each are the optimum, and it is its own bound.
+            worth = Worth(objective, float(values.sum()), objective)
+        mask = torch.from_numpy(kept).to(scores.device).reshape(scores.shape)
+        return LayerMask(mask, worth, solver, self.transposable)
 
 
 def plain_mask(scores: npt.NDArray[np.floating], pattern: Pattern) -> npt.NDArray[np.bool_]:
@@ -75,6 +96,7 @@ def plain_mask(scores: npt.NDArray[np.floating], pattern: Pattern) -> npt.NDArra
     """
     moved = np.moveaxis(scores, 1, -1)  # (outputs, *kernel, inputs)
     inputs = moved.shape[-1]
+    # Padded by less than any score, so that a group cut short chooses among its real inputs first.
     padded = np.full((*moved.shape[:-1], inputs + -inputs % pattern.m), -1.0)
     padded[..., :inputs] = moved
     grouped = padded.reshape(*moved.shape[:-1], -1, pattern.m)

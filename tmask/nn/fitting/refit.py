@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.gram import Gram
+from tmask.nn.fitting.adam import adam
 from tmask.nn.fitting.fit import Fitted, Plan
-from tmask.nn.fitting.layer_masks import find_mask
-from tmask.nn.fitting.least_squares import adam, fold_means, least_squares
-from tmask.nn.fitting.scores import Score, evaluate
-from tmask.solving.solver import Solver
+from tmask.nn.fitting.folding import fold_means
+from tmask.nn.fitting.layer_masks import MaskSearch
+from tmask.nn.fitting.least_squares import least_squares
+from tmask.nn.fitting.scores import NamedScore, importances
 
 Refit = Literal["least-squares", "adam", "none"]
+# As in SparseGPT [Frantar2023]; a tenth of it does no better in AdaPrune, and worse with few data (docs/pruning.md).
+DAMPING = 1e-2
 # Of Adam, as in [Hubara2021].
 STEPS = 1000
 LEARNING_RATE = 1e-3
-REFITS: tuple[Refit, ...] = ("least-squares", "adam", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Refitting:
-    """From the weights of a layer to those on a mask."""
+    """From the weights of a layer to those on a mask.
+
+    Args:
+        method: "none" for the start itself.
+        damping: of least squares, and of the scores and sweeps that invert the same matrix.
+        fold: start from folded means, where that is better.
+        steps, learning_rate: of Adam.
+    Raises:
+        InvalidProblemError: a setting that cannot be meant, or would be ignored.
+    """
 
     method: Refit
     damping: float
@@ -34,12 +44,24 @@ class Refitting:
     steps: int = STEPS
     learning_rate: float = LEARNING_RATE
 
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Refit):
+            raise InvalidProblemError(f"method {self.method!r}: choose one of {', '.join(get_args(Refit))}")
+        if not _is_number(self.damping) or not 0 <= self.damping < float("inf"):
+            raise InvalidProblemError(f"damping {self.damping!r} must be a number, at least 0")
+        if not isinstance(self.steps, Integral) or isinstance(self.steps, bool) or self.steps < 1:
+            raise InvalidProblemError(f"steps {self.steps!r} must be a whole number, at least 1")
+        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < float("inf"):
+            raise InvalidProblemError(f"learning_rate {self.learning_rate!r} must be a number above 0")
+        if self.method != "adam" and (self.steps, self.learning_rate) != (STEPS, LEARNING_RATE):
+            raise InvalidProblemError(f"steps and learning_rate are of Adam; method {self.method!r} would ignore them")
+
     def __call__(self, plan: Plan, gram: Gram, weight: Tensor, mask: Tensor) -> Tensor:
         start = weight * mask
         if self.fold and plan.pattern is not None:
             folded = fold_means(weight, mask, plan.pattern.m, plan.layer.view.positions)
-            better = gram.errors(folded) < gram.errors(start)
-            start = torch.where(better[:, :, None], folded, start)
+            # Folding is exact for equal inputs alone; for others it can do harm.
+            start = gram.better_rows(folded, start)
         if self.method == "least-squares":
             return least_squares(gram, start, mask, self.damping)
         if self.method == "adam":
@@ -51,34 +73,15 @@ class Refitting:
 class MaskAndRefit:
     """AdaPrune's way with a layer: a mask by a score, then a refit on it."""
 
-    score: Score
-    solver: Solver | str
-    certify: bool
+    score: NamedScore
+    search: MaskSearch
     refit: Refitting
 
     def __call__(self, plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         assert plan.pattern is not None
-        scores = evaluate(self.score, weight, free if self.score.centred else gram, self.refit.damping)
-        found = find_mask(plan.layer.view, scores, plan.pattern, plan.transposable, self.solver, self.certify)
+        scores = importances(self.score, weight, free if self.score.centred else gram, self.refit.damping)
+        found = self.search.find(scores, plan.layer.view.module.weight.shape, plan.pattern)
         return Fitted(self.refit(plan, free, weight, found.mask), found)
-
-
-def check_settings(method: str, damping: float, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:
-    """Refuse what cannot be meant, or would be ignored.
-
-    Raises:
-        InvalidProblemError: says what.
-    """
-    if method not in REFITS:
-        raise InvalidProblemError(f"method {method!r}: choose one of {', '.join(REFITS)}")
-    if not _is_number(damping) or not 0 <= damping < float("inf"):
-        raise InvalidProblemError(f"damping {damping!r} must be a number, at least 0")
-    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
-        raise InvalidProblemError(f"steps {steps!r} must be a whole number, at least 1")
-    if not _is_number(learning_rate) or not 0 < learning_rate < float("inf"):
-        raise InvalidProblemError(f"learning_rate {learning_rate!r} must be a number above 0")
-    if method != "adam" and (steps, learning_rate) != (STEPS, LEARNING_RATE):
-        raise InvalidProblemError(f"steps and learning_rate are of Adam; method {method!r} would ignore them")
 
 
 def _is_number(value: object) -> bool:

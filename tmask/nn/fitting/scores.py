@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.fitting.least_squares import check_samples, damped, invert
+from tmask.nn.fitting.cholesky import check_samples, damped, invert
 
 
 class ScoreFunction(Protocol):
@@ -25,8 +25,8 @@ class ScoreFunction(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A score by name.
+class NamedScore:
+    """A function of importances under the name by which users ask for it.
 
     Args:
         name: what users call it.
@@ -44,7 +44,7 @@ class Score:
     centred: bool = False
 
 
-_registered: dict[str, Score] = {}
+_registered: dict[str, NamedScore] = {}
 
 
 def register_score(
@@ -59,18 +59,18 @@ def register_score(
     def register(function: ScoreFunction) -> ScoreFunction:
         if name in _registered:
             raise InvalidProblemError(f"a score named {name!r} exists already; choose another name")
-        _registered[name] = Score(name, function, source, about, centred)
+        _registered[name] = NamedScore(name, function, source, about, centred)
         return function
 
     return register
 
 
-def available_scores() -> list[Score]:
+def available_scores() -> list[NamedScore]:
     """All scores, in the order of registration."""
     return list(_registered.values())
 
 
-def get_score(name: str) -> Score:
+def get_score(name: str) -> NamedScore:
     """The score of a name.
 
     Raises:
@@ -99,6 +99,7 @@ def squared(weight: Tensor, gram: Gram, damping: float) -> Tensor:
 @register_score("wanda", source="[Sun2024]", about="|w| ||x||, x all samples of the input that w multiplies")
 def wanda(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     """|w_ij| times the norm of input j over all samples."""
+    # Rounding can leave a sum of squares below 0 where the mean has been taken off.
     norms = gram.xx.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()  # (G, C)
     return weight.abs() * norms[:, None, :]
 
@@ -116,12 +117,13 @@ def obs(weight: Tensor, gram: Gram, damping: float) -> Tensor:
         InvalidProblemError: too few samples, or a singular Gram matrix, and damping 0.
     """
     alive = gram.xx.diagonal(dim1=1, dim2=2) > 0
+    # All weights of a row make up for the one that goes, so all that have an input count, not only the kept ones.
     check_samples(gram, int(alive.sum(1).max()), damping)
     inverse = invert(damped(gram.xx, damping))
     return weight.square() * (alive / inverse.diagonal(dim1=1, dim2=2))[:, None, :]
 
 
-def evaluate(score: Score, weight: Tensor, gram: Gram, damping: float) -> Tensor:
+def importances(score: NamedScore, weight: Tensor, gram: Gram, damping: float) -> Tensor:
     """The importances, checked.
 
     Raises:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.integrations.unwrapping import whole_state
-from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.mask.shards import is_sharded
 from tmask.nn.training.exporting import export, export_state_dict
 from tmask.nn.training.sparsifier import Sparsifier
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from tmask.nn.mask.parametrization import put_together
+from tmask.nn.mask.shards import put_together
 
 
 def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

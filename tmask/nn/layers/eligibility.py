@@ -15,7 +15,9 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.layers.choice import Choice
 from tmask.nn.layers.layer import Owner, SparseLayer
 from tmask.nn.layers.report import LayerReport
-from tmask.nn.mask.parametrization import Masked, is_sharded, layer_name
+from tmask.nn.mask.parametrization import Masked
+from tmask.nn.mask.saved import layer_name
+from tmask.nn.mask.shards import is_sharded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -13,8 +13,9 @@ from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.report import LayerReport, Score
 from tmask.nn.mask.gradient import Gradient
-from tmask.nn.mask.parametrization import Masked, is_sharded, local_part
+from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
+from tmask.nn.mask.shards import is_sharded, local_part
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, TmaskError
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
 

@@ -27,7 +27,7 @@ def check_gradient(rule: str) -> None:
 class StraightThrough(torch.autograd.Function):
     """where(mask, weight, 0) whose gradient passes to the weight whole."""
 
-    generate_vmap_rule = True
+    generate_vmap_rule = True  # without it vmap of torch.func refuses models that have masks
 
     @staticmethod
     def forward(weight: Tensor, mask: Tensor) -> Tensor:

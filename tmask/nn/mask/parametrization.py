@@ -13,28 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmask.errors import InvalidProblemError
 from tmask.nn.mask.gradient import Gradient, StraightThrough, StraightThroughBothWays, apply_mask
-from tmask.nn.mask.terms import LENGTH, Terms
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, as `fully_shard` makes of parameters; told without importing that class."""
-    return hasattr(tensor, "device_mesh")
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; all of it where it is whole."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def put_together(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; all ranks must call it where `fully_shard` has cut it."""
-    if not is_sharded(tensor):
-        return tensor
-    from tmask.nn.mask.sharding import whole
-
-    return whole(tensor)
+from tmask.nn.mask.saved import check_saved
+from tmask.nn.mask.shards import is_sharded
+from tmask.nn.mask.terms import Terms
 
 
 class Masked(nn.Module):
@@ -70,6 +52,7 @@ class Masked(nn.Module):
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
+        # Forward-mode differentiation is for eager code alone: torch.compile refuses a function that has it.
         function = StraightThrough if torch.compiler.is_compiling() else StraightThroughBothWays
         masked: Tensor = function.apply(weight, self.mask)  # type: ignore[no-untyped-call]
         return masked
@@ -78,7 +61,7 @@ class Masked(nn.Module):
         """Cut the mask like a weight that `fully_shard` has cut since; returns whether it did."""
         if not is_sharded(weight) or is_sharded(self.mask):
             return False
-        from tmask.nn.mask.sharding import gather_and_apply, shard_like
+        from tmask.nn.mask.sharding import gather_and_apply, shard_like  # late: it loads torch's tensors over ranks
 
         self.mask = shard_like(self.mask, weight)
         self._gather_and_apply = gather_and_apply
@@ -101,36 +84,5 @@ class Masked(nn.Module):
         return f"{self.target}, gradient={self.gradient}"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        check_saved(state_dict, prefix, self)
+        check_saved(state_dict, prefix, self.target, self.mask.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def check_saved(state: Mapping[str, Any], prefix: str, masked: Masked | None = None) -> None:
-    """Return if the mask under a prefix of a state dict is one that was found under its terms.
-
-    Shards cannot be judged, and are not; nor is what the state lacks, or what does not fit, which torch refuses.
-
-    Args:
-        masked: that is to load it, whose pattern it must have; None where there is no model.
-    Raises:
-        InvalidProblemError: it was trained with another pattern, or has no terms; names the layer.
-        InvalidMaskError: it is no such mask.
-    """
-    mask, numbers = state.get(f"{prefix}mask"), state.get(f"{prefix}terms")
-    if mask is None or numbers is None or len(numbers) != LENGTH:
-        return
-    name = layer_name(prefix)
-    terms = Terms.of(numbers.tolist(), name)
-    if masked is not None and terms.target != masked.target:
-        raise InvalidProblemError(
-            f"layer {name!r}: the checkpoint was trained with pattern {terms.target}, this model with "
-            f"{masked.target}; call sparsify with the checkpoint's pattern before loading it. Loading has stopped "
-            "here: layers before this one hold the checkpoint's weights by now"
-        )
-    if not is_sharded(mask) and (masked is None or mask.shape == masked.mask.shape):
-        terms.check(mask, name)
-
-
-def layer_name(path: str) -> str:
-    """The parameter's own name behind the path of its parametrization in the model."""
-    return path.removesuffix(".").removesuffix(".0").replace("parametrizations.", "")

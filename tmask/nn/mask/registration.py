@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.parametrization import Masked, is_sharded
+from tmask.nn.mask.parametrization import Masked
+from tmask.nn.mask.shards import is_sharded
 
 
 def masked_of(module: nn.Module, tensor: str) -> Masked | None:

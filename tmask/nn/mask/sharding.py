@@ -24,7 +24,7 @@ def whole(tensor: Tensor) -> Tensor:
     """The tensor put together on every rank; a tensor that is whole already is itself. All ranks must call it."""
     if not isinstance(tensor, DTensor):
         return tensor
-    full: Tensor = tensor.full_tensor()
+    full: Tensor = tensor.full_tensor()  # a collective: a rank that skips it makes the others wait for ever
     return full
 
 

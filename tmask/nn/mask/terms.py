@@ -16,7 +16,7 @@ from torch.nn import functional
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, InvalidProblemError
 
-_DENSE = Pattern(1, 1)
+_DENSE = Pattern(1, 1)  # in the buffer, which has no number for None
 LENGTH = 6
 
 
@@ -84,19 +84,25 @@ class Terms:
         kept = mask.to(torch.uint8).reshape(
             self.groups, mask.shape[0] // self.groups, mask.shape[1], -1
         )  # (G, R, C, K)
-        for lines, line, others in ((kept, "row", "columns"), (kept.transpose(1, 2), "column", "rows")):
-            _, count, length, _ = lines.shape
-            padded = functional.pad(lines, (0, 0, 0, -length % m))
-            sums = padded.reshape(self.groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
-            bad = sums > n
-            if self.complete:
-                full = slice(None), slice(count // m * m), slice(length // m)
-                bad[full] |= sums[full] < n
-            if bad.any():
-                group, index, part, position = bad.nonzero()[0].tolist()
-                place = f" of group {group}" if self.groups > 1 else ""
-                return (
-                    f"{line} {index}{place} keeps {int(sums[group, index, part, position])} of {others} {part * m} to "
-                    f"{min(part * m + m, length) - 1}"
-                )
-        return ""
+        return self._bad_line(kept, n, m, "row", "columns") or self._bad_line(
+            kept.transpose(1, 2), n, m, "column", "rows"
+        )
+
+    def _bad_line(self, lines: Tensor, n: int, m: int, line: str, others: str) -> str:
+        """The first of the lines (G, count, length, K) that keeps too many or too few, in words, or ""."""
+        _, count, length, _ = lines.shape
+        padded = functional.pad(lines, (0, 0, 0, -length % m))
+        sums = padded.reshape(self.groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
+        bad = sums > n
+        if self.complete:
+            # Blocks at a ragged edge are padded with entries that nobody keeps, so they may keep fewer.
+            full = slice(None), slice(count // m * m), slice(length // m)
+            bad[full] |= sums[full] < n
+        if not bad.any():
+            return ""
+        group, index, part, position = bad.nonzero()[0].tolist()
+        place = f" of group {group}" if self.groups > 1 else ""
+        return (
+            f"{line} {index}{place} keeps {int(sums[group, index, part, position])} of {others} {part * m} to "
+            f"{min(part * m + m, length) - 1}"
+        )

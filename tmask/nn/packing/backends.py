@@ -1,7 +1,7 @@
 """Which product a masked layer runs on, and the calls that keep a faster one up to date.
 
 "masked" multiplies with the dense masked weight and runs anywhere. "semi_structured" multiplies with packed 2:4 copies
-of the weight, in both directions, on a GPU (`tmask.nn.packing.semi_structured`).
+of the weight, in both directions, on a GPU (`tmask.nn.packing.attaching`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.packing import semi_structured
+from tmask.nn.packing import attaching, payoff
+from tmask.nn.packing.support import supported
 
 Backend = Literal["auto", "masked", "semi_structured"]
 AUTO = "auto"
@@ -38,7 +39,7 @@ def misuse(module: nn.Module, tensor: str) -> str:
         return f"semi_structured takes nn.Linear alone, not {tensor} of {kind.__name__}"
     if kind.forward is not nn.Linear.forward:  # type: ignore[attr-defined]
         return f"{kind.__name__} has a forward of its own"
-    if "forward" in vars(module) and not semi_structured.attached(module):
+    if "forward" in vars(module) and not attaching.attached(module):
         return f"this {kind.__name__} was given a forward of its own, as hooks of accelerate do"
     return ""
 
@@ -55,10 +56,11 @@ def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Patt
     """
     if requested == MASKED:
         return MASKED, ""
+    # Autocast is entered in the training loop, later than this choice, which therefore assumes it.
     dtype = torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
     problem = misuse(module, tensor)
     if not problem:
-        _, problem = semi_structured.supported(tuple(weight.shape), dtype, weight.device, pattern)
+        _, problem = supported(tuple(weight.shape), dtype, weight.device, pattern)
     if requested == SEMI_STRUCTURED:
         if problem:
             move = "; move the model to its GPU before sparsify" if weight.device.type == "cpu" else ""
@@ -68,7 +70,7 @@ def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Patt
         return SEMI_STRUCTURED, ""
     if problem:
         return MASKED, problem
-    pays, measured = semi_structured.pays(tuple(weight.shape), dtype, weight.device)
+    pays, measured = payoff.pays(tuple(weight.shape), dtype, weight.device)
     return (SEMI_STRUCTURED if pays else MASKED), measured
 
 
@@ -81,11 +83,11 @@ def update(module: nn.Module, backend: str, *, complete: bool) -> None:
     """
     if backend == SEMI_STRUCTURED:
         if complete:
-            semi_structured.attach(module)
+            attaching.attach(module)
         else:
-            semi_structured.detach(module)
+            attaching.detach(module)
 
 
 def release(module: nn.Module) -> None:
     """Give the module its own forward back, where packed weights have replaced it."""
-    semi_structured.detach(module)
+    attaching.detach(module)

@@ -52,58 +52,6 @@ class Diagnosis:
         return f"pays from {self.break_even} tokens on"
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What torch finds here; `problem` says why no kernel can run, or is ""."""
-
-    torch: str
-    cuda: str
-    device: str
-    capability: str
-    cusparselt: str
-    route: str
-    problem: str
-
-
-def default_device() -> torch.device:
-    """The current GPU, or the CPU where there is none."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def examine(device: torch.device) -> Machine:
-    """The machine as far as sparse kernels are concerned."""
-    route, problem = find_route(device)
-    gpu = device.type == "cuda" and torch.cuda.is_available()
-    return Machine(
-        torch=torch.__version__,
-        cuda=torch.version.cuda or "",
-        device=torch.cuda.get_device_name(device) if gpu else device.type,
-        capability=".".join(map(str, torch.cuda.get_device_capability(device))) if gpu else "",
-        cusparselt=_cusparselt(),
-        route=route.name if route else "",
-        problem=problem,
-    )
-
-
-def kernels(device: torch.device) -> list[dict[str, str]]:
-    """Every route: its name, where it runs, what it asks of a weight, and why not here, or ""."""
-    return [
-        {
-            "kernels": route.name,
-            "run on": route.hardware,
-            "sides in multiples of": str(route.multiple),
-            "not here because": route.problem(device),
-        }
-        for route in ROUTES.values()
-    ]
-
-
-def _cusparselt() -> str:
-    library = getattr(torch.backends, "cusparselt", None)  # since torch 2.5
-    version = library.version() if library is not None and library.is_available() else None
-    return str(version or "")
-
-
 def diagnose(
     layers: Iterable[tuple[str, tuple[int, ...]]],
     dtype: str,
@@ -142,21 +90,31 @@ def _diagnose(
     route, problem = find_route(device)
     measured: dict[tuple[int, ...], Diagnosis] = {}
     named = list(layers)
-    attention = {name.removesuffix("in_proj_weight") for name, _ in named if name.endswith("in_proj_weight")}
+    attention = _of_attention(name for name, _ in named)
     for name, shape in named:
-        if name.endswith("in_proj_weight") or name.removesuffix("out_proj.weight") in attention:
+        if name in attention:
             yield Diagnosis(name, shape, reason="MultiheadAttention reads its weights past any packed product")
             continue
         elsewhere = tuple(other.name for other in ROUTES.values() if not misfit(other, shape, dtype))
-        if route is None or (misfit_here := misfit(route, shape, dtype)):
+        if route is None:
             # Of a shape that fits nowhere, that is the reason, and not this machine.
-            reason = misfit_here if route is not None else (_nowhere(shape, dtype) if not elsewhere else problem)
+            reason = problem if elsewhere else _nowhere(shape, dtype)
             yield Diagnosis(name, shape, reason=reason, eligible_for=elsewhere)
             continue
-        if shape not in measured:
+        if reason := misfit(route, shape, dtype):
+            yield Diagnosis(name, shape, reason=reason, eligible_for=elsewhere)
+            continue
+        if shape not in measured:  # a transformer repeats a handful of shapes, and each takes seconds
             measured[shape] = _measured(route, (shape[0], shape[1]), dtype, device, tokens, measure)
         result = measured[shape]
         yield Diagnosis(name, shape, route.name, result.reason, elsewhere, result.timings, result.break_even)
+
+
+def _of_attention(names: Iterable[str]) -> set[str]:
+    """Those of MultiheadAttention's projections, by its own name for the packed first one."""
+    known = set(names)
+    first = {name for name in known if name.endswith("in_proj_weight")}
+    return first | {name.removesuffix("in_proj_weight") + "out_proj.weight" for name in first} & known
 
 
 def _nowhere(shape: tuple[int, ...], dtype: torch.dtype) -> str:

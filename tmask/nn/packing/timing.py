@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tmask.nn.packing.packed_linear import packed_linear
+from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
-from tmask.nn.packing.verification import random_mask
+from tmask.nn.packing.trials import random_mask
 
-REPEATS = 11
-_WARM_UP = 3
+REPEATS = 11  # odd, so that the median is one of them
+_WARM_UP = 3  # first calls load kernels and choose algorithms
 # Between two events on a GPU: as in training, the next kernels are launched while one runs.
 _CALLS = 10
 
@@ -90,6 +90,7 @@ def measure_linear(
     def back(result: torch.Tensor) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(result, (x, weight), gradient, retain_graph=True)
 
+    # The gradient of the input is asked for too: it is the product with the packed transpose.
     seconds = time_in_turn(
         {
             "dense_forward": dense,

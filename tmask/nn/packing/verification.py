@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from tmask.errors import KernelError
-from tmask.nn.packing.packed_linear import packed_product
+from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import Route
+from tmask.nn.packing.trials import random_mask
 
 _SLICE = 4096  # rows of the identity at a time, to bound memory
-_COUNTS = (13, 256)
+_COUNTS = (13, 256)  # of tokens: one that is padded, one that is not
 
 _verified: set[tuple[str, torch.device, torch.dtype, tuple[int, int]]] = set()
 
@@ -76,6 +77,7 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
         tokens = torch.randn(count, cols, generator=generator, device=device).to(dtype)
         bias = torch.randn(rows, generator=generator, device=device).to(dtype) if with_bias else None
         result = packed_product(tokens, operand, rows, route.name, bias).double()
+        # In float64, whose own rounding is nothing here, so that the whole error is the kernel's.
         expected = tokens.double() @ matrix.double().t()
         size = tokens.double().abs() @ matrix.double().abs().t()  # what rounding is relative to
         if bias is not None:
@@ -87,21 +89,3 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
                 f"{what}, {count} tokens, {'with' if with_bias else 'without'} bias, is off by {error:.2g} of its "
                 "size; use backend 'masked' here"
             )
-
-
-def random_mask(rows: int, cols: int, device: torch.device, seed: int = 0) -> Tensor:
-    """A 2:4 transposable mask for trials, (rows, cols) bool; every kind of block occurs."""
-    chosen = torch.randint(len(_BLOCKS), (rows // 4, cols // 4), generator=torch.Generator().manual_seed(seed))
-    blocks = _BLOCKS.to(device)[chosen.to(device)]  # (rows / 4, cols / 4, 4, 4)
-    return blocks.transpose(1, 2).reshape(rows, cols)
-
-
-def _all_blocks() -> Tensor:
-    """The 90 blocks with two entries in every row and column, (90, 4, 4) bool."""
-    pairs = [sum(1 << i for i in kept) for kept in itertools.combinations(range(4), 2)]
-    bits = torch.tensor(list(itertools.product(pairs, repeat=4)))  # (6^4, 4): a row's bits
-    blocks = (bits[..., None] >> torch.arange(4) & 1).bool()
-    return blocks[(blocks.sum(1) == 2).all(1)]
-
-
-_BLOCKS = _all_blocks()

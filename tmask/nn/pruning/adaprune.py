@@ -10,16 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from tmask.nn.calibration.batches import Calibration, Forward, evaluating
+from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.fitting.layer_masks import check_plain
-from tmask.nn.fitting.prunable import Choice, find_layers
-from tmask.nn.fitting.refit import LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting, check_settings
+from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.layer_masks import MaskSearch
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
-from tmask.nn.pruning.layerwise import Progress, Settings, prune
-from tmask.nn.pruning.plans import Patterns, by_module, make_plans
-from tmask.nn.pruning.reconstruct import check_grams
+from tmask.nn.pruning.layerwise import Progress, Settings
+from tmask.nn.pruning.patterns import Patterns, prune_to_patterns
 from tmask.solving.solver import Solver
 
 
@@ -33,7 +32,7 @@ def adaprune(
     score: str = "magnitude",
     method: Refit = "least-squares",
     sequential: bool = True,
-    damping: float = 1e-3,
+    damping: float = DAMPING,
     fold: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -66,8 +65,8 @@ def adaprune(
         sequential: each layer reads what the layers pruned before it give, so that it can make up for their errors;
             a pass for each layer. Else all layers read the original model, in one pass: faster, less accurate, and the
             way where the data decide which layer a sample goes to (rows of two models could not be paired then).
-        damping: share of the mean squared input by which weights are drawn to where they start; see
-            `tmask.nn.fitting.least_squares`.
+        damping: share of the mean squared input that is added to the diagonal of X^T X. In least squares it draws the
+            weights to where they start; 0 is refused where inputs depend on one another, or samples are too few.
         fold: fold means.
         include, exclude: globs on names of layers.
         skip_ends: leave the first convolution and the classifier dense unless they are included.
@@ -75,7 +74,7 @@ def adaprune(
         certify: prove how far each transposable mask may be from the best.
         steps, learning_rate: of Adam; with method="adam" alone.
         grams: what `collect_grams` found for this very model, to prune copies of it several times after one pass;
-            with sequential=False alone. The data are then read for batch norms only.
+            with sequential=False alone. The data are then read for the order of layers and for batch norms only.
         forward: how a batch goes through the model, called with both; for batches of another form.
         progress: called with layers done, their number, and the name of the next ("" at the end).
     Raises:
@@ -84,14 +83,9 @@ def adaprune(
     Cost: sequential, half a pass of two models for each layer, else one pass; S C^2 for each layer's Gram matrix,
         which is C^2 numbers; and that of the method, see `tmask.nn.fitting.least_squares`.
     """
-    check_settings(method, damping, steps, learning_rate)
-    check_plain(transposable, solver, certify)
-    fit = MaskAndRefit(get_score(score), solver, certify, Refitting(method, damping, fold, steps, learning_rate))
-    data, pattern = Calibration(calibration, forward), by_module(model, pattern)
-    with evaluating(model):
-        named = pattern if isinstance(pattern, Mapping) else ()
-        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends, named))
-    plans, skipped = make_plans(layers, skipped, pattern, transposable)
-    check_grams(grams, [plan.layer for plan in plans], sequential)
+    search = MaskSearch(transposable, solver, certify)
+    fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
+    data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
+    # Without a refit the bias stays too: what the mask alone does is what was asked for.
     settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
-    return prune(model, data, plans, skipped, fit, settings)
+    return prune_to_patterns(model, data, pattern, transposable, wanted, fit, settings)

@@ -11,14 +11,18 @@ from torch import nn
 from tmask.blocks.pattern import Pattern
 from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.calibration.batches import Calibration, Forward, evaluating
+from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.fitting.prunable import Choice, find_layers
-from tmask.nn.fitting.refit import Refit
+from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.fitting.fit import Plan
+from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.layer_masks import MaskSearch
+from tmask.nn.fitting.prunable import find_layers
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
 from tmask.nn.fitting.report import PruningReport
-from tmask.nn.pruning.adaprune import adaprune
-from tmask.nn.pruning.layerwise import Progress
-from tmask.nn.pruning.plans import make_plans
+from tmask.nn.fitting.scores import get_score
+from tmask.nn.pruning.layerwise import Progress, Settings, prune
+from tmask.nn.pruning.patterns import make_plans
 from tmask.solving.solver import Solver
 
 
@@ -55,11 +59,14 @@ def convert(
     score: str = "magnitude",
     method: Refit = "least-squares",
     sequential: bool = True,
-    damping: float = 1e-3,
+    damping: float = DAMPING,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
     update_batch_norm: bool = True,
+    certify: bool = True,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
     progress: Progress | None = None,
@@ -73,54 +80,29 @@ def convert(
     Args:
         m: side of the tiles.
         confidence: share of the weights whose groups must have zeros enough for a pattern.
-    The other arguments are those of `adaprune`.
+    The other arguments are those of `adaprune`. No means are folded: what is removed is mostly zero already.
     Raises:
         InvalidProblemError: no layer has zeros enough for any pattern, and what `adaprune` raises.
     """
-    data = Calibration(calibration, forward)
-    with evaluating(model):
-        layers, skipped = find_layers(model, data, Choice(include, exclude, skip_ends))
-    plans, skipped = make_plans(layers, skipped, Pattern(m, m), transposable)
-    fits = {
-        plan.layer.name: fitting_pattern(
-            plan.layer.view.module.weight,
-            m,
-            transposable=transposable,
-            confidence=confidence,
-            groups=plan.layer.view.groups,
-        )
-        for plan in plans
-    }
-    patterns = {name: fit.pattern for name, fit in fits.items() if not fit.dense}
-    if not patterns:
-        most = max(fits.values(), key=lambda fit: fit.zeros)
+    search = MaskSearch(transposable, solver, certify)
+    fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, False, steps, learning_rate))
+    settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
+    data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
+    layers, skipped = find_layers(model, data, wanted)
+    # Every pattern of the answer has this m, so the layers that are too narrow for one are so for all.
+    wide, narrow = make_plans(layers, skipped, Pattern(m, m), transposable)
+    fits = {plan.layer.name: _fit_of(plan.layer.view, m, transposable, confidence) for plan in wide}
+    plans = [Plan(plan.layer, fits[plan.layer.name].pattern) for plan in wide if not fits[plan.layer.name].dense]
+    if not plans:
+        most = max(fits.values(), key=lambda found: found.zeros)
         raise InvalidProblemError(
             f"no layer has zeros enough for any N:{m} at a confidence of {confidence:g} (the sparsest has "
             f"{most.zeros:.1%} zeros); lower the confidence, or choose the pattern yourself and use adaprune"
         )
-    report = adaprune(
-        model,
-        calibration,
-        patterns,
-        transposable=transposable,
-        solver=solver,
-        score=score,
-        method=method,
-        sequential=sequential,
-        damping=damping,
-        fold=False,
-        include=include,
-        exclude=exclude,
-        skip_ends=skip_ends,
-        update_batch_norm=update_batch_norm,
-        grams=grams,
-        forward=forward,
-        progress=progress,
-    )
-    dense = {name: "no pattern fits its zeros" for name, fit in fits.items() if fit.dense}
-    return ConversionReport(
-        fits,
-        PruningReport(
-            report.layers, report.skipped | skipped | dense, report.masks, report.batch_norms, report.seconds
-        ),
-    )
+    dense = {name: "no pattern fits its zeros" for name, found in fits.items() if found.dense}
+    return ConversionReport(fits, prune(model, data, plans, skipped | narrow | dense, fit, settings))
+
+
+def _fit_of(view: LinearView, m: int, transposable: bool, confidence: float) -> Fit:
+    weight = view.module.weight
+    return fitting_pattern(weight, m, transposable=transposable, confidence=confidence, groups=view.groups)

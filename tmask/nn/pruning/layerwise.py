@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tmask.errors import TmaskError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.calibration.batches import Calibration, evaluating
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.recording import collect, collect_pair
-from tmask.nn.fitting.fit import Method, Plan, fit_layer
+from tmask.nn.calibration.recording import collect_pair
+from tmask.nn.fitting.fit import LayerMethod, Plan, fit_layer
 from tmask.nn.fitting.report import PruningReport
+from tmask.nn.pruning.grams import dense_grams
 
 Progress = Callable[[int, int, str], object]
 
@@ -34,6 +35,8 @@ class Settings:
         update_bias: make up in the bias for what the mean of the outputs loses.
         grams: the dense model's, from an earlier pass, or None; not sequential then.
         progress: called with layers done, their number, and the name of the next ("" at the end).
+    Raises:
+        InvalidProblemError: grams that would be ignored.
     """
 
     sequential: bool
@@ -42,13 +45,17 @@ class Settings:
     update_bias: bool = True
     grams: Mapping[str, Gram] | None = None
 
+    def __post_init__(self) -> None:
+        if self.sequential and self.grams is not None:
+            raise InvalidProblemError("grams are those of the dense model; give sequential=False to use them")
+
 
 def prune(
     model: nn.Module,
     calibration: Calibration,
     plans: list[Plan],
     skipped: dict[str, str],
-    method: Method,
+    method: LayerMethod,
     settings: Settings,
 ) -> PruningReport:
     """Prune and refit the layers of the plans, in place. If anything fails, the model is as it was.
@@ -60,9 +67,10 @@ def prune(
     rows, masks, norms = [], {}, 0
     tell = settings.progress or (lambda *_: None)
     with evaluating(model), _all_or_nothing(model):
+        # A copy, since the targets are those of the model before its first layer is changed.
         dense = copy.deepcopy(model) if settings.sequential else None
-        views = {plan.layer.name: plan.layer.view for plan in plans}
-        grams = settings.grams or ({} if settings.sequential else collect(calibration, model, views))
+        layers = [plan.layer for plan in plans]
+        grams = {} if settings.sequential else dense_grams(model, calibration, layers, settings.grams)
         for index, plan in enumerate(plans):
             name = plan.layer.name
             tell(index, len(plans), name)
@@ -71,10 +79,12 @@ def prune(
             try:
                 row, mask = fit_layer(plan, gram, method, settings.update_bias, settings.update_batch_norm)
             except TmaskError as error:
+                # Of the same type, since callers tell a missing solver from bad data by it.
                 raise type(error)(f"layer {name!r}: {error}") from error
             masks[name] = mask
             rows.append(dataclasses.replace(row, seconds=time.perf_counter() - start))
         tell(len(plans), len(plans), "")
+        # Once more for all: those behind no pruned layer of their own read other inputs than before, too.
         if settings.update_batch_norm:
             norms = recalibrate(model, calibration)  # type: ignore[arg-type]
     return PruningReport(tuple(rows), skipped, masks, norms, time.perf_counter() - begin)
@@ -89,6 +99,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
         yield
     except BaseException:
         with torch.no_grad():
+            # Into the tensors themselves: optimizers and tied layers hold on to these.
             for tensor, copied in zip(tensors, before, strict=True):
                 tensor.copy_(copied)
         raise

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.calibration.batches import Calibration, Forward, evaluating
+from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.recording import collect
-from tmask.nn.fitting.fit import Plan, without_mean
-from tmask.nn.fitting.layer_masks import check_plain
-from tmask.nn.fitting.prunable import Choice, find_layers, narrower_than
-from tmask.nn.fitting.refit import MaskAndRefit, Refit, Refitting, check_settings
+from tmask.nn.fitting.fit import LayerMethod, Plan, without_mean
+from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.layer_masks import MaskSearch
+from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
 from tmask.nn.fitting.scores import get_score
-from tmask.nn.pruning.reconstruct import check_grams
+from tmask.nn.pruning.grams import dense_grams
 from tmask.solving.solver import Solver
 
 
@@ -31,11 +30,13 @@ def reconstruction_losses(
     solver: Solver | str = "auto",
     score: str = "magnitude",
     method: Refit = "least-squares",
-    damping: float = 1e-3,
+    damping: float = DAMPING,
     fold: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
 ) -> dict[str, dict[Pattern, float]]:
@@ -48,7 +49,6 @@ def reconstruction_losses(
 
     Args:
         patterns: that every layer is offered; one that is wider than a layer is not offered to it.
-        grams: what `collect_grams` found for this very model; the data are then read for one batch only.
     The other arguments are those of `adaprune`.
     Returns:
         By the name of the layer, then by pattern; layers that no pattern fits are left out.
@@ -60,28 +60,33 @@ def reconstruction_losses(
     parsed = list(dict.fromkeys(map(Pattern.parse, patterns)))
     if not parsed:
         raise InvalidProblemError("reconstruction_losses needs at least one pattern")
-    check_settings(method, damping)
-    check_plain(transposable, solver)
-    fit = MaskAndRefit(get_score(score), solver, False, Refitting(method, damping, fold))
-    data = Calibration(calibration, forward)
-    with evaluating(model):
-        layers, _ = find_layers(model, data, Choice(include, exclude, skip_ends))
-        check_grams(grams, layers, sequential=False)
-        sums = grams or collect(data, model, {layer.name: layer.view for layer in layers})
-    losses: dict[str, dict[Pattern, float]] = {}
+    # Not certified: a loss is an error of outputs, and no bound on a mask's score would show in it.
+    search = MaskSearch(transposable, solver, certify=not transposable)
+    fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
+    data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
+    layers, _ = find_layers(model, data, wanted)
+    sums = dense_grams(model, data, layers, grams)
+    losses = {}
+    # Layers narrower than some patterns stay in, with fewer to choose from.
     for layer in layers:
         offered = [pattern for pattern in parsed if not narrower_than(layer.view, pattern, transposable)]
-        gram = sums[layer.name]
-        free = without_mean(layer, gram, method != "none", update_batch_norm=True)
-        weight = layer.view.matrices(layer.view.module.weight.detach()).to(torch.float64)
-        target = float(free.yy.sum())
-        for pattern in offered:
-            try:
-                fitted = fit(Plan(layer, pattern, transposable), gram, free, weight)
-            except TmaskError as error:
-                raise type(error)(f"layer {layer.name!r}, pattern {pattern}: {error}") from error
-            error_left = float(free.errors(fitted.weight).sum())
-            losses.setdefault(layer.name, {})[pattern] = error_left / target if target else 0.0
+        if offered:
+            losses[layer.name] = _losses_of(layer, sums[layer.name], offered, fit, update_bias=method != "none")
     if not losses:
         raise InvalidProblemError(f"no layer is wide enough for any of {', '.join(map(str, parsed))}")
+    return losses
+
+
+def _losses_of(
+    layer: Prunable, gram: Gram, patterns: Sequence[Pattern], method: LayerMethod, update_bias: bool
+) -> dict[Pattern, float]:
+    """One layer's loss under each pattern, a batch norm behind it refitted as `adaprune` would."""
+    free = without_mean(layer, gram, update_bias, update_batch_norm=True)
+    weight, losses = layer.view.weight, {}
+    for pattern in patterns:
+        try:
+            fitted = method(Plan(layer, pattern), gram, free, weight)
+        except TmaskError as error:
+            raise type(error)(f"layer {layer.name!r}, pattern {pattern}: {error}") from error
+        losses[pattern] = free.relative_error(fitted.weight)
     return losses

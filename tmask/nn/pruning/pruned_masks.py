@@ -25,6 +25,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
     """
     records = []
     for row in report.layers:
+        # A mask file promises transposable masks.
         if not (row.pattern and row.transposable):
             continue
         module = model.get_submodule(row.layer)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.gradient import apply_mask
-from tmask.nn.mask.parametrization import check_saved, layer_name
+from tmask.nn.mask.saved import check_saved, layer_name
 
 _MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
 

@@ -12,7 +12,7 @@ from tmask.nn.distributed.ranks import Ranks, check_same, together
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.report import Score
 from tmask.nn.layers.settling import prepare
-from tmask.nn.mask.parametrization import put_together
+from tmask.nn.mask.shards import put_together
 from tmask.nn.mask.terms import Terms
 from tmask.nn.training.schedules import Schedule
 
@@ -62,12 +62,7 @@ def restore(
     """
     with together(ranks):
         _check_settings(state, schedule, layers)
-        if order is not None and state.get("order") not in (None, order):
-            raise InvalidProblemError(
-                "the optimizer's parameters are in another order than when its state was saved, by which that state "
-                "goes: sparsify moves weights that it masks within model.parameters(); make the optimizer on the same "
-                "side of sparsify, before or after, as in the saved run"
-            )
+        _check_order(state, order)
     saved = state["layers"]
     judged = [(layer, *_judge(layer)) for layer in layers]
     with together(ranks):
@@ -82,11 +77,8 @@ def restore(
                 )
             prepare(layer, terms.in_force, terms.complete)
     if ranks is not None:
-        prints = ranks.gather([state["steps"], *(found for _, _, found in judged)])
-        advice = "load the same states on every rank"
-        check_same([part[0] for part in prints], "the Sparsifier's steps differ", advice)
-        for place, layer in enumerate(layers, 1):
-            check_same([part[place] for part in prints], f"layer {layer.name!r}: the loaded mask differs", advice)
+        _compare(ranks, state["steps"], {layer.name: found for layer, _, found in judged})
+    # A state that does not fit has been refused by now, on every rank, so that no rank goes on with half of it.
     for layer, _, found in judged:
         own = saved[layer.name]
         layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
@@ -112,6 +104,25 @@ def _check_settings(state: Mapping[str, Any], schedule: Schedule, layers: Sequen
         raise InvalidProblemError(
             f"the checkpoint was trained with schedule {state['schedule']}, not {schedule.settings()}"
         )
+
+
+def _check_order(state: Mapping[str, Any], order: list[int | None] | None) -> None:
+    """torch saves an optimizer's state by the places of parameters, and loads it into wrong ones without a word."""
+    if order is not None and state.get("order") not in (None, order):
+        raise InvalidProblemError(
+            "the optimizer's parameters are in another order than when its state was saved, by which that state "
+            "goes: sparsify moves weights that it masks within model.parameters(); make the optimizer on the same "
+            "side of sparsify, before or after, as in the saved run"
+        )
+
+
+def _compare(ranks: Ranks, steps: int, prints: Mapping[str, int]) -> None:
+    """Return if all ranks have loaded the same: steps, and fingerprints of masks by layer."""
+    loaded = ranks.gather([steps, *prints.values()])
+    advice = "load the same states on every rank"
+    check_same([part[0] for part in loaded], "the Sparsifier's steps differ", advice)
+    for place, name in enumerate(prints, 1):
+        check_same([part[place] for part in loaded], f"layer {name!r}: the loaded mask differs", advice)
 
 
 def _judge(layer: SparseLayer) -> tuple[Terms | TmaskError, int]:

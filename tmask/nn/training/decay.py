@@ -55,30 +55,41 @@ class MaskedDecay:
         """
         if again and self.through == "weight":
             return
-        scale = getattr(optimizer, "grad_scale", None)
-        overflow = getattr(optimizer, "found_inf", None)
         rates = learning_rates(optimizer)
         ascending = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
         for weight, mask in masks:
             if weight.grad is None or id(weight) not in rates:
                 continue
-            factor: float | Tensor
             if self.through == "gradient":
-                factor = self.rate if scale is None else self.rate * scale.to(weight.device)
-                if id(weight) in ascending:
-                    factor = -factor  # the optimizer goes up the gradient, and the decay must go down
+                factor = self._of_gradient(optimizer, weight, ascending=id(weight) in ascending)
                 target = weight.grad
             else:
-                if (rate := rates[id(weight)]) is None:
-                    raise InvalidProblemError(
-                        f'MaskedDecay(through="weight") needs a learning rate, which {type(optimizer).__name__} does '
-                        'not have; use through="gradient"'
-                    )
-                factor = -self.rate * rate
-                if overflow is not None:
-                    factor = factor * (1 - overflow.to(weight.device))
+                factor = self._of_weight(optimizer, weight, rates[id(weight)])
                 target = weight
             target.add_(torch.where(mask, 0.0, weight) * factor)
+
+    def _of_gradient(self, optimizer: torch.optim.Optimizer, weight: Tensor, *, ascending: bool) -> float | Tensor:
+        """The share of a masked-out weight that is added to its gradient."""
+        scale = getattr(optimizer, "grad_scale", None)
+        factor = self.rate if scale is None else self.rate * scale.to(weight.device)
+        # An optimizer that goes up the gradient must still be made to shrink the weight.
+        return -factor if ascending else factor
+
+    def _of_weight(self, optimizer: torch.optim.Optimizer, weight: Tensor, rate: Any) -> float | Tensor:
+        """The share of a masked-out weight that is added to itself, at the optimizer's learning rate.
+
+        Raises:
+            InvalidProblemError: the optimizer has no learning rate.
+        """
+        if rate is None:
+            raise InvalidProblemError(
+                f'MaskedDecay(through="weight") needs a learning rate, which {type(optimizer).__name__} does '
+                'not have; use through="gradient"'
+            )
+        overflow = getattr(optimizer, "found_inf", None)
+        # A step that is skipped must not decay either; the verdict stays on the device, so that nothing waits for it.
+        factor: float | Tensor = -self.rate * rate
+        return factor if overflow is None else factor * (1 - overflow.to(weight.device))
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> Mapping[int, Any]:

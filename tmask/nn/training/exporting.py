@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.parametrization import Masked, layer_name
+from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, take_off
+from tmask.nn.mask.saved import layer_name
 from tmask.nn.packing.backends import release
 
 

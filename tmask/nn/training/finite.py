@@ -11,7 +11,7 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.mask.parametrization import is_sharded, local_part
+from tmask.nn.mask.shards import is_sharded, local_part
 
 _EVERY = 40  # steps, where a look makes the processor wait for a GPU
 

@@ -14,7 +14,7 @@ from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.report import LayerRenewal
 from tmask.nn.layers.settling import prepare
-from tmask.nn.mask.parametrization import is_sharded
+from tmask.nn.mask.shards import is_sharded
 
 
 def find_masks(

@@ -86,12 +86,19 @@ class Periodic(Schedule):
 
     def __post_init__(self) -> None:
         check_gradient(self.gradient)
+        self._check_ranges()
+        self._check_sequence()
+
+    def _check_ranges(self) -> None:
         for name, least in (("every", 1), ("begin", 0), ("ramp", 0), ("end", 0), ("dense_from", 1)):
             value = getattr(self, name)
             if value is None and name in ("end", "dense_from"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InvalidProblemError(f"Periodic: {name} must be an integer of at least {least}, got {value!r}")
+
+    def _check_sequence(self) -> None:
+        """The ramp arrives, renewals end, the dense tail begins: in this order, or a setting would be ignored."""
         arrival = self.begin + math.ceil(self.ramp / self.every) * self.every
         if self.end is not None and self.end < arrival:
             raise InvalidProblemError(

@@ -22,8 +22,8 @@ from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, check_same, together
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.mask.parametrization import is_sharded
 from tmask.nn.mask.sharding import shard_like, whole
+from tmask.nn.mask.shards import is_sharded
 
 Find = Callable[[SparseLayer, Tensor], FoundMask]
 

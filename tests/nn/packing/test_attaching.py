@@ -17,8 +17,8 @@ from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.nn import Periodic, sparsify
-from tmask.nn.packing import routes, semi_structured, verification
-from tmask.nn.packing.packed_linear import packed_linear, packed_product
+from tmask.nn.packing import attaching, routes, verification
+from tmask.nn.packing.operators import packed_linear, packed_product
 
 TOLERANCE = 2e-2  # of the largest entry; bfloat16 keeps 8 bits
 
@@ -48,7 +48,7 @@ def test_outputs_and_gradients_are_those_of_the_masked_layer(route, dtype, gradi
     x = torch.randn(2, 13, 128, device=device).to(dtype)
     upstream = torch.randn(2, 13, 64, device=device).to(dtype)
     expected = run(layer, x, upstream)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     ours = run(layer, x, upstream)
     assert_close(ours, expected)
     assert ours[2].ne(0).logical_and(~mask_of(layer)).any() == (gradient == "straight-through")
@@ -62,7 +62,7 @@ def test_any_shape_and_count_of_tokens(out, into, count, seed):
         layer = masked_linear(32 * out, 32 * into, seed=seed)
         x, upstream = torch.randn(count, 32 * into).bfloat16(), torch.randn(count, 32 * out).bfloat16()
         expected = run(layer, x, upstream)
-        semi_structured.attach(layer)
+        attaching.attach(layer)
         ours = run(layer, x, upstream)
     for one, other in zip(ours, expected, strict=True):
         assert one.shape == other.shape
@@ -74,7 +74,7 @@ def test_any_shape_and_count_of_tokens(out, into, count, seed):
 def test_inputs_of_any_rank_and_strides(unpacked, x):
     layer = masked_linear(bias=False)
     expected = layer(x.bfloat16())
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     ours = layer(x.bfloat16())
     assert ours.shape == expected.shape
     torch.testing.assert_close(ours, expected)
@@ -87,7 +87,7 @@ def test_autocast_packs_float32_masters_in_its_dtype(route):
     x, upstream = torch.randn(16, 128, device=device), torch.randn(16, 64, device=device).bfloat16()
     with torch.autocast(device.type, torch.bfloat16):
         expected = run(layer, x, upstream)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     with torch.autocast(device.type, torch.bfloat16):
         ours = run(layer, x, upstream)
     assert ours[0].dtype == torch.bfloat16
@@ -97,7 +97,7 @@ def test_autocast_packs_float32_masters_in_its_dtype(route):
 
 def test_float32_without_autocast_is_the_masked_product(unpacked):
     layer = masked_linear(dtype=torch.float32)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     x = torch.randn(4, 128)
     torch.testing.assert_close(layer(x), functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0)
     assert unpacked.products == 0
@@ -109,7 +109,7 @@ def test_training_follows_the_masked_layer_and_packs_once_a_step(route):
     kind, device = route
     plain = masked_linear(device=device, dtype=torch.float32)
     packed = copy.deepcopy(plain)
-    semi_structured.attach(packed)
+    attaching.attach(packed)
     verification.verify(kind, (64, 128), torch.bfloat16, device)
     packs = kind.packs if kind.name == "unpacked" else None
     batches = [torch.randn(24, 128, device=device) for _ in range(9)]
@@ -122,7 +122,7 @@ def test_training_follows_the_masked_layer_and_packs_once_a_step(route):
             optimizer.step()
             optimizer.zero_grad()
             if layer is packed:
-                semi_structured.refresh(layer)
+                attaching.refresh(layer)
     # One packing when it was first called, and one for each step: a fused optimizer is noticed by refresh alone.
     assert packs is None or kind.packs - packs == 4
     for ours, theirs in zip(packed.parameters(), plain.parameters(), strict=True):
@@ -131,7 +131,7 @@ def test_training_follows_the_masked_layer_and_packs_once_a_step(route):
 
 def test_changes_in_place_are_noticed_without_refresh(unpacked):
     layer = masked_linear()
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     x = torch.randn(8, 128).bfloat16()
     before = layer(x)
     other = masked_linear(seed=1)
@@ -145,14 +145,14 @@ def test_changes_in_place_are_noticed_without_refresh(unpacked):
 
 def test_a_new_mask_makes_a_new_plan_and_a_new_weight_does_not(unpacked):
     layer = masked_linear()
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     plans = unpacked.plans
     with torch.no_grad():
         master_of(layer).mul_(2)
-    semi_structured.refresh(layer)
+    attaching.refresh(layer)
     assert unpacked.plans == plans
     mask_of(layer).copy_(random_mask(64, 128, 7))
-    semi_structured.refresh(layer)
+    attaching.refresh(layer)
     assert unpacked.plans == plans + 1
     x = torch.randn(8, 128).bfloat16()
     torch.testing.assert_close(layer(x), functional.linear(x, layer.weight, layer.bias))
@@ -161,12 +161,12 @@ def test_a_new_mask_makes_a_new_plan_and_a_new_weight_does_not(unpacked):
 def test_backward_uses_what_forward_used(route):
     _, device = route
     layer = masked_linear(device=device, bias=False)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     x = torch.randn(8, 128, device=device).bfloat16().requires_grad_()
     weight = layer.weight.detach().clone()
     result = layer(x)
     mask_of(layer).copy_(random_mask(64, 128, 5))
-    semi_structured.refresh(layer)
+    attaching.refresh(layer)
     upstream = torch.randn_like(result)
     result.backward(upstream)
     torch.testing.assert_close(x.grad, upstream @ weight, rtol=2e-2, atol=0.1)
@@ -175,7 +175,7 @@ def test_backward_uses_what_forward_used(route):
 def test_evaluation_in_inference_mode_before_training(route):
     _, device = route
     layer = masked_linear(device=device, dtype=torch.float32)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     x = torch.randn(8, 128, device=device)
     with torch.autocast(device.type, torch.bfloat16):
         with torch.inference_mode():
@@ -186,7 +186,7 @@ def test_evaluation_in_inference_mode_before_training(route):
 
 def test_frozen_inputs_and_weights_cost_no_product(unpacked):
     layer = masked_linear()
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     products = unpacked.products
     layer(torch.randn(8, 128).bfloat16()).sum().backward()
     assert unpacked.products == products + 1  # no gradient of the input
@@ -202,11 +202,11 @@ def test_compiled_models_follow_attach_and_detach(unpacked):
     compiled = torch.compile(layer, backend="aot_eager")
     x = torch.randn(8, 128).bfloat16()
     expected = compiled(x)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     products = unpacked.products
     torch.testing.assert_close(compiled(x), expected)
     assert unpacked.products == products + 1
-    semi_structured.detach(layer)
+    attaching.detach(layer)
     torch.testing.assert_close(compiled(x), expected)
     assert unpacked.products == products + 1
 
@@ -215,7 +215,7 @@ def test_compiled_models_follow_attach_and_detach(unpacked):
 def test_compiled_whole_and_valid_after_refresh(route):
     _, device = route
     layer = masked_linear(device=device)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
@@ -224,7 +224,7 @@ def test_compiled_whole_and_valid_after_refresh(route):
         mask_of(layer).copy_(random_mask(64, 128, seed))
         with torch.no_grad():
             master_of(layer).mul_(1.5)
-        semi_structured.refresh(layer)
+        attaching.refresh(layer)
         expected = run(layer, x, upstream)
         layer.zero_grad()
         inputs = x.clone().requires_grad_()
@@ -234,9 +234,26 @@ def test_compiled_whole_and_valid_after_refresh(route):
     assert counter.frame_count == 1
 
 
+def test_packing_is_left_out_of_compiled_graphs(unpacked, monkeypatch):
+    compiling = []
+    check = attaching.Copies.add
+
+    def noted(*args):
+        compiling.append(torch.compiler.is_compiling())
+        check(*args)
+
+    monkeypatch.setattr(attaching.Copies, "add", noted)
+    layer = masked_linear(dtype=torch.float32)
+    attaching.attach(layer)
+    torch._dynamo.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.compile(layer, backend="aot_eager")(torch.randn(8, 128))
+    assert compiling == [False]
+
+
 def test_a_float32_layer_that_was_not_packed_yet_breaks_the_graph_but_compiles(unpacked):
     layer = masked_linear(dtype=torch.float32)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager")
     x = torch.randn(8, 128)
@@ -261,12 +278,12 @@ def test_operators_keep_torchs_rules(route):
 def test_detach_and_deepcopy(unpacked):
     layer = masked_linear()
     keys = list(layer.state_dict())
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     assert list(layer.state_dict()) == keys
     twin = copy.deepcopy(layer)
-    semi_structured.detach(layer)
-    assert not semi_structured.attached(layer)
-    assert semi_structured.attached(twin)
+    attaching.detach(layer)
+    assert not attaching.attached(layer)
+    assert attaching.attached(twin)
     x = torch.randn(8, 128).bfloat16()
     products = unpacked.products
     expected = layer(x)
@@ -276,20 +293,20 @@ def test_detach_and_deepcopy(unpacked):
     with torch.no_grad():
         master_of(twin).mul_(2)
     assert not torch.equal(twin(x), layer(x))
-    semi_structured.detach(layer)  # nothing to undo
+    attaching.detach(layer)  # nothing to undo
 
 
 def test_attaching_twice_is_a_refresh(unpacked):
     layer = masked_linear()
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     packs = unpacked.packs
     with torch.no_grad():
         master_of(layer).mul_(2)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     assert unpacked.packs == packs + 1
     x = torch.randn(8, 128).bfloat16()
     torch.testing.assert_close(layer(x), functional.linear(x, layer.weight, layer.bias))
-    semi_structured.detach(layer)
+    attaching.detach(layer)
     products = unpacked.products
     layer(torch.randn(8, 128).bfloat16())
     assert unpacked.products == products
@@ -302,35 +319,35 @@ def test_an_incomplete_mask_is_refused_and_nothing_is_left_behind(unpacked, seed
     row = 5 + seed
     mask_of(layer)[row, 4:8] = True
     with pytest.raises(InvalidMaskError, match=f"row {row}, columns 4 to 7 of the mask keeps 4 of 4"):
-        semi_structured.attach(layer)
-    assert not semi_structured.attached(layer)
+        attaching.attach(layer)
+    assert not attaching.attached(layer)
     mask_of(layer).copy_(good)
-    semi_structured.attach(layer)
+    attaching.attach(layer)
     mask_of(layer)[row] = False
     with pytest.raises(InvalidMaskError, match=f"row {row}, columns 0 to 3 of the mask keeps 0 of 4"):
-        semi_structured.refresh(layer)
+        attaching.refresh(layer)
 
 
 def test_what_cannot_be_attached_is_refused(unpacked):
     with pytest.raises(InvalidProblemError, match=r"only nn\.Linear has a packed product, not Conv2d"):
-        semi_structured.attach(nn.Conv2d(32, 32, 3))
+        attaching.attach(nn.Conv2d(32, 32, 3))
     with pytest.raises(InvalidProblemError, match="has no mask on its weight"):
-        semi_structured.attach(nn.Linear(64, 64))
+        attaching.attach(nn.Linear(64, 64))
     with pytest.raises(InvalidProblemError, match="call attach first"):
-        semi_structured.refresh(masked_linear())
+        attaching.refresh(masked_linear())
     twice = masked_linear()
     nn.utils.parametrize.register_parametrization(twice, "weight", nn.Identity())
     with pytest.raises(InvalidProblemError, match="other parametrizations"):
-        semi_structured.attach(twice)
+        attaching.attach(twice)
     with pytest.raises(InvalidProblemError, match="multiples of 32"):
-        semi_structured.attach(masked_linear(64, 48))
+        attaching.attach(masked_linear(64, 48))
     with pytest.raises(InvalidProblemError, match="dtype float64"):
-        semi_structured.attach(masked_linear(dtype=torch.float64))
+        attaching.attach(masked_linear(dtype=torch.float64))
 
 
 def test_without_a_gpu_attach_says_so():
     with pytest.raises(InvalidProblemError, match="no sparse kernel runs on a cpu device; use backend 'masked'"):
-        semi_structured.attach(masked_linear())
+        attaching.attach(masked_linear())
 
 
 @pytest.mark.parametrize("gradient", ["straight-through", "masked"])

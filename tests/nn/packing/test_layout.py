@@ -14,7 +14,8 @@ from torch.sparse._semi_structured_conversions import (
 import tmask
 from tests.nn.two_four import BLOCKS, random_mask
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.nn.packing.packed import DTYPES, Packed, bits, pack, unpack, unpack_rows
+from tmask.nn.packing.layout import Packed, bits, pack, unpack, unpack_rows
+from tmask.nn.packing.packable import DTYPES
 
 SPECIAL = (0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-7, 1.0)
 

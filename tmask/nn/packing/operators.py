@@ -96,6 +96,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, packed, packed_t, mask, ctx.route = inputs
     ctx.lengths = len(packed), len(packed_t)
     ctx.weight_dtype, ctx.has_bias, ctx.has_mask = weight.dtype, bias is not None, mask is not None
+    # Not W: no gradient needs its values, and torch would refuse a backward pass after a write to it.
     ctx.save_for_backward(x, *([mask] if mask is not None else []), *packed_t)
 
 

@@ -1,0 +1,74 @@
+"""The packed copies of one layer's weight, a pair for each dtype, and from which contents of weight and mask they are.
+
+By dtype, since under autocast the layer's product is not in the weight's own. A weight or mask that was changed in
+place is told by torch's version counters; fused optimizers do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tmask.nn.packing.packable import check_complete
+from tmask.nn.packing.routes import ROUTES, Operand
+from tmask.nn.packing.verification import verify
+
+Stamp = tuple[object, ...]
+
+
+@dataclass(eq=False)
+class Copies:
+    """What is packed of one module.
+
+    Args:
+        route: name of the one that packs and multiplies.
+        pack: packs the module's weight for one more dtype; code that may be compiled must take this way.
+        stamp, mask_stamp: of the contents that the operands, and the plans, were made from.
+        plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
+        operands: the weight and its transpose, by dtype.
+    """
+
+    route: str
+    pack: Callable[[nn.Module, torch.dtype], None]
+    stamp: Stamp = ()
+    mask_stamp: Stamp = ()
+    plans: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
+    operands: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
+
+    def are_of(self, weight: Tensor, mask: Tensor) -> bool:
+        """Whether they were packed from these contents, as far as torch's counters tell."""
+        return self.stamp == (*_stamp(weight), *_stamp(mask))
+
+    def add(self, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
+        """Pack for one dtype, and drop what was packed from other contents.
+
+        The new tensors replace the old ones, which a pending backward pass may still hold.
+
+        Raises:
+            InvalidMaskError: the mask is not a complete 2:4 one.
+            KernelError: the route's products are wrong here.
+        """
+        route = ROUTES[self.route]
+        rows, cols = weight.shape
+        verify(route, (rows, cols), dtype, weight.device)
+        mask_stamp = _stamp(mask)
+        if mask_stamp != self.mask_stamp:
+            check_complete(mask)  # the kernels trust the mask, and would multiply with an incomplete one silently
+            self.plans.clear()
+            self.mask_stamp = mask_stamp
+        stamp = (*_stamp(weight), *mask_stamp)
+        if stamp != self.stamp:
+            self.operands.clear()
+            self.stamp = stamp
+        if dtype not in self.plans:
+            self.plans[dtype] = route.plan(mask, dtype)
+        self.operands[dtype] = route.pack(weight.to(dtype).contiguous(), self.plans[dtype])
+
+
+def _stamp(tensor: Tensor) -> Stamp:
+    """Changes whenever the contents are known to have changed: a new tensor, another memory, a write in place."""
+    # A tensor made in inference mode keeps no version, and reading one raises.
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.device

@@ -1,0 +1,64 @@
+"""Which weights and masks can be packed, and what stands in the way of others, by name of the first place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tmask.errors import InvalidMaskError, InvalidProblemError
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Rows are stored 32 at a time, words two at a time; each direction's rows are the other's columns.
+MULTIPLE = 32
+
+
+def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> None:
+    """Return if `pack` takes this weight and mask, whose sides must be multiples of this many.
+
+    Raises:
+        InvalidProblemError, InvalidMaskError: as `pack` does.
+    """
+    if weight.ndim != 2:
+        raise InvalidProblemError(f"the weight has {weight.ndim} axes; packing takes matrices, (out, in)")
+    rows, cols = weight.shape
+    if not rows or not cols or rows % multiple or cols % multiple:
+        raise InvalidProblemError(
+            f"the weight has shape {rows}x{cols}; packing takes both sides in multiples of {multiple} (pad it, or "
+            "multiply with the masked weight)"
+        )
+    if weight.dtype not in DTYPES:
+        raise InvalidProblemError(f"the weight has dtype {weight.dtype}; packing takes {', '.join(map(str, DTYPES))}")
+    if mask.dtype != torch.bool:
+        raise InvalidProblemError(f"the mask has dtype {mask.dtype}; it must be bool, True = kept")
+    if mask.shape != weight.shape:
+        raise InvalidProblemError(f"the mask has shape {tuple(mask.shape)}, but the weight {tuple(weight.shape)}")
+    if mask.device != weight.device:
+        raise InvalidProblemError(f"the mask is on {mask.device}, but the weight on {weight.device}; move it there")
+    check_complete(mask)
+
+
+def check_complete(mask: Tensor) -> None:
+    """Return if a (rows, cols) mask keeps exactly two of every four along its rows and along its columns.
+
+    Raises:
+        InvalidMaskError: it does not; the text names the first group.
+    """
+    rows, cols = mask.shape
+    for line, other, kept in (
+        ("row", "columns", mask.reshape(rows, cols // 4, 4).sum(-1)),
+        ("column", "rows", mask.t().reshape(cols, rows // 4, 4).sum(-1)),
+    ):
+        if bad := first_true(kept != 2):
+            index, group = bad
+            raise InvalidMaskError(
+                f"{line} {index}, {other} {4 * group} to {4 * group + 3} of the mask keeps {int(kept[bad])} of 4; 2:4 "
+                "kernels need exactly 2 in every group of each row and column (solve for pattern '2:4')"
+            )
+
+
+def first_true(bad: Tensor) -> tuple[int, int] | None:
+    """The first True of a matrix, or None."""
+    if not bad.any():
+        return None
+    row, column = divmod(int(bad.flatten().to(torch.uint8).argmax()), bad.shape[1])
+    return row, column

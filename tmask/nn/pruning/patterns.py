@@ -1,0 +1,93 @@
+"""From patterns to what each layer of a model is to become."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidProblemError
+from tmask.nn.calibration.batches import Calibration
+from tmask.nn.fitting.fit import LayerMethod, Plan
+from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than, no_layer
+from tmask.nn.fitting.report import PruningReport
+from tmask.nn.pruning.layerwise import Settings, prune
+
+Patterns = Pattern | str | Mapping[str, Pattern | str]
+
+
+def prune_to_patterns(
+    model: nn.Module,
+    calibration: Calibration,
+    pattern: Patterns,
+    transposable: bool,
+    wanted: LayerFilter,
+    method: LayerMethod,
+    settings: Settings,
+) -> PruningReport:
+    """Find the layers that are wanted, and prune each to the pattern, or to its own, in place.
+
+    Raises:
+        InvalidProblemError: what `find_layers`, `make_plans` and `prune` refuse.
+    """
+    if isinstance(pattern, Mapping):
+        pattern = by_module(model, pattern)
+        # Whoever names a layer wants it pruned, wherever it stands.
+        wanted = dataclasses.replace(wanted, named=pattern)
+    layers, skipped = find_layers(model, calibration, wanted)
+    plans, left = make_plans(layers, skipped, pattern, transposable)
+    return prune(model, calibration, plans, skipped | left, method, settings)
+
+
+def by_module(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[str, Pattern | str]:
+    """The same patterns by the names of modules; a weight's name stands for its module's.
+
+    Raises:
+        InvalidProblemError: two patterns for one layer.
+    """
+    modules, found = dict(model.named_modules()), dict[str, Pattern | str]()
+    for name, text in patterns.items():
+        layer = name if name in modules else str(name).removesuffix(".weight")
+        if layer in found:
+            raise InvalidProblemError(f"layer {layer!r} is given two patterns; give one")
+        found[layer] = text
+    return found
+
+
+def make_plans(
+    layers: list[Prunable], skipped: Mapping[str, str], pattern: Patterns, transposable: bool
+) -> tuple[list[Plan], dict[str, str]]:
+    """The layers that get the pattern, or each its own (by the module's name), and reasons for those that get none.
+
+    Raises:
+        InvalidProblemError: a name that is no such layer, or no layer that is wide enough.
+    """
+    each = isinstance(pattern, Mapping)
+    patterns = (
+        {name: Pattern.parse(text) for name, text in pattern.items()}
+        if isinstance(pattern, Mapping)
+        else dict.fromkeys((layer.name for layer in layers), Pattern.parse(pattern))
+    )
+    names = {layer.name: None for layer in layers}
+    for name in patterns:
+        if name not in names:
+            reason = skipped.get(name, f"the model has no such layer; those it could prune are {', '.join(names)}")
+            raise InvalidProblemError(f"a pattern is given for layer {name!r}, which is not pruned: {reason}")
+    plans, left = [], dict[str, str]()
+    for layer in layers:
+        chosen = patterns.get(layer.name)
+        if chosen is None:
+            left[layer.name] = "no pattern is given for it"
+        elif reason := narrower_than(layer.view, chosen, transposable):
+            # One pattern for all passes over what is too narrow; one that is meant for this layer is a mistake.
+            if each:
+                raise InvalidProblemError(f"layer {layer.name!r}: {reason}")
+            left[layer.name] = reason
+        else:
+            plans.append(Plan(layer, chosen))
+    if not plans:
+        raise no_layer({**skipped, **left})
+    return plans, left
