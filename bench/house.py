@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "tmask.nn.layers",
     "tmask.nn.calibration": "tmask.files",
     "tmask.nn.fitting": "tmask.blocks tmask.solving tmask.nn.calibration",
+    "tmask.nn.methods": CORE,
     "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.calibration tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
