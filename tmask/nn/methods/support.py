@@ -5,6 +5,7 @@ Three kinds: transposable N:M, plain N:M along the inputs, and unstructured. The
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -163,4 +164,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
 def _sorted(score: Tensor, mask: Tensor) -> Projection:
     """A mask that is the best there is by construction."""
     objective = float(torch.where(mask, score, 0).sum(dtype=torch.float64))
-    return Projection(mask, Worth(objective, float(score.sum(dtype=torch.float64)), objective), "largest")
+    total = float(score.sum(dtype=torch.float64))
+    if not math.isfinite(total):
+        raise InvalidProblemError(f"scores are NaN or too large for {score.dtype}: weights or moments are out of range")
+    return Projection(mask, Worth(objective, total, objective), "largest")
