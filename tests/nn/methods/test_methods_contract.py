@@ -166,7 +166,7 @@ def test_toward_the_dense_outputs_pays(name):
     drawn = problem(Transposable("2:4"), 32, 32, dtype=torch.float64, cross=True, samples=500)
     toward = get_method(name).prune(drawn)
     blind = get_method(name).prune(dataclasses.replace(drawn, cross=None, energy=None))
-    assert toward.error < drawn.error(blind.weight)
+    assert toward.error < 0.9 * drawn.error(blind.weight)
 
 
 @every_method

@@ -40,7 +40,7 @@ def test_targets_exist():
 
 
 def test_unknown_name_lists_those_that_exist():
-    with pytest.raises(InvalidProblemError, match="alpz.*magnitude, wanda, adaprune, sparsegpt, alps"):
+    with pytest.raises(InvalidProblemError, match=r"alpz.*magnitude, wanda, adaprune, sparsegpt, alps"):
         registry.get_method("alpz")
 
 
