@@ -1,0 +1,62 @@
+"""Problems that cannot be solved are refused, and say why."""
+
+import pytest
+import torch
+
+from tests.nn.methods.problems import problem
+from tmask.errors import InvalidProblemError
+from tmask.nn.methods.goal import goal_of
+from tmask.nn.methods.problem import Problem
+from tmask.nn.methods.support import Plain
+
+SUPPORT = Plain("2:4")
+ONES, EYE = torch.ones(4, 4), torch.eye(4)
+NAN = torch.tensor([[float("nan")]]).expand(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "moments", "cross", "energy", "says"),
+    [
+        (ONES[0], EYE, None, None, "weight"),
+        (ONES.half(), EYE.half(), None, None, "float16"),
+        (ONES[:0], EYE, None, None, "shape"),
+        (NAN, EYE, None, None, "weight holds NaN"),
+        (ONES, NAN, None, None, "moments holds NaN"),
+        (ONES, EYE, NAN, None, "cross holds NaN"),
+        (ONES * float("inf"), EYE, None, None, "infinite"),
+        (ONES, torch.eye(5), None, None, r"\(4, 4\)"),
+        (ONES, EYE, torch.eye(3), None, "cross is of shape"),
+        (ONES, EYE.double(), None, None, "moments is torch.float64"),
+        (ONES, -EYE, None, None, "negative"),
+        (ONES, EYE, None, 1.0, "energy"),
+    ],
+)
+def test_refused(weight, moments, cross, energy, says):
+    with pytest.raises(InvalidProblemError, match=says):
+        Problem(weight, moments, cross, SUPPORT, energy)
+
+
+def test_too_little_damping_for_a_cross_goal():
+    x = torch.randn(3, 8, dtype=torch.float64)
+    moments = x.T @ x / 3
+    with pytest.raises(InvalidProblemError, match="damping"):
+        goal_of(Problem(torch.randn(2, 8, dtype=torch.float64), moments - 1e-9 * torch.eye(8), moments, SUPPORT), 1e-12)
+
+
+def test_the_goal_minimises_the_damped_error():
+    drawn = problem(SUPPORT, dtype=torch.float64, cross=True)
+    goal = goal_of(drawn, 0.02)
+    strength = 0.02 * drawn.moments.diagonal().mean()
+    slope = goal.weight @ drawn.moments - drawn.weight @ drawn.cross.T + strength * (goal.weight - drawn.weight)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+
+
+def test_without_cross_the_goal_is_the_weight():
+    drawn = problem(SUPPORT)
+    assert torch.equal(goal_of(drawn, 0.02).weight, drawn.weight)
+
+
+def test_cross_moments_of_the_same_inputs_change_nothing():
+    drawn = problem(SUPPORT, dtype=torch.float64)
+    same = Problem(drawn.weight, drawn.moments, drawn.moments, SUPPORT)
+    torch.testing.assert_close(goal_of(same, 0.01).weight, drawn.weight)

@@ -1,0 +1,89 @@
+"""What a layer's weights are to come near, and in what measure: the quadratic that every method minimises.
+
+The error of weights W, with a penalty that keeps directions of which the inputs say nothing as they were, is
+
+    ||X W^T - Y||^2 / S + lambda ||W - W0||^2  =  tr (W - G) H' (W - G)^T + a constant,    H' = H + lambda I.
+
+With Y = X W0^T, what the dense layer gives on the same inputs, G = W0. With Y = X_dense W0^T, what it gives in the
+dense model, G = (W0 C^T + lambda W0) H'^-1, C = X^T X_dense / S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tmask.errors import InvalidProblemError
+from tmask.nn.methods.problem import Problem
+
+# Of the mean square of the inputs, on the diagonal of an input that is always 0, where damping is too small to count.
+_FLOOR = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The quadratic tr (W - G) H' (W - G)^T.
+
+    Args:
+        weight: (R, C) G.
+        hessian: (C, C) H', positive definite.
+    """
+
+    weight: Tensor
+    hessian: Tensor
+
+    def excess(self, weight: Tensor) -> Tensor:
+        """(R,) float64: the quadratic at W, for each output."""
+        change = weight.double() - self.weight.double()
+        return ((change @ self.hessian.double()) * change).sum(1)
+
+    def scale(self) -> Tensor:
+        """(C,) roots of the diagonal of H': weights times these are to be compared across inputs."""
+        return self.hessian.diagonal().sqrt()
+
+    def scaled(self) -> Goal:
+        """The same in weights times `scale()`, where H' has ones on its diagonal."""
+        scale = self.scale()
+        return Goal(self.weight * scale, self.hessian / scale[:, None] / scale)
+
+    def better(self, start: Tensor, found: Tensor) -> Tensor:
+        """Row by row the one of two weights where the quadratic is smaller."""
+        # The difference of the two values as one product: the values themselves agree in all digits of a float32.
+        change = found - start
+        gain = ((change @ self.hessian) * (found - self.weight + start - self.weight)).sum(1, keepdim=True)
+        return torch.where(gain < 0, found, start)
+
+
+def goal_of(problem: Problem, damping: float) -> Goal:
+    """The goal of a problem; damping times the mean square of its inputs is lambda.
+
+    Raises:
+        InvalidProblemError: damping too small to make up for inputs that depend on one another.
+    Cost: C^2; with `cross` C^3 + R C^2.
+    """
+    square = float(problem.moments.diagonal().mean())
+    added = damping * square
+    hessian = problem.moments + added * torch.eye(
+        len(problem.moments), dtype=problem.moments.dtype, device=problem.moments.device
+    )
+    diagonal = hessian.diagonal()
+    diagonal.clamp_(min=_FLOOR * square if square > 0 else 1.0)
+    if problem.cross is None:
+        return Goal(problem.weight, hessian)
+    dense = problem.weight.double()
+    right = dense @ problem.cross.double().T + added * dense
+    # In float64: the least directions of the inputs decide here, and a float32 has lost them.
+    lower, failed = torch.linalg.cholesky_ex(hessian.double())
+    if int(failed):
+        raise singular(damping)
+    return Goal(torch.cholesky_solve(right.T, lower).T.to(problem.weight.dtype).contiguous(), hessian)
+
+
+def singular(damping: float) -> InvalidProblemError:
+    """What to say where a factorisation fails."""
+    return InvalidProblemError(
+        f"moments are singular with damping {damping:g}: some inputs are combinations of others. Give more or more "
+        "varied data, or more damping (0.01, say), which keeps weights near the dense ones where the data say nothing"
+    )
