@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.adaprune import STAGES
-from bench.run import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows
 
 Row = dict[str, Any]
 

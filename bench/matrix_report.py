@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 import typer
 
-from bench.run import RESULTS
+from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
 
 mpl.use("Agg")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
 from tmask.plots.comparison import draw_plots

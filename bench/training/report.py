@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows
 from bench.training.figures import draw_figures
 from bench.training.paired import Difference, difference, judge
 from bench.training.results import Row, TaskResults, read_results

@@ -14,8 +14,12 @@ from tmask.allocation.allocating import allocate as allocate_patterns
 from tmask.allocation.allocating import retained_losses
 from tmask.blocks.arrays import to_scores
 from tmask.blocks.pattern import Pattern
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
+from tmask.cli.numbers import percent
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
-from tmask.cli.report import note, percent, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.cli.output import show_json, show_table
+from tmask.files.csv_files import write_csv
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 

@@ -15,25 +15,17 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from tmask.blocks.arrays import Scores, to_scores
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
+from tmask.cli.console import complain, note, progress_bar
+from tmask.cli.exit_codes import Code, reports_errors
+from tmask.cli.numbers import amount, number, percent
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
-from tmask.cli.report import (
-    Code,
-    amount,
-    complain,
-    note,
-    number,
-    percent,
-    progress_bar,
-    reports_errors,
-    show_json,
-    show_table,
-    write_csv,
-)
+from tmask.cli.output import show_json, show_table
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError
+from tmask.files.csv_files import write_csv
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 from tmask.solving.registry import available_solvers, solver_class, solver_infos

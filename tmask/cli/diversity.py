@@ -11,8 +11,10 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.blocks.pattern import Pattern
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
-from tmask.cli.report import note, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.cli.output import show_json, show_table
 from tmask.diversity import (
     CONSTRAINTS,
     DEFAULT_PATTERNS,
@@ -23,6 +25,7 @@ from tmask.diversity import (
     transposable_bounds,
 )
 from tmask.errors import InvalidProblemError
+from tmask.files.csv_files import write_csv
 from tmask.files.layers import select_layers
 from tmask.files.weights import open_weights
 from tmask.plots.diversity import draw_diversity

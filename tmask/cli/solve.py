@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 import tmask
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
 from tmask.cli.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.options import (
     Csv,
@@ -25,9 +27,10 @@ from tmask.cli.options import (
     make_solver,
     parse_groups,
 )
-from tmask.cli.report import note, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.cli.output import show_json, show_table
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer, select_layers
 from tmask.files.masks import MaskRecord, write_masked_weights, write_masks
 from tmask.files.partial import PartialStore
