@@ -28,11 +28,11 @@ import typer
 from torch import nn
 
 from bench import cifar
-from bench.run import RESULTS, commit, read_rows
-from tmask.cli.report import write_csv
+from bench.rows import RESULTS, commit, read_rows
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 from tmask.nn import PruningReport, adaprune, collect_grams, convert, recalibrate, reconstruct, sparsegpt
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.fitting.refit import Refit

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from bench import markdown
 from bench.adaprune import STAGES
-from bench.run import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows
 from tmask.errors import FileFormatError
-from tmask.files.atomic import atomic_path
 
 Rows = list[dict[str, Any]]
 
@@ -60,20 +60,20 @@ def cell(rows: Rows) -> str:
 def accuracies(rows: Rows) -> str:
     """Models down, stages across."""
     stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
-    lines = [f"| model | nonzero | {' | '.join(stages)} |", "|---" * (len(stages) + 2) + "|"]
+    lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         chosen = [row for row in rows if row["model"] == model]
         cells = [cell([row for row in chosen if row["stage"] == stage]) for stage in stages]
         # Once refitted, since what a mask keeps of a sparse model can be zero before.
         pruned = [row for row in chosen if row["stage"] == "independent"] or chosen
         nonzero = statistics.fmean(100 * float(row["nonzero"]) for row in pruned)
-        lines.append(f"| {model.removesuffix(' auto')} | {nonzero:.1f}% | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([model.removesuffix(" auto"), f"{nonzero:.1f}%", *cells])
+    return markdown.table(["model", "nonzero", *stages], lines)
 
 
 def errors(rows: Rows) -> str:
     """Of the stages that refit."""
-    lines = ["| model | stage | masked | refitted | seconds |", "|---|---|---|---|---|"]
+    lines = []
     groups: dict[tuple[str, str], Rows] = {}
     for row in rows:
         if row["error_mean"] and row["stage"] not in ("one-shot", "batch-norm", "fine-tuned"):
@@ -83,8 +83,8 @@ def errors(rows: Rows) -> str:
             statistics.fmean(float(row[key]) for row in group) for key in ("error_masked_mean", "error_mean")
         )
         seconds = statistics.median(float(row["seconds"]) for row in group)
-        lines.append(f"| {model.removesuffix(' auto')} | {stage} | {masked:.4f} | {refitted:.4f} | {seconds:.0f} |")
-    return "\n".join(lines)
+        lines.append([model.removesuffix(" auto"), stage, f"{masked:.4f}", f"{refitted:.4f}", f"{seconds:.0f}"])
+    return markdown.table(["model", "stage", "masked", "refitted", "seconds"], lines)
 
 
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.adaprune.")] = RESULTS / "adaprune.csv") -> None:
@@ -102,10 +102,7 @@ def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.adaprune.")] = 
         table=accuracies(rows),
         errors=errors(rows),
     )
-    target = csv.with_suffix(".md")
-    with atomic_path(target) as temporary:
-        temporary.write_text(text)
-    print(target)
+    print(markdown.write_page(csv, text))
 
 
 if __name__ == "__main__":

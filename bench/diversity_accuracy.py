@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from bench import cifar
 from bench.adaprune import DAMPING, Seed
-from bench.run import RESULTS, commit, read_rows
+from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
-from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.diversity import kept_of, tensor_diversity
 from tmask.files.atomic import atomic_path, check_output
+from tmask.files.csv_files import write_csv
 from tmask.nn import reconstruct
 from tmask.nn.fitting.layer_masks import plain_mask
 from tmask.nn.fitting.refit import Refit

@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 from bench.cases import CASES
 from bench.report import table
-from bench.run import RESULTS, commit
+from bench.rows import RESULTS, commit
 from tmask.blocks.pattern import Pattern
-from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import compare
+from tmask.files.csv_files import write_csv
 from tmask.solving.registry import get_solver
 
 SIZES = (1, 8, 32, 128, 512)

@@ -25,12 +25,12 @@ from torch import Tensor
 
 import tmask
 from bench.gpu_report import report
-from bench.run import RESULTS, commit, read_rows
+from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
-from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 from tmask.solving.registry import available_solvers, get_solver
 from tmask.solving.tensor_solver import TensorSolver
 from tmask_solvers.torch_kernels.closed import solve_closed

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench import markdown
+from bench.rows import RESULTS, read_rows
 
 Row = dict[str, Any]
 
@@ -29,14 +30,13 @@ def report(rows: list[Row]) -> str:
     texts = []
     for (device, dtype, side), part in groups.items():
         patterns = list(dict.fromkeys(f"{row['n']}:{row['m']}" for row in part))
-        head = f"### {side} x {side}, {dtype}, {device}\n\n| ms | " + " | ".join(patterns) + " |\n"
-        head += "|---" * (len(patterns) + 1)
-        lines = [_line(label, part, patterns) for label in dict.fromkeys((row["call"], row["solver"]) for row in part)]
-        texts.append("\n".join([head + "|", *lines, *_extra_lines(part, patterns)]))
+        labels = dict.fromkeys((row["call"], row["solver"]) for row in part)
+        lines = [*(_line(label, part, patterns) for label in labels), *_extra_lines(part, patterns)]
+        texts.append(f"### {side} x {side}, {dtype}, {device}\n\n{markdown.table(['ms', *patterns], lines)}")
     return "\n\n".join(texts) + "\n"
 
 
-def _line(label: tuple[str, str], rows: list[Row], patterns: list[str]) -> str:
+def _line(label: tuple[str, str], rows: list[Row], patterns: list[str]) -> list[str]:
     call, solver = label
     cells = []
     for pattern in patterns:
@@ -51,20 +51,19 @@ def _line(label: tuple[str, str], rows: list[Row], patterns: list[str]) -> str:
             cells.append(f"{text} ({num_bytes / middle / 1e9:.3g} GB/s)")
         else:
             cells.append(f"{text} ({middle / median(floor):.3g} x)" if floor else text)
-    return f"| {call}: `{solver}` | " + " | ".join(cells) + " |"
+    return [f"{call}: `{solver}`", *cells]
 
 
-def _extra_lines(rows: list[Row], patterns: list[str]) -> list[str]:
+def _extra_lines(rows: list[Row], patterns: list[str]) -> list[list[str]]:
     """First calls, and the share of blocks that the rounds leave."""
     lines = []
     for solver in dict.fromkeys(row["solver"] for row in rows if row["call"] == "masks"):
         firsts = [_seconds(rows, pattern, ("masks", solver), first=True) for pattern in patterns]
         cells = [f"{1000 * first[0]:.3g}" if first else "" for first in firsts]
-        lines.append(f"| first call: `{solver}` | " + " | ".join(cells) + " |")
+        lines.append([f"first call: `{solver}`", *cells])
     left = {f"{row['n']}:{row['m']}": row["left"] for row in rows if row["left"] != ""}
     cells = [f"{100 * float(left[pattern]):.3g} %" if pattern in left else "" for pattern in patterns]
-    lines.append("| blocks that rounds leave | " + " | ".join(cells) + " |")
-    return lines
+    return [*lines, ["blocks that rounds leave", *cells]]
 
 
 def _seconds(rows: list[Row], pattern: str, label: tuple[str, str], first: bool = False) -> list[float]:

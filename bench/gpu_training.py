@@ -23,11 +23,11 @@ import torch
 import typer
 
 from bench.gpu_parts import Row, block, check, linear, packing, renewal
-from bench.run import RESULTS, commit
-from tmask.cli.report import write_csv
+from bench.rows import RESULTS, commit
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 from tmask.nn.packing.machine import examine
 from tmask.nn.packing.routes import ROUTES
 

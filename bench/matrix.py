@@ -26,12 +26,12 @@ import typer
 
 import tmask
 from bench.cases import CASES, Case, weight_case
-from bench.run import RESULTS, commit, read_rows
+from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
-from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 
 Matrix = npt.NDArray[Any]
 Row = dict[str, Any]

@@ -12,7 +12,8 @@ import matplotlib as mpl
 import pandas as pd
 import typer
 
-from bench.run import RESULTS
+from bench import markdown
+from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
 
 mpl.use("Agg")
@@ -29,11 +30,8 @@ def _pattern(rows: pd.DataFrame) -> pd.Series:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    head = ["", *map(str, table.columns)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, row in table.iterrows():
-        lines.append("| " + " | ".join([str(name), *("" if pd.isna(x) else f"{x:.3g}" for x in row)]) + " |")
-    return "\n".join(lines)
+    rows = [[str(name), *("" if pd.isna(x) else f"{x:.3g}" for x in row)] for name, row in table.iterrows()]
+    return markdown.table(["", *map(str, table.columns)], rows)
 
 
 def _pivot(rows: pd.DataFrame, column: str, values: pd.Series) -> pd.DataFrame:
@@ -117,8 +115,8 @@ def report(csv: Path) -> str:
             body = curve(part, csv)
         elif name == "proofs":
             counts = part.assign(pattern=_pattern(part)).set_index("pattern")[["proven", "blocks"]].astype(int)
-            body = "\n| pattern | proven | blocks |\n|---|---|---|\n"
-            body += "".join(f"| {p} | {row['proven']} | {row['blocks']} |\n" for p, row in counts.iterrows())
+            cells = [[str(p), str(row["proven"]), str(row["blocks"])] for p, row in counts.iterrows()]
+            body = "\n" + markdown.table(["pattern", "proven", "blocks"], cells) + "\n"
         elif name == "compiling":
             body = "\n" + _markdown(_pivot(part, "case", part["seconds"])) + "\n"
         else:
@@ -131,8 +129,7 @@ def report(csv: Path) -> str:
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.matrix.")] = RESULTS / "matrix.csv") -> None:
     """Write CSV.md and the plot beside the CSV."""
     text = report(csv)
-    with atomic_path(csv.with_suffix(".md")) as temporary:
-        temporary.write_text(text)
+    markdown.write_page(csv, text)
     print(text)
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench import markdown
+from bench.rows import RESULTS, read_rows
 from tmask.errors import FileFormatError
-from tmask.files.atomic import atomic_path
 from tmask.plots.comparison import draw_plots
 
 Rows = list[dict[str, Any]]
@@ -36,14 +36,13 @@ def table(rows: Rows, case: str) -> str:
     rows = [row for row in rows if row["case"] == case]
     patterns = list(dict.fromkeys((int(row["n"]), int(row["m"])) for row in rows))
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
-    lines = ["| solver | " + " | ".join(f"{n}:{m}" for n, m in patterns) + " |", "|---" * (len(patterns) + 1) + "|"]
-    for solver in solvers:
-        cells = [
-            cell([row for row in rows if row["solver"] == solver and (int(row["n"]), int(row["m"])) == pattern])
-            for pattern in patterns
-        ]
-        lines.append(f"| {solver} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+
+    def cells(solver: str) -> list[str]:
+        own = [row for row in rows if row["solver"] == solver]
+        return [cell([row for row in own if (int(row["n"]), int(row["m"])) == pattern]) for pattern in patterns]
+
+    header = ["solver", *(f"{n}:{m}" for n, m in patterns)]
+    return markdown.table(header, [[solver, *cells(solver)] for solver in solvers])
 
 
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.run.")] = RESULTS / "solvers.csv") -> None:
@@ -59,10 +58,7 @@ def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.run.")] = RESUL
     )
     for case in cases:
         text += f"\n## {case}\n\n{table(rows, case)}\n"
-    target = csv.with_suffix(".md")
-    with atomic_path(target) as temporary:
-        temporary.write_text(text)
-    for path in (target, *draw_plots(csv, csv.parent)):
+    for path in (markdown.write_page(csv, text), *draw_plots(csv, csv.parent)):
         print(path)
 
 

@@ -8,47 +8,27 @@ blocks. Rows are written after each case and pattern, whole files at a time, so 
 
 from __future__ import annotations
 
-import csv
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from bench.cases import CASES, PATTERNS, Case, weight_case
+from bench.progress import progress_bar
+from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
-from tmask.cli.report import write_csv
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import compare
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 from tmask.solving.registry import available_solvers, solver_class
 
-RESULTS = Path(__file__).parent / "results"
 # Blocks offered; what a solver sees of them is bounded by time.
 _ENTRIES = 1 << 20
-
-
-def commit() -> str:
-    """The commit that is measured, "+" behind it if files differ; "" outside a checkout."""
-    git = ("git", "-C", str(Path(__file__).parent))
-    head = subprocess.run((*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
-    changed = (
-        subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode if head.stdout else 0
-    )
-    return head.stdout.strip() + ("+" if changed else "")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier run, as texts."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main(
@@ -78,7 +58,7 @@ def main(
     machine = {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"]} | environment()
     todo: list[tuple[Case, Pattern]] = [(c, p) for c in wanted for p in chosen if (c.name, p.n, p.m) not in done]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar(*columns) as bar:
         task = bar.add_task("", total=len(todo))
         for case, pattern in todo:
             blocks = case.blocks(pattern, _ENTRIES // pattern.m**2)

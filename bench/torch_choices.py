@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bench.matrix import measure
-from bench.run import RESULTS, commit
-from tmask.cli.report import write_csv
+from bench.rows import RESULTS, commit
 from tmask.comparison.environment import environment
+from tmask.files.csv_files import write_csv
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.rounds import iterate, order_statistics
 

@@ -1,7 +1,4 @@
-"""Curves, flip rates and differences from dense, each as PNG and SVG.
-
-Colours are Okabe and Ito's, which the colour-blind can tell apart; lines differ in their dashes as well.
-"""
+"""Curves, flip rates and differences from dense, each as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from bench.training.paired import difference
 from bench.training.results import Curve, TaskResults
 from bench.training.settings import PATTERNS, Setting
 from tmask.files.atomic import atomic_path
+from tmask.plots.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC_PANELS, VERMILION, save_options
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLES: dict[str, dict[str, Any]] = {
-    "dense": {"color": "#000000", "linestyle": "-"},
-    "dense again": {"color": "#000000", "linestyle": ":"},
-    "plain": {"color": "#CC79A7", "linestyle": "-."},
-    "exact": {"color": "#0072B2", "linestyle": "-"},
-    "greedy": {"color": "#E69F00", "linestyle": "--"},
-    "frozen": {"color": "#009E73", "linestyle": ":"},
+    "dense": {"color": BLACK, "linestyle": "-"},
+    "dense again": {"color": BLACK, "linestyle": ":"},
+    "plain": {"color": PURPLE, "linestyle": "-."},
+    "exact": {"color": BLUE, "linestyle": "-"},
+    "greedy": {"color": ORANGE, "linestyle": "--"},
+    "frozen": {"color": GREEN, "linestyle": ":"},
 }
-_PATTERN_COLOURS = dict(zip(PATTERNS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+_PATTERN_COLOURS = dict(zip(PATTERNS, (BLUE, VERMILION, GREEN), strict=True))
 _UNITS = {"vision": "loss (nats an image)", "language": "loss (nats a character)"}
 
 
@@ -39,15 +37,13 @@ def draw_figures(results: Sequence[TaskResults], csv: Path) -> list[Path]:
 
     matplotlib.use("Agg")
     paths = []
-    with matplotlib.rc_context({"svg.hashsalt": "tmask", "axes.axisbelow": True, "font.size": 10}):
+    with matplotlib.rc_context(RC_PANELS):
         for name, draw in (("curves", _curves), ("flips", _flips), ("differences", _differences)):
             figure = draw(results)
             for suffix in (".png", ".svg"):
                 path = csv.with_name(f"{csv.stem}_{name}{suffix}")
                 with atomic_path(path) as temporary:
-                    # Without the date the same CSV gives the same SVG.
-                    metadata = {"Date": None} if suffix == ".svg" else None
-                    figure.savefig(temporary, dpi=150, metadata=metadata)
+                    figure.savefig(temporary, **save_options(path))
                 paths.append(path)
     return paths
 
@@ -87,7 +83,7 @@ def _curves(results: Sequence[TaskResults]) -> Figure:
                     axes.plot(*tested, linestyle="none", marker="o", markersize=4, color=colour, alpha=0.7)
             axes.set_title(f"{result.task}, {pattern}", fontsize=10)
             axes.set_xlabel("step")
-            axes.grid(color="#dddddd")
+            axes.grid(color=GRID)
         _cut_start(row, result)
         row[0].set_ylabel(_UNITS[result.task])
     figure.suptitle("Training loss (lines, mean and range over seeds) and test loss (dots)", fontsize=11)
@@ -124,7 +120,7 @@ def _flips(results: Sequence[TaskResults]) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(result.task, fontsize=10)
         axes.set_xlabel("step")
-        axes.grid(color="#dddddd")
+        axes.grid(color=GRID)
     row[0].set_ylabel("flip rate (% of mask bits a renewal)")
     figure.suptitle("Mask bits that change at each renewal, mean over seeds", fontsize=11)
     _legend(figure, row, 4)
@@ -141,12 +137,12 @@ def _differences(results: Sequence[TaskResults]) -> Figure:
             bar = 0.0 if math.isinf(found.half_width) else found.half_width
             colour = _STYLES[_kind(setting)]["color"]
             axes.errorbar([found.mean], [place], xerr=[bar], fmt="o", color=colour, capsize=3, markersize=5)
-        axes.axvline(0, color="#333333", linewidth=1)
+        axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(shown)), [setting.name for setting in shown])
         axes.invert_yaxis()
         axes.set_title(result.task, fontsize=10)
         axes.set_xlabel(f"{_UNITS[result.task]}; worse to the right")
-        axes.grid(axis="x", color="#dddddd")
+        axes.grid(axis="x", color=GRID)
         axes.locator_params(axis="x", nbins=6)
     title = "Test loss minus that of dense (frozen: of dense trained on as long), mean and 95 % interval over seeds"
     figure.suptitle(title, fontsize=11)

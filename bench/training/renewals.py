@@ -20,14 +20,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.run import RESULTS, commit
+from bench.rows import RESULTS, commit
 from bench.training.data import Batch, Data
 from bench.training.loop import build, loss_of, optimizer_for
 from bench.training.masks import put_masks
 from bench.training.run import Device, Images, Scale, Task, Text, check_options, load, machine_columns
 from bench.training.settings import SCALES, SETTINGS, Setting, Size
-from tmask.cli.report import write_csv
 from tmask.files.atomic import check_output
+from tmask.files.csv_files import write_csv
 
 _WARM_UP = 3
 _NEVER = 1 << 30

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from bench.run import RESULTS, read_rows
+from bench import markdown
+from bench.rows import RESULTS, read_rows
 from bench.training.figures import draw_figures
 from bench.training.paired import Difference, difference, judge
 from bench.training.results import Row, TaskResults, read_results
 from bench.training.settings import PATTERNS, Setting
-from tmask.files.atomic import atomic_path
 
 _EXPLANATION = """\
 `exact` and `greedy` are transposable masks from `midpoint` and from `greedy-keep` with its repair (both keep n of m in
@@ -29,12 +29,6 @@ masks of its weights, so they have had twice the steps; they are compared with e
 Differences are paired by seed. In brackets: the half-width of the 95 % interval of Student's t. *Within noise* says
 that the interval contains 0. Of twenty such comparisons one lies outside by chance alone.
 """
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def spread(values: Sequence[float], factor: float = 1, digits: int = 4) -> str:
@@ -69,7 +63,7 @@ def settings_table(results: TaskResults) -> str:
         by_accuracy = difference(accuracy, results.final(setting.reference, "test_accuracy"))
         rows.append([*cells, signed(by_loss), _p(by_loss), verdict(by_loss), signed(by_accuracy, 100, 2)])
     header = ("setting", "test loss", "accuracy %", "loss - dense", "p", "within noise", "accuracy - dense")
-    return markdown(header, rows)
+    return markdown.table(header, rows)
 
 
 def solvers_table(results: TaskResults) -> str:
@@ -91,7 +85,7 @@ def solvers_table(results: TaskResults) -> str:
         found = judge(complete)
         rows.append(["all, averaged by seed", "", signed(found), _p(found), verdict(found), ""])
     header = ("pattern", "greedy's gap %", "loss, exact - greedy", "p", "within noise", "accuracy, exact - greedy")
-    return markdown(header, rows)
+    return markdown.table(header, rows)
 
 
 def price_of_transposing(results: TaskResults) -> str:
@@ -121,7 +115,7 @@ def masks_table(results: TaskResults) -> str:
             ]
         )
     header = ("setting", "share of weight kept, %", "gap to the best masks, %", "flip rate, first to last renewal, %")
-    return markdown(header, rows)
+    return markdown.table(header, rows)
 
 
 def costs_table(task: str, rows: Sequence[Row]) -> str:
@@ -141,7 +135,7 @@ def costs_table(task: str, rows: Sequence[Row]) -> str:
     shares = (f"share of the time at every={every}, %" for every in (40, 1))
     clock = {"CPU": "CPU time", "wall": "wall clock"}[mine[0]["clock"]]
     note = f"Medians, {clock}; commit {mine[0]['commit']}, {mine[0]['device']}, {mine[0]['date'][:10]}.\n\n"
-    return note + markdown(("setting", "step, ms", "renewal, ms", *shares), cells)
+    return note + markdown.table(("setting", "step, ms", "renewal, ms", *shares), cells)
 
 
 def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) -> str:
@@ -183,10 +177,8 @@ def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.training.run.")
     """Write CSV.md and the plots beside the CSV."""
     results = read_results(csv)
     costs = read_rows(csv.with_name(f"{csv.stem}_renewals.csv"))
-    target = csv.with_suffix(".md")
-    with atomic_path(target) as temporary:
-        temporary.write_text(report(results, costs, csv.name))
-    for path in (target, *draw_figures(results, csv)):
+    page = markdown.write_page(csv, report(results, costs, csv.name))
+    for path in (page, *draw_figures(results, csv)):
         print(path)
 
 

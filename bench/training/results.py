@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.run import read_rows
+from bench.rows import read_rows
 from bench.training.settings import SETTINGS, TASKS, Setting
 from tmask.errors import FileFormatError
 

@@ -24,14 +24,15 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.run import RESULTS, commit, read_rows
+from bench.progress import progress_bar
+from bench.rows import RESULTS, commit, read_rows
 from bench.training.data import Data, load_images, load_text
 from bench.training.loop import Outcome, run
 from bench.training.settings import SCALES, SETTINGS, TASKS, LanguageSize, Setting, VisionSize, every, recipe
-from tmask.cli.report import progress_bar, write_csv
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
+from tmask.files.csv_files import write_csv
 
 Rows = list[dict[str, Any]]
 

@@ -6,11 +6,16 @@ import pytest
 import typer
 
 import tmask
+
+pytest.importorskip("torch")
+pytest.importorskip("tabulate")
+
+import torch
+
 from bench import gpu
 from bench.gpu_report import report
+from tests.bench.pages import unpadded
 from tmask.blocks.pattern import Pattern
-
-torch = pytest.importorskip("torch")
 
 
 def scripted(*seconds):
@@ -93,7 +98,7 @@ def test_the_table_has_medians_spreads_and_multiples_of_the_floor():
         head | {"call": "masks", "solver": "mine", "left": 0.125, "repeat": k - 1, "seconds": s}
         for k, s in enumerate(times)
     ]
-    text = report([*floor, *mine])
+    text = unpadded(report([*floor, *mine]))
     assert "### 1024 x 1024, float32, X1" in text
     assert "| memory: `floor` | 0.01 ± 0 (500 GB/s) |" in text
     assert "| masks: `mine` | 0.03 ± 0.01 (3 x) |" in text

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 import tmask
+
+pytest.importorskip("tabulate")
+
 from bench.cases import CASES
 from bench.matrix import RESULTS, floor, main, matrix, measure, solving
 from bench.matrix_report import report

@@ -12,6 +12,8 @@ import torch
 from hypothesis import given
 from scipy import stats
 
+pytest.importorskip("tabulate")
+
 from bench.training import loop, renewals
 from bench.training import run as runner
 from bench.training.data import load_images, load_text
@@ -21,6 +23,7 @@ from bench.training.paired import difference, judge
 from bench.training.report import main as report
 from bench.training.run import main
 from bench.training.settings import SCALES, SETTINGS, Setting
+from tests.bench.pages import unpadded
 from tmask import check_mask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -93,7 +96,7 @@ def test_rows_of_another_recipe_are_not_mixed(finished):
 
 def test_tables_and_plots(finished):
     report(finished)
-    text = finished.with_suffix(".md").read_text()
+    text = unpadded(finished.with_suffix(".md").read_text())
     for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### What renewals cost"):
         assert heading in text
     table = text[text.index("## Vision") : text.index("## Language")]
@@ -124,7 +127,7 @@ def test_the_price_of_renewals_is_a_row_each_and_a_table(finished, tmp_path):
         assert float(row["share_every_40"]) == pytest.approx(alone / (alone + 40 * step))
     (tmp_path / "training.csv").write_bytes(finished.read_bytes())
     report(tmp_path / "training.csv")
-    vision, language = (tmp_path / "training.md").read_text().split("## Language")
+    vision, language = unpadded((tmp_path / "training.md").read_text()).split("## Language")
     assert "Not measured; run `python -m bench.training.renewals`." in vision
     share = f"{100 * float(rows[0]['share_every_1']):.2g}"
     assert f"| {share} |" in next(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import tmask
 from tests.cli.harness import one_line, run
 from tests.cli.pruned_network import language, network, sparse_network
-from tmask.cli.report import Code
+from tmask.cli.exit_codes import Code
 from tmask.files.masks import read_masks
 
 BUILD = ("--model", "tests.cli.pruned_network:network", "--side", "4")

@@ -9,6 +9,8 @@ from tests.strategies import make_blocks
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import COLUMNS, Run, compare
 from tmask.plots.comparison import draw_plots
+from tmask.plots.reading import read_case
+from tmask.plots.series import arrange
 
 matplotlib = pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
@@ -107,10 +109,8 @@ def test_one_run_of_any_gap_can_be_drawn(gap, runs, tmp_path):
 
 
 def test_a_hundred_series_look_different(runs, tmp_path):
-    from tmask.plots.comparison import _read
-
     many = [replace(runs[0], solver=f"solver-{i}") for i in range(100)]
-    data = _read(write(tmp_path / "runs.csv", many))
+    data = arrange(read_case(write(tmp_path / "runs.csv", many)))
     assert len({(series.colour, series.marker) for series in data.series}) == 100
     assert len({series.marker for series in data.series}) == 16
 

@@ -4,7 +4,7 @@ import logging
 
 import numba
 
-from tmask.cli.report import NoteHandler
+from tmask.cli.console import NoteHandler
 from tmask_solvers.shared.announce import announced
 
 

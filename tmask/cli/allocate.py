@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from tmask.allocation.allocating import Allocation, retained_losses
 from tmask.allocation.allocating import allocate as allocate_patterns
-from tmask.allocation.allocating import retained_losses
 from tmask.blocks.arrays import to_scores
 from tmask.blocks.pattern import Pattern
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
-from tmask.cli.report import note, percent, progress_bar, reports_errors, show_json, show_table, write_csv
-from tmask.files.layers import select_layers
-from tmask.files.weights import open_weights
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
+from tmask.cli.numbers import percent
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs
+from tmask.cli.output import Row, show_json, show_table
+from tmask.cli.selection import left_out, open_selected
+from tmask.files.csv_files import write_csv
+from tmask.files.layers import Layer
+from tmask.files.weights import WeightFile
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
 
@@ -44,51 +50,63 @@ def allocate(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
-    source = open_weights(file)
-    selection = select_layers(source, include, exclude, regex=regex, groups=parse_groups(groups))
+    source, selection = open_selected(file, include, exclude, regex, groups)
     shapes = {layer.name: layer.shape for layer in selection.layers}
     counts = {layer.name: layer.groups for layer in selection.layers}
     # A budget that cannot be met is refused before the work: what is lost does not matter for that.
     allocate_patterns({name: dict.fromkeys(parsed, 0.0) for name in shapes}, shapes, density, groups=counts)
-    losses: dict[str, dict[Pattern, float]] = {}
-    totals: dict[str, float] = {}
-    text = TextColumn("{task.description}", markup=False)
-    with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=len(shapes))
-        for layer in selection.layers:
-            bar.update(task, description=layer.name)
-            values = source.read(layer.name).values()
-            losses |= retained_losses({layer.name: values}, parsed, solver, groups={layer.name: layer.groups})
-            totals[layer.name] = float(to_scores(values, name=layer.name).sum(dtype=np.float64))
-            bar.advance(task)
+    losses, totals = _measure(source, selection.layers, parsed, solver)
     found = allocate_patterns(losses, shapes, density, groups=counts)
     rows = [row | {"total": totals[row["layer"]]} for row in found.table()]
     if csv is not None:
         write_csv(csv, rows, overwrite)
-    total = math.fsum(totals.values())
     if json:
         summary = {"density": found.density, "budget": found.budget, "loss": found.loss, "rounding": found.rounding}
-        show_json({"layers": rows, "total": summary | {"total": total}})
+        show_json({"layers": rows, "total": summary | {"total": math.fsum(totals.values())}})
         return
-    table = [
-        {
-            "layer": row["layer"],
-            "weights": f"{row['size']:,}",
-            "pattern": row["pattern"],
-            "density": percent(row["density"]),
-            "lost": percent(row["loss"] / row["total"] if row["total"] else 0.0),
-        }
-        for row in rows
+    show_table(f"Patterns for {file.name} that keep at most {percent(density)}", _words(found, rows), texts=("layer",))
+    for remark in left_out(selection):
+        note(remark)
+
+
+def _measure(
+    source: WeightFile, layers: Sequence[Layer], patterns: Sequence[Pattern], solver: str
+) -> tuple[dict[str, dict[Pattern, float]], dict[str, float]]:
+    """What each layer loses by each pattern, and the sum of its |weight|; one layer in memory at a time."""
+    losses: dict[str, dict[Pattern, float]] = {}
+    totals: dict[str, float] = {}
+    text = TextColumn("{task.description}", markup=False)
+    with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=len(layers))
+        for layer in layers:
+            bar.update(task, description=layer.name)
+            values = source.read(layer.name).values()
+            losses |= retained_losses({layer.name: values}, patterns, solver, groups={layer.name: layer.groups})
+            totals[layer.name] = float(to_scores(values, name=layer.name).sum(dtype=np.float64))
+            bar.advance(task)
+    return losses, totals
+
+
+def _words(found: Allocation, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each layer and one for all."""
+    return [
+        *(_row(row["layer"], row["size"], row["pattern"], row["density"], row["loss"], row["total"]) for row in rows),
+        _row(
+            f"all {len(rows)}",
+            sum(row["size"] for row in rows),
+            "",
+            found.density,
+            found.loss,
+            math.fsum(row["total"] for row in rows),
+        ),
     ]
-    table.append(
-        {
-            "layer": f"all {len(rows)}",
-            "weights": f"{sum(row['size'] for row in rows):,}",
-            "pattern": "",
-            "density": percent(found.density),
-            "lost": percent(found.loss / total if total else 0.0),
-        }
-    )
-    show_table(f"Patterns for {file.name} that keep at most {percent(density)}", table, texts=("layer",))
-    if selection.skipped:
-        note(f"{len(selection.skipped)} tensors get no mask and were left out; `tmask solve` lists them")
+
+
+def _row(layer: str, size: int, pattern: str, density: float, loss: float, total: float) -> Row:
+    return {
+        "layer": layer,
+        "weights": f"{size:,}",
+        "pattern": pattern,
+        "density": percent(density),
+        "lost": percent(loss / total if total else 0.0),
+    }

@@ -11,11 +11,11 @@ from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
+from tmask.cli.console import NoteHandler
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
 from tmask.cli.plot import plot
-from tmask.cli.report import NoteHandler
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
 

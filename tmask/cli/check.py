@@ -10,8 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 import tmask
+from tmask.cli.console import complain, note, progress_bar
+from tmask.cli.exit_codes import Code, reports_errors
+from tmask.cli.numbers import percent
 from tmask.cli.options import Json
-from tmask.cli.report import Code, complain, note, percent, progress_bar, reports_errors, show_json, show_table
+from tmask.cli.output import show_json, show_table
 from tmask.errors import FileFormatError, TmaskError
 from tmask.files.masks import MaskRecord, check_belongs, read_masks
 from tmask.files.weights import WeightFile, open_weights

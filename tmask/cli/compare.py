@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,28 +15,21 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from tmask.blocks.arrays import Scores, to_scores
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs, parse_groups
-from tmask.cli.report import (
-    Code,
-    amount,
-    complain,
-    note,
-    number,
-    percent,
-    progress_bar,
-    reports_errors,
-    show_json,
-    show_table,
-    write_csv,
-)
+from tmask.cli.console import complain, note, progress_bar
+from tmask.cli.exit_codes import Code, reports_errors
+from tmask.cli.numbers import amount, number, percent
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs
+from tmask.cli.output import Row, show_json, show_table
+from tmask.cli.selection import left_out, open_selected
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError
-from tmask.files.layers import select_layers
-from tmask.files.weights import open_weights
+from tmask.files.csv_files import write_csv
 from tmask.solving.registry import available_solvers, solver_class, solver_infos
+
+Tensors = Sequence[tuple[Scores, int]]  # scores of layers, and the groups of each
 
 # Without --solvers: one of each kind that ends in seconds.
 _DEFAULT = (
@@ -76,32 +69,14 @@ def compare(
     usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
-    weights = open_weights(path)
-    selection = select_layers(weights, include, exclude, regex=regex, groups=parse_groups(groups))
+    weights, selection = open_selected(path, include, exclude, regex, groups)
     tensors = [
         (to_scores(weights.read(layer.name).values(), name=layer.name), layer.groups) for layer in selection.layers
     ]
-    runs: list[Run] = []
-    remarks: list[str] = []
-    text = TextColumn("{task.description}", markup=False)
-    with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
-        for one, chosen in usable.items():
-            blocks, left_out = _gather(tensors, one)
-            if not len(blocks):
-                raise InvalidProblemError(f"no layer of {path} holds a full {one.m} x {one.m} block, as {one} needs")
-            if left_out:
-                remarks.append(f"{one}: {left_out:,} tiles that are cut short at an edge were left out")
-            if too_small := [name for name in names if name not in chosen]:
-                remarks.append(f"{one}: left out, since they take smaller blocks only: {', '.join(too_small)}")
-            task = bar.add_task(str(one))
-            runs += run_comparison(
-                blocks, one, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
-                progress=lambda text, task=task, one=one: bar.update(task, description=f"{one} {text}"),  # type: ignore[misc]
-            )  # fmt: skip
-            bar.remove_task(task)
-    if selection.skipped:
-        remarks.append(f"{len(selection.skipped)} tensors get no mask and were left out; `tmask solve` lists them")
+    runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
+    remarks += left_out(selection)
     summaries = summarise(runs)
+    # Who names solvers knows which ones are wanted; the others learn what an install would add.
     missing = {} if solvers else {info.name: info.install for info in solver_infos() if info.missing}
     machine = environment()
     if csv is not None:
@@ -110,21 +85,12 @@ def compare(
         rows = [asdict(summary) | {"exact": solver_class(summary.solver).exact} for summary in summaries]
         show_json({"summaries": rows, "environment": machine, "notes": remarks, "missing": missing})
     else:
-        for one in usable:
-            rows_of_one = [summary for summary in summaries if (summary.n, summary.m) == (one.n, one.m)]
-            show_table(f"{one} on {path.name}, gaps proven by duality", _rows(rows_of_one), texts=("solver", "kind"))
+        _show_tables(path, list(usable), summaries)
         for remark in remarks:
             note(remark)
         for name, install in missing.items():
             note(f"not installed: {name}; run: {install}")
-    failed = [summary for summary in summaries if summary.failures]
-    for summary in failed:
-        complain(
-            f"{summary.solver} on {summary.n}:{summary.m} failed in {summary.failures} of {summary.repeats} runs: "
-            f"{summary.failure}"
-        )
-    if failed:
-        raise typer.Exit(Code.SOLVER)
+    _exit_if_any_failed(summaries)
 
 
 def _names(text: str, all_solvers: bool) -> list[str]:
@@ -152,38 +118,88 @@ def _usable(names: Sequence[str], pattern: Pattern) -> list[str]:
     return usable
 
 
-def _gather(tensors: list[tuple[Scores, int]], pattern: Pattern) -> tuple[Scores, int]:
+def _run(
+    tensors: Tensors,
+    path: Path,
+    usable: Mapping[Pattern, Sequence[str]],
+    names: Sequence[str],
+    repeats: int,
+    seconds_per_solver: float,
+) -> tuple[list[Run], list[str]]:
+    """Every pattern's solvers on its blocks, and remarks on blocks and solvers that are not among them."""
+    runs: list[Run] = []
+    remarks: list[str] = []
+    text = TextColumn("{task.description}", markup=False)
+    with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
+        for pattern, chosen in usable.items():
+            blocks, cut_short = _gather(tensors, pattern)
+            if not len(blocks):
+                side = f"{pattern.m} x {pattern.m}"
+                raise InvalidProblemError(f"no layer of {path} holds a full {side} block, as {pattern} needs")
+            if cut_short:
+                remarks.append(f"{pattern}: {cut_short:,} tiles that are cut short at an edge were left out")
+            if too_small := [name for name in names if name not in chosen]:
+                listed = ", ".join(too_small)
+                remarks.append(f"{pattern}: left out, since they take smaller blocks only: {listed}")
+            task = bar.add_task(str(pattern))
+            runs += run_comparison(
+                blocks, pattern, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
+                progress=lambda text, task=task, of=pattern: bar.update(task, description=f"{of} {text}"),  # type: ignore[misc]
+            )  # fmt: skip
+            bar.remove_task(task)
+    return runs, remarks
+
+
+def _gather(tensors: Tensors, pattern: Pattern) -> tuple[Scores, int]:
     """All full blocks (B, m, m) of the layers, and the number of tiles that are cut short."""
+    # A file without full blocks gives an empty array, not an error of numpy's.
     full = [np.empty((0, pattern.m, pattern.m), np.float32)]
-    left_out = 0
+    cut_short = 0
     for scores, groups in tensors:
         tiling = Tiling(scores.shape, pattern, groups)
         for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
             if region.full:
                 full.append(blocks)
             else:
-                left_out += len(blocks)
-    return np.concatenate(full), left_out
+                cut_short += len(blocks)
+    return np.concatenate(full), cut_short
 
 
-def _rows(summaries: Sequence[Summary]) -> list[dict[str, str]]:
+def _show_tables(path: Path, patterns: Sequence[Pattern], summaries: Sequence[Summary]) -> None:
+    for pattern in patterns:
+        own = [summary for summary in summaries if (summary.n, summary.m) == (pattern.n, pattern.m)]
+        show_table(f"{pattern} on {path.name}, gaps proven by duality", _rows(own), texts=("solver", "kind"))
+
+
+def _rows(summaries: Sequence[Summary]) -> list[Row]:
     """In words, the fastest first, those that failed last."""
-    rows = []
-    for summary in sorted(summaries, key=lambda s: (math.isnan(s.microseconds), s.microseconds)):
-        ran = summary.failures < summary.repeats
-        row = {
-            "solver": summary.solver,
-            "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
-            "blocks": f"{summary.blocks:,}",
-            "us/block": number(summary.microseconds),
-            "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
-            "weights/s": amount(summary.weights_per_second),
-            "retained": percent(summary.retained if ran else None),
-            "mean gap": percent(summary.gap_mean, 4),
-            "worst gap": percent(summary.gap_worst),
-            "optimal": percent(summary.optimal_share if ran else None, 1),
-            "feasible": percent(summary.feasible_share if ran else None, 1),
-            "failures": str(summary.failures),
-        }
-        rows.append(row)
-    return rows
+    return [_words(one) for one in sorted(summaries, key=lambda s: (math.isnan(s.microseconds), s.microseconds))]
+
+
+def _words(summary: Summary) -> Row:
+    ran = summary.failures < summary.repeats
+    return {
+        "solver": summary.solver,
+        "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
+        "blocks": f"{summary.blocks:,}",
+        "us/block": number(summary.microseconds),
+        "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
+        "weights/s": amount(summary.weights_per_second),
+        "retained": percent(summary.retained if ran else None),
+        "mean gap": percent(summary.gap_mean, 4),
+        "worst gap": percent(summary.gap_worst),
+        "optimal": percent(summary.optimal_share if ran else None, 1),
+        "feasible": percent(summary.feasible_share if ran else None, 1),
+        "failures": str(summary.failures),
+    }
+
+
+def _exit_if_any_failed(summaries: Sequence[Summary]) -> None:
+    failed = [summary for summary in summaries if summary.failures]
+    for summary in failed:
+        complain(
+            f"{summary.solver} on {summary.n}:{summary.m} failed in {summary.failures} of {summary.repeats} runs: "
+            f"{summary.failure}"
+        )
+    if failed:
+        raise typer.Exit(Code.SOLVER)

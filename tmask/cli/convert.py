@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
+from tmask.cli.numbers import number, percent
 from tmask.cli.options import Csv, Exclude, Include, Json, Overwrite, check_outputs
-from tmask.cli.report import Row, note, number, percent, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
+from tmask.files.csv_files import write_csv
 from tmask.files.masks import write_masks
 
 if TYPE_CHECKING:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
 from tmask.cli.layer_rows import skipped_rows
+from tmask.cli.numbers import number
 from tmask.cli.options import Exclude, Include, Json, Regex
-from tmask.cli.report import Row, note, number, progress_bar, reports_errors, show_json, show_table
+from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Skipped, select_layers
 from tmask.files.weights import open_weights

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tmask.cli.report import Row, number, percent
+from tmask.cli.numbers import number, percent
+from tmask.cli.output import Row
 from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
 from tmask.judging.solution import optimality_gap

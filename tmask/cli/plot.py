@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tmask.cli.report import reports_errors
+from tmask.cli.exit_codes import reports_errors
 from tmask.plots.comparison import draw_plots
 
 

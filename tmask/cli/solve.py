@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 import tmask
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
+from tmask.cli.console import note, progress_bar
+from tmask.cli.exit_codes import reports_errors
 from tmask.cli.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.options import (
     Csv,
@@ -23,15 +25,16 @@ from tmask.cli.options import (
     Regex,
     check_outputs,
     make_solver,
-    parse_groups,
 )
-from tmask.cli.report import note, progress_bar, reports_errors, show_json, show_table, write_csv
+from tmask.cli.output import show_json, show_table
+from tmask.cli.selection import open_selected
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.files.layers import Layer, select_layers
+from tmask.files.csv_files import write_csv
+from tmask.files.layers import Layer
 from tmask.files.masks import MaskRecord, write_masked_weights, write_masks
 from tmask.files.partial import PartialStore
-from tmask.files.weights import WeightFile, open_weights
+from tmask.files.weights import WeightFile
 from tmask.solving.solver import Solver
 
 
@@ -61,8 +64,7 @@ def solve(
     if used is not None:
         used.check_side(parsed.m)
     check_outputs([file], [output, masked_weights, csv], overwrite)
-    source = open_weights(file)
-    selection = select_layers(source, include, exclude, regex=regex, groups=parse_groups(groups))
+    source, selection = open_selected(file, include, exclude, regex, groups)
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output))
     written: list[Path] = []
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tmask.cli.exit_codes import reports_errors
 from tmask.cli.options import Json
-from tmask.cli.report import reports_errors, show_json, show_table
+from tmask.cli.output import show_json, show_table
 from tmask.errors import TmaskError
 from tmask.solving.registry import SolverInfo, solver_class, solver_infos
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, OutputError, SolverUnavailableError
 from tmask.files.atomic import atomic_path, check_output
+from tmask.plots.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC, SEPARATOR, point_style, save_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, which the colour-blind can tell apart; shapes differ as well.
-_STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#000000", "x"))
-_INK = "#333333"
+_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (BLACK, "x"))
 
 
 def draw_diversity(
@@ -51,11 +50,8 @@ def draw_diversity(
     except ImportError as error:
         raise SolverUnavailableError('the figure needs matplotlib; run: pip install "tmask[plot]"') from error
     figure = _figure(bits, names, title, estimated)
-    # No date, and fixed names of parts: the same numbers give the same file.
-    date = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix.lower())
-    metadata = {date: None} if date else None
-    with atomic_path(path, overwrite) as temporary, mpl.rc_context({"svg.hashsalt": "tmask"}):
-        figure.savefig(temporary, dpi=150, metadata=metadata)
+    with atomic_path(path, overwrite) as temporary, mpl.rc_context(RC):
+        figure.savefig(temporary, **save_options(path))
     return path
 
 
@@ -75,35 +71,28 @@ def _figure(
         for index, name in enumerate(names):
             if name in series:
                 x = slot + (index - (len(names) - 1) / 2) * step
-                axes.plot(x, series[name], **_style(index, (pattern, name) in estimated))
+                axes.plot(x, series[name], **point_style(*_STYLES[index], hollow=(pattern, name) in estimated))
                 axes.vlines(x, 0, series[name], color=_STYLES[index][0], linewidth=1, alpha=0.4, zorder=2)
     axes.set_xlim(-0.5, len(bits) - 0.5)
-    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # room for markers at 0, clear of the patterns' names
     axes.set_xticks(range(len(bits)), [str(pattern) for pattern in bits])
     axes.tick_params(axis="x", length=0)
     for slot in range(1, len(bits)):
-        axes.axvline(slot - 0.5, color="#bbbbbb", linewidth=0.8)
-    axes.grid(axis="y", color="#dddddd")
+        axes.axvline(slot - 0.5, color=SEPARATOR, linewidth=0.8)
+    axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
     axes.set_xlabel("pattern (n kept of every m)")
     axes.set_ylabel("log2 of the number of masks, per weight (bits)")
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")
-    handles = [Line2D([], [], label=name, **_style(index, False)) for index, name in enumerate(names)]
+    handles = [
+        Line2D([], [], label=name, **point_style(*_STYLES[index], hollow=False)) for index, name in enumerate(names)
+    ]
     if estimated:
-        handles.append(Line2D([], [], label="hollow: an estimate", **_style(0, True) | {"markeredgecolor": _INK}))
+        handles.append(
+            Line2D(
+                [], [], label="hollow: an estimate", **point_style(*_STYLES[0], hollow=True) | {"markeredgecolor": INK}
+            )
+        )
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure
-
-
-def _style(index: int, hollow: bool) -> dict[str, Any]:
-    colour, marker = _STYLES[index]
-    return {
-        "linestyle": "none",
-        "marker": marker,
-        "markersize": 8,
-        "markerfacecolor": "white" if hollow else colour,
-        "markeredgecolor": colour if hollow or marker == "x" else _INK,
-        "markeredgewidth": 1.8 if hollow or marker == "x" else 0.6,
-        "zorder": 3,
-    }

@@ -1,0 +1,24 @@
+"""The layers of a weight file that a command works on, as its options choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmask.cli.options import parse_groups
+from tmask.files.layers import Selection, select_layers
+from tmask.files.weights import WeightFile, open_weights
+
+
+def open_selected(
+    path: Path, include: Sequence[str], exclude: Sequence[str], regex: bool, groups: list[str]
+) -> tuple[WeightFile, Selection]:
+    """The file, and what is chosen of it."""
+    weights = open_weights(path)
+    return weights, select_layers(weights, include, exclude, regex=regex, groups=parse_groups(groups))
+
+
+def left_out(selection: Selection) -> list[str]:
+    """A remark on the tensors that get no mask, if there are any: numbers for a whole file must not hide them."""
+    count = len(selection.skipped)
+    return [f"{count} tensors get no mask and were left out; `tmask solve` lists them"] if count else []
