@@ -27,7 +27,7 @@ from tmask.files.weights import WeightFile, open_weights
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
-from tmask.nn.calibration.model_files import to_torch
+from tmask.nn.calibration.file_tensors import to_torch
 
 NOTES = "tmask"  # folder in the output with masks and report: readers of weights look no deeper than the output itself
 _JOURNAL = "progress.jsonl"
