@@ -43,12 +43,21 @@ def test_too_little_damping_for_a_cross_goal():
         goal_of(Problem(torch.randn(2, 8, dtype=torch.float64), moments - 1e-9 * torch.eye(8), moments, SUPPORT), 1e-12)
 
 
-def test_the_goal_minimises_the_damped_error():
+@pytest.mark.parametrize(("damping", "shrinkage"), [(0.02, 0.0), (0.001, 0.3)])
+def test_the_goal_minimises_the_damped_error(damping, shrinkage):
     drawn = problem(SUPPORT, dtype=torch.float64, cross=True)
-    goal = goal_of(drawn, 0.02)
-    strength = 0.02 * drawn.moments.diagonal().mean()
+    goal = goal_of(drawn, damping, shrinkage)
+    squares = drawn.moments.diagonal()
+    strength = damping * squares.mean() + shrinkage * squares
     slope = goal.weight @ drawn.moments - drawn.weight @ drawn.cross.T + strength * (goal.weight - drawn.weight)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+
+
+def test_hessian_holds_both_penalties():
+    drawn = problem(SUPPORT, dtype=torch.float64)
+    squares = drawn.moments.diagonal()
+    expected = drawn.moments + torch.diag(0.1 * squares.mean() + 0.2 * squares)
+    torch.testing.assert_close(goal_of(drawn, 0.1, 0.2).hessian, expected)
 
 
 def test_without_cross_the_goal_is_the_weight():

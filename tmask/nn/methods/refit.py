@@ -18,7 +18,7 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.methods.goal import Goal, goal_of, singular
 from tmask.nn.methods.problem import Problem
-from tmask.nn.methods.settings import at_least, choice, positive
+from tmask.nn.methods.settings import at_least, choice, not_negative, positive
 
 # Numbers in the matrices that are factorised at once: 128 MB in float32.
 _BATCH = 1 << 25
@@ -63,14 +63,19 @@ class Refit:
 
 
 def refit(
-    weight: Tensor, mask: Tensor, problem: Problem, damping: float = 0.01, settings: Refit | None = None
+    weight: Tensor,
+    mask: Tensor,
+    problem: Problem,
+    damping: float = 0.01,
+    settings: Refit | None = None,
+    shrinkage: float = 0.0,
 ) -> Tensor:
     """The best weights on a mask from anywhere, started from `weight` on it.
 
     Args:
         weight: (R, C) of the problem's dtype and device; what stands off the mask is ignored.
         mask: (R, C) bool, any number kept in each row.
-        damping: as in `Method`.
+        damping, shrinkage: as in `Method`.
     Returns:
         (R, C), +0.0 off the mask; no output's quadratic is above that of `weight` on the mask.
     Raises:
@@ -86,7 +91,8 @@ def refit(
     if not bool(torch.isfinite(weight).all()):
         raise InvalidProblemError("weight holds NaN or infinite values")
     positive("damping", damping)
-    return (settings or Refit())(goal_of(problem, damping), torch.where(mask, weight, 0), mask)
+    not_negative("shrinkage", shrinkage)
+    return (settings or Refit())(goal_of(problem, damping, shrinkage), torch.where(mask, weight, 0), mask)
 
 
 def _by_conjugate_gradients(goal: Goal, start: Tensor, mask: Tensor, tolerance: float, steps: int) -> Tensor:
@@ -131,7 +137,7 @@ def _by_cholesky(goal: Goal, start: Tensor, mask: Tensor) -> Tensor:
         matrix.diagonal(dim1=1, dim2=2).add_(1 - keep)
         lower, failed = torch.linalg.cholesky_ex(matrix)
         if bool(failed.any()):
-            raise singular(0.0)
+            raise singular()
         change = torch.cholesky_solve(residual[rows, :, None], lower)[:, :, 0]
         found[rows] = found[rows].scatter(1, columns, (begin[rows] + change) * keep)
     return found

@@ -45,7 +45,7 @@ class SparseGPT(Method):
         choice("masks", self.masks, ("as-it-goes", "up-front"))
 
     def _prune(self, problem: Problem, goal: Goal) -> Found:
-        inverse = _inverse(goal.hessian, self.damping)
+        inverse = _inverse(goal.hessian)
         # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
         upper = torch.linalg.cholesky(inverse, upper=True).to(goal.weight.dtype)
         if self.masks == "up-front":
@@ -95,10 +95,10 @@ def sweep(weight: Tensor, upper: Tensor, width: int, choose: Callable[[Tensor, s
     return left.T
 
 
-def _inverse(hessian: Tensor, damping: float) -> Tensor:
+def _inverse(hessian: Tensor) -> Tensor:
     """(C, C) float64."""
     lower, failed = torch.linalg.cholesky_ex(hessian.double())
     if int(failed):
-        raise singular(damping)
+        raise singular()
     inverse: Tensor = torch.cholesky_inverse(lower)
     return inverse
