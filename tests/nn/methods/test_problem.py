@@ -7,6 +7,7 @@ from tests.nn.methods.problems import problem
 from tmask.errors import InvalidProblemError
 from tmask.nn.methods.goal import goal_of
 from tmask.nn.methods.problem import Problem
+from tmask.nn.methods.registry import get_method
 from tmask.nn.methods.support import Plain
 
 SUPPORT = Plain("2:4")
@@ -36,11 +37,13 @@ def test_refused(weight, moments, cross, energy, says):
         Problem(weight, moments, cross, SUPPORT, energy)
 
 
-def test_too_little_damping_for_a_cross_goal():
-    x = torch.randn(3, 8, dtype=torch.float64)
-    moments = x.T @ x / 3
-    with pytest.raises(InvalidProblemError, match="damping"):
-        goal_of(Problem(torch.randn(2, 8, dtype=torch.float64), moments - 1e-9 * torch.eye(8), moments, SUPPORT), 1e-12)
+@pytest.mark.parametrize("cross", [None, EYE])
+@pytest.mark.parametrize("name", ["sparsegpt", "alps"])
+def test_moments_of_no_inputs_at_all(name, cross):
+    """Off the diagonal larger than on it: nothing has such moments, but damping that is lost in rounding comes near."""
+    impossible = Problem(ONES, 2 * ONES - EYE, cross, SUPPORT)
+    with pytest.raises(InvalidProblemError, match="more damping"):
+        get_method(name).prune(impossible)
 
 
 @pytest.mark.parametrize(("damping", "shrinkage"), [(0.02, 0.0), (0.001, 0.3)])

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tmask.nn.methods.goal import Goal
+from tmask.nn.methods.goal import Goal, inverse_of
 from tmask.nn.methods.method import Found, Method
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.settings import at_least, positive
@@ -95,5 +95,4 @@ def _inverse(hessian: Tensor, rho: float) -> Tensor:
     """(H + rho I)^-1."""
     added = hessian.clone()
     added.diagonal().add_(rho)
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(added))
-    return inverse
+    return inverse_of(added)

@@ -75,16 +75,29 @@ def goal_of(problem: Problem, damping: float, shrinkage: float = 0.0) -> Goal:
     dense = problem.weight.double()
     right = dense @ problem.cross.double().T + dense * added.double()
     # In float64: the least directions of the inputs decide here, and a float32 has lost them.
-    lower, failed = torch.linalg.cholesky_ex(hessian.double())
-    if int(failed):
-        raise singular()
-    return Goal(torch.cholesky_solve(right.T, lower).T.to(problem.weight.dtype).contiguous(), hessian)
-
-
-def singular() -> InvalidProblemError:
-    """What to say where a factorisation fails."""
-    return InvalidProblemError(
-        "moments are singular: some inputs are combinations of others, and damping is too small to part them. Give "
-        "more or more varied data, or more damping (0.01, say), which keeps weights near the dense ones where the data "
-        "say nothing"
+    return Goal(
+        torch.cholesky_solve(right.T, factor_of(hessian.double())).T.to(problem.weight.dtype).contiguous(), hessian
     )
+
+
+def factor_of(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factors of (..., C, C).
+
+    Raises:
+        InvalidProblemError: one is not positive definite.
+    """
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        raise InvalidProblemError(
+            "moments are singular: some inputs are combinations of others, and damping is too small to part them. Give "
+            "more or more varied data, or more damping (0.01, say), which keeps weights near the dense ones where the "
+            "data say nothing"
+        )
+    return lower
+
+
+def inverse_of(matrix: Tensor) -> Tensor:
+    """The inverse of a positive definite matrix; raises as `factor_of`."""
+    inverse: Tensor = torch.cholesky_inverse(factor_of(matrix))
+    return inverse

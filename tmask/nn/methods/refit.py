@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.methods.goal import Goal, goal_of, singular
+from tmask.nn.methods.goal import Goal, factor_of, goal_of
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.settings import at_least, choice, not_negative, positive
 
@@ -135,9 +135,6 @@ def _by_cholesky(goal: Goal, start: Tensor, mask: Tensor) -> Tensor:
         columns, keep = order[rows], real[rows]
         matrix = goal.hessian[columns[:, :, None], columns[:, None, :]] * keep[:, :, None] * keep[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1 - keep)
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed.any()):
-            raise singular()
-        change = torch.cholesky_solve(residual[rows, :, None], lower)[:, :, 0]
+        change = torch.cholesky_solve(residual[rows, :, None], factor_of(matrix))[:, :, 0]
         found[rows] = found[rows].scatter(1, columns, (begin[rows] + change) * keep)
     return found
