@@ -21,6 +21,8 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.methods.problem import Problem
 
+# Of `Method`: what came nearest to the dense outputs on text that was not used (docs/pruning-methods.md).
+DAMPING, SHRINKAGE = 0.001, 0.1
 # The least damping: an input that is always 0 must have something on its diagonal.
 _FLOOR = 1e-9
 
@@ -59,7 +61,7 @@ class Goal:
         return torch.where(gain < 0, found, start)
 
 
-def goal_of(problem: Problem, damping: float, shrinkage: float = 0.0) -> Goal:
+def goal_of(problem: Problem, damping: float = DAMPING, shrinkage: float = SHRINKAGE) -> Goal:
     """The goal of a problem.
 
     Raises:
@@ -91,7 +93,7 @@ def factor_of(matrix: Tensor) -> Tensor:
     if bool(failed.any()):
         raise InvalidProblemError(
             "moments are singular: some inputs are combinations of others, and damping is too small to part them. Give "
-            "more or more varied data, or more damping (0.01, say), which keeps weights near the dense ones where the "
+            "more or more varied data, or more damping, which keeps weights near the dense ones where the "
             "data say nothing"
         )
     return lower

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
-from tmask.nn.methods.goal import Goal, goal_of
+from tmask.nn.methods.goal import DAMPING, SHRINKAGE, Goal, goal_of
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.refit import Refit
 from tmask.nn.methods.settings import not_negative, positive
@@ -63,8 +63,8 @@ class Method(ABC):
         refit: least squares on the support at the end; True for its default settings, False for none.
     """
 
-    damping: float = 0.01
-    shrinkage: float = 0.0
+    damping: float = DAMPING
+    shrinkage: float = SHRINKAGE
     refit: Refit | bool = True
 
     name: ClassVar[str]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.methods.goal import Goal, factor_of, goal_of
+from tmask.nn.methods.goal import DAMPING, SHRINKAGE, Goal, factor_of, goal_of
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.settings import at_least, choice, not_negative, positive
 
@@ -66,9 +66,10 @@ def refit(
     weight: Tensor,
     mask: Tensor,
     problem: Problem,
-    damping: float = 0.01,
     settings: Refit | None = None,
-    shrinkage: float = 0.0,
+    *,
+    damping: float = DAMPING,
+    shrinkage: float = SHRINKAGE,
 ) -> Tensor:
     """The best weights on a mask from anywhere, started from `weight` on it.
 
