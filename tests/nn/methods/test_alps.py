@@ -21,31 +21,30 @@ TWO_FOUR = [rows for rows in itertools.product(ROWS, repeat=4) if not any(np.sum
 
 
 def loss(drawn, weight):
-    return float(goal_of(drawn, 0.01).excess(weight).sum())
+    return float(goal_of(drawn).excess(weight).sum())
 
 
 def best_of_all(drawn):
     """The least that any 2:4 transposable mask of a 4x4 layer comes to."""
-    return min(loss(drawn, refit(drawn.weight, torch.tensor(mask), drawn, 0.01, EXACT)) for mask in TWO_FOUR)
+    return min(loss(drawn, refit(drawn.weight, torch.tensor(mask), drawn, EXACT)) for mask in TWO_FOUR)
 
 
 def test_there_are_90_masks():
     assert len(TWO_FOUR) == 90
 
 
-def test_near_the_best_of_all_masks():
-    """Of 4x4 layers: mostly the very best, and seldom far from it."""
+@pytest.mark.parametrize(("patience", "very_best", "mean"), [(3, 0.5, 1.25), (10, 0.7, 1.05)])
+def test_near_the_best_of_all_masks(patience, very_best, mean):
+    """Of 4x4 layers whose inputs nearly span two dimensions, where masks differ most."""
     ratios = []
     for seed in range(60):
         drawn = problem(Transposable("2:4"), 4, 4, seed, torch.float64, cross=bool(seed % 2))
-        ratios.append(loss(drawn, get_method("alps", refit=EXACT).prune(drawn).weight) / best_of_all(drawn))
+        found = get_method("alps", refit=EXACT, patience=patience).prune(drawn)
+        ratios.append(loss(drawn, found.weight) / best_of_all(drawn))
     assert min(ratios) > 1 - 1e-9
-    assert np.mean(np.array(ratios) < 1 + 1e-9) >= BEST_SHARE
-    assert np.median(ratios) < 1 + 1e-9
-    assert np.mean(ratios) < MEAN_RATIO
-
-
-BEST_SHARE, MEAN_RATIO = 0.5, 1.5
+    assert np.mean(np.array(ratios) < 1 + 1e-9) >= very_best
+    assert np.median(ratios) < 1.001
+    assert np.mean(ratios) < mean
 
 
 @pytest.mark.parametrize(
@@ -62,9 +61,9 @@ def test_better_than_wanda_with_refit(support, seed, cross):
 def test_exact_projection_is_better_than_greedy():
     """Taken together, as a heuristic may be lucky once."""
     total = {"auto": 0.0, "greedy-keep": 0.0}
-    for solver, seed in itertools.product(total, range(5)):
-        drawn = problem(Transposable("2:4", solver), 32, 64, seed, samples=1000)
-        total[solver] += get_method("alps").prune(drawn).error
+    for solver, seed in itertools.product(total, range(8)):
+        drawn = problem(Transposable("4:8", solver), 64, 64, seed, samples=1000)
+        total[solver] += loss(drawn, get_method("alps").prune(drawn).weight)
     assert total["auto"] < total["greedy-keep"]
 
 
@@ -87,7 +86,7 @@ def test_it_stops_when_the_support_stands_still(monkeypatch):
     monkeypatch.setattr(Plain, "project", lambda *args, **kw: calls.append(1) or project(*args, **kw))
     drawn = problem(Plain("2:4"), 32, 32)
     found = get_method("alps").prune(drawn)
-    assert 10 < len(calls) < 200
+    assert 10 < len(calls) < 300
     settled = len(calls)
     calls.clear()
     assert torch.equal(get_method("alps", steps=1000).prune(drawn).mask, found.mask)
@@ -99,7 +98,14 @@ def test_it_stops_when_the_support_stands_still(monkeypatch):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"penalty": 0.0}, {"every": 0}, {"steps": 0}, {"growth": (1.3, 1.2, 1.0)}, {"changes": (0.1, -1.0)}],
+    [
+        {"penalty": 0.0},
+        {"every": 0},
+        {"patience": 0},
+        {"steps": 0},
+        {"growth": (1.3, 1.2, 1.0)},
+        {"changes": (0.1, -1.0)},
+    ],
     ids=str,
 )
 def test_settings_that_cannot_be_meant(wrong):

@@ -74,9 +74,9 @@ def test_refit_does_not_harm_and_pays(name, support, cross):
     given_problem = problem(support, 16, 24, cross=cross)
     fitted, bare = (get_method(name, refit=refit).prune(given_problem) for refit in (True, False))
     assert torch.equal(fitted.mask, bare.mask)
-    goal = goal_of(given_problem, get_method(name).damping)
+    goal = goal_of(given_problem)
     assert bool((goal.excess(fitted.weight) <= goal.excess(bare.weight) * (1 + 1e-5)).all())
-    assert fitted.error <= bare.error * (1 + 1e-4)
+    assert fitted.error <= bare.error * 1.01  # the penalty, which is no part of it, may take a little
     if name != "alps":  # whose weights are near the best on their support
         assert fitted.error < 0.95 * bare.error
 
@@ -87,7 +87,7 @@ def test_answers_of_drawn_problems(name, drawn):
     found = get_method(name).prune(drawn)
     check_support(found.mask, drawn.support)
     bare = get_method(name, refit=False).prune(drawn)
-    goal = goal_of(drawn, get_method(name).damping)
+    goal = goal_of(drawn)
     assert bool((goal.excess(found.weight) <= goal.excess(bare.weight) * (1 + 1e-9) + 1e-9).all())
 
 
@@ -138,7 +138,7 @@ def test_dead_inputs_take_nothing_from_the_others(name):
     moments[:16, :16] = alone.moments * 24 / 16  # for the same damping: a share of the mean of all
     beside = Problem(torch.cat([alone.weight, torch.ones(6, 8, dtype=torch.float64)], 1), moments, None, alone.support)
     first = get_method(name).prune(dataclasses.replace(alone, moments=alone.moments * 24 / 16))
-    second = get_method(name, damping=0.015).prune(beside)
+    second = get_method(name, damping=0.0015).prune(beside)
     assert second.error <= 1.2 * first.error  # the schedule of alps looks at the share of the mask that changed
 
 
@@ -175,13 +175,20 @@ def test_everything_kept_is_the_goal(name):
         drawn = problem(Transposable("4:4"), dtype=torch.float64, cross=cross)
         found = get_method(name).prune(drawn)
         assert bool(found.mask.all())
-        torch.testing.assert_close(found.weight, goal_of(drawn, 0.01).weight)
+        torch.testing.assert_close(found.weight, goal_of(drawn).weight)
 
 
 @every_method
 @pytest.mark.parametrize(
     "settings",
-    [{"damping": 0.0}, {"damping": -1.0}, {"damping": float("nan")}, {"damping": "much"}, {"refit": "yes"}],
+    [
+        {"damping": 0.0},
+        {"damping": -1.0},
+        {"damping": float("nan")},
+        {"damping": "much"},
+        {"shrinkage": -0.1},
+        {"refit": "yes"},
+    ],
     ids=str,
 )
 def test_settings_that_cannot_be_meant(name, settings):

@@ -27,14 +27,14 @@ def test_sweep_by_its_definition(support, masks, shape):
     """Panels and groups cut short among them."""
     drawn = problem(support, *shape, dtype=torch.float64, dead=(1,))
     found = get_method("sparsegpt", masks=masks, refit=False).prune(drawn)
-    expected = swept_by_definition(goal_of(drawn, 0.01), found.mask)
+    expected = swept_by_definition(goal_of(drawn), found.mask)
     torch.testing.assert_close(found.weight, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_as_it_goes_each_group_is_chosen_from_its_weights_by_then():
     drawn = problem(Plain("2:4"), 6, 8, dtype=torch.float64)
     found = get_method("sparsegpt", refit=False).prune(drawn)
-    goal = goal_of(drawn, 0.01)
+    goal = goal_of(drawn)
     pivots = torch.linalg.cholesky(torch.linalg.inv(goal.hessian), upper=True).diagonal()
     first = drawn.support.project((goal.weight / pivots)[:, :4].square()).mask
     assert torch.equal(found.mask[:, :4], first)

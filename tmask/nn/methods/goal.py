@@ -1,11 +1,14 @@
 """What a layer's weights are to come near, and in what measure: the quadratic that every method minimises.
 
-The error of weights W, with a penalty that keeps directions of which the inputs say nothing as they were, is
+The error of weights W, with a penalty that keeps weights near the dense ones along directions of which the inputs say
+little, is
 
-    ||X W^T - Y||^2 / S + lambda ||W - W0||^2  =  tr (W - G) H' (W - G)^T + a constant,    H' = H + lambda I.
+    ||X W^T - Y||^2 / S + sum over inputs j of lambda_j ||w_j - w0_j||^2  =  tr (W - G) H' (W - G)^T + a constant,
+
+    H' = H + diag(lambda),    lambda_j = damping * mean diagonal of H + shrinkage * H_jj.
 
 With Y = X W0^T, what the dense layer gives on the same inputs, G = W0. With Y = X_dense W0^T, what it gives in the
-dense model, G = (W0 C^T + lambda W0) H'^-1, C = X^T X_dense / S.
+dense model, G = (W0 C^T + W0 diag(lambda)) H'^-1, C = X^T X_dense / S.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.methods.problem import Problem
 
-# Of the mean square of the inputs, on the diagonal of an input that is always 0, where damping is too small to count.
-_FLOOR = 1e-7
+# Of `Method`: what came nearest to the dense outputs on text that was not used (docs/pruning-methods.md).
+DAMPING, SHRINKAGE = 0.001, 0.1
+# The least damping: an input that is always 0 must have something on its diagonal.
+_FLOOR = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +61,45 @@ class Goal:
         return torch.where(gain < 0, found, start)
 
 
-def goal_of(problem: Problem, damping: float) -> Goal:
-    """The goal of a problem; damping times the mean square of its inputs is lambda.
+def goal_of(problem: Problem, damping: float = DAMPING, shrinkage: float = SHRINKAGE) -> Goal:
+    """The goal of a problem.
 
     Raises:
         InvalidProblemError: damping too small to make up for inputs that depend on one another.
     Cost: C^2; with `cross` C^3 + R C^2.
     """
-    square = float(problem.moments.diagonal().mean())
-    added = damping * square
-    hessian = problem.moments + added * torch.eye(
-        len(problem.moments), dtype=problem.moments.dtype, device=problem.moments.device
-    )
-    diagonal = hessian.diagonal()
-    diagonal.clamp_(min=_FLOOR * square if square > 0 else 1.0)
+    squares = problem.moments.diagonal()
+    mean = float(squares.mean())
+    added = shrinkage * squares + max(damping, _FLOOR) * (mean if mean > 0 else 1.0)
+    hessian = problem.moments + torch.diag(added)
     if problem.cross is None:
         return Goal(problem.weight, hessian)
     dense = problem.weight.double()
-    right = dense @ problem.cross.double().T + added * dense
+    right = dense @ problem.cross.double().T + dense * added.double()
     # In float64: the least directions of the inputs decide here, and a float32 has lost them.
-    lower, failed = torch.linalg.cholesky_ex(hessian.double())
-    if int(failed):
-        raise singular(damping)
-    return Goal(torch.cholesky_solve(right.T, lower).T.to(problem.weight.dtype).contiguous(), hessian)
-
-
-def singular(damping: float) -> InvalidProblemError:
-    """What to say where a factorisation fails."""
-    return InvalidProblemError(
-        f"moments are singular with damping {damping:g}: some inputs are combinations of others. Give more or more "
-        "varied data, or more damping (0.01, say), which keeps weights near the dense ones where the data say nothing"
+    return Goal(
+        torch.cholesky_solve(right.T, factor_of(hessian.double())).T.to(problem.weight.dtype).contiguous(), hessian
     )
+
+
+def factor_of(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factors of (..., C, C).
+
+    Raises:
+        InvalidProblemError: one is not positive definite.
+    """
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        raise InvalidProblemError(
+            "moments are singular: some inputs are combinations of others, and damping is too small to part them. Give "
+            "more or more varied data, or more damping, which keeps weights near the dense ones where the "
+            "data say nothing"
+        )
+    return lower
+
+
+def inverse_of(matrix: Tensor) -> Tensor:
+    """The inverse of a positive definite matrix; raises as `factor_of`."""
+    inverse: Tensor = torch.cholesky_inverse(factor_of(matrix))
+    return inverse

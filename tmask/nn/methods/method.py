@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
-from tmask.nn.methods.goal import Goal, goal_of
+from tmask.nn.methods.goal import DAMPING, SHRINKAGE, Goal, goal_of
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.refit import Refit
-from tmask.nn.methods.settings import positive
+from tmask.nn.methods.settings import not_negative, positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,21 @@ class Method(ABC):
     """Prunes a layer. A subclass is a frozen dataclass whose fields are its settings.
 
     Args:
-        damping: share of the mean square of the inputs that is added to the diagonal of their moments, above 0.
+        damping: share of the mean square of all inputs that is added to the diagonal of their moments, above 0.
+        shrinkage: share of each input's own mean square that is added as well: how far the calibration data's
+            correlations among inputs are mistrusted.
         refit: least squares on the support at the end; True for its default settings, False for none.
     """
 
-    damping: float = 0.01
+    damping: float = DAMPING
+    shrinkage: float = SHRINKAGE
     refit: Refit | bool = True
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
         positive("damping", self.damping)
+        not_negative("shrinkage", self.shrinkage)
         if not isinstance(self.refit, Refit | bool):
             raise InvalidProblemError(f"refit {self.refit!r} must be a Refit, True or False")
 
@@ -82,9 +86,9 @@ class Method(ABC):
         Raises:
             InvalidProblemError: damping too small for inputs that depend on one another; and what the solver raises.
         """
-        goal = goal_of(problem, self.damping)
+        goal = goal_of(problem, self.damping, self.shrinkage)
         found = self._prune(problem, goal)
-        weight = torch.where(found.mask, found.weight, 0)
+        weight = torch.where(found.mask, found.weight, 0)  # a product would leave -0.0, nonzero to some compressors
         if self.refit:
             settings = self.refit if isinstance(self.refit, Refit) else Refit()
             weight = settings(goal, weight, found.mask)
@@ -93,5 +97,4 @@ class Method(ABC):
                 f"method {self.name!r} came to weights that are not finite; weights and moments of this size are too "
                 f"much for {weight.dtype}"
             )
-        # -0.0 counts as nonzero in some compressors, and adding +0.0 turns it round.
-        return Pruned(found.mask, weight + 0.0, found.worth, found.solver, problem.error(weight))
+        return Pruned(found.mask, weight, found.worth, found.solver, problem.error(weight))

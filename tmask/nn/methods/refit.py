@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.methods.goal import Goal, goal_of, singular
+from tmask.nn.methods.goal import DAMPING, SHRINKAGE, Goal, factor_of, goal_of
 from tmask.nn.methods.problem import Problem
-from tmask.nn.methods.settings import at_least, choice, positive
+from tmask.nn.methods.settings import at_least, choice, not_negative, positive
 
 # Numbers in the matrices that are factorised at once: 128 MB in float32.
 _BATCH = 1 << 25
@@ -63,14 +63,20 @@ class Refit:
 
 
 def refit(
-    weight: Tensor, mask: Tensor, problem: Problem, damping: float = 0.01, settings: Refit | None = None
+    weight: Tensor,
+    mask: Tensor,
+    problem: Problem,
+    settings: Refit | None = None,
+    *,
+    damping: float = DAMPING,
+    shrinkage: float = SHRINKAGE,
 ) -> Tensor:
     """The best weights on a mask from anywhere, started from `weight` on it.
 
     Args:
         weight: (R, C) of the problem's dtype and device; what stands off the mask is ignored.
         mask: (R, C) bool, any number kept in each row.
-        damping: as in `Method`.
+        damping, shrinkage: as in `Method`.
     Returns:
         (R, C), +0.0 off the mask; no output's quadratic is above that of `weight` on the mask.
     Raises:
@@ -86,7 +92,8 @@ def refit(
     if not bool(torch.isfinite(weight).all()):
         raise InvalidProblemError("weight holds NaN or infinite values")
     positive("damping", damping)
-    return (settings or Refit())(goal_of(problem, damping), torch.where(mask, weight, 0), mask)
+    not_negative("shrinkage", shrinkage)
+    return (settings or Refit())(goal_of(problem, damping, shrinkage), torch.where(mask, weight, 0), mask)
 
 
 def _by_conjugate_gradients(goal: Goal, start: Tensor, mask: Tensor, tolerance: float, steps: int) -> Tensor:
@@ -129,9 +136,6 @@ def _by_cholesky(goal: Goal, start: Tensor, mask: Tensor) -> Tensor:
         columns, keep = order[rows], real[rows]
         matrix = goal.hessian[columns[:, :, None], columns[:, None, :]] * keep[:, :, None] * keep[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1 - keep)
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed.any()):
-            raise singular(0.0)
-        change = torch.cholesky_solve(residual[rows, :, None], lower)[:, :, 0]
+        change = torch.cholesky_solve(residual[rows, :, None], factor_of(matrix))[:, :, 0]
         found[rows] = found[rows].scatter(1, columns, (begin[rows] + change) * keep)
     return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tmask.judging.worth import Worth
-from tmask.nn.methods.goal import Goal, singular
+from tmask.nn.methods.goal import Goal, factor_of, inverse_of
 from tmask.nn.methods.method import Found, Method
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.settings import choice
@@ -45,9 +45,9 @@ class SparseGPT(Method):
         choice("masks", self.masks, ("as-it-goes", "up-front"))
 
     def _prune(self, problem: Problem, goal: Goal) -> Found:
-        inverse = _inverse(goal.hessian, self.damping)
+        inverse = inverse_of(goal.hessian.double())
         # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
-        upper = torch.linalg.cholesky(inverse, upper=True).to(goal.weight.dtype)
+        upper = factor_of(inverse).T.to(goal.weight.dtype)
         if self.masks == "up-front":
             found = problem.support.project(goal.weight.square() / inverse.diagonal().to(goal.weight.dtype))
             swept = sweep(goal.weight, upper, problem.support.width, lambda _, part: found.mask[:, part])
@@ -93,12 +93,3 @@ def sweep(weight: Tensor, upper: Tensor, width: int, choose: Callable[[Tensor, s
             left[stop:end].addmm_(upper[start:stop, stop:end].T, lost[start - begin : stop - begin], alpha=-1)
         left[end:].addmm_(upper[begin:end, end:].T, lost, alpha=-1)
     return left.T
-
-
-def _inverse(hessian: Tensor, damping: float) -> Tensor:
-    """(C, C) float64."""
-    lower, failed = torch.linalg.cholesky_ex(hessian.double())
-    if int(failed):
-        raise singular(damping)
-    inverse: Tensor = torch.cholesky_inverse(lower)
-    return inverse
