@@ -15,6 +15,7 @@ from tmask.blocks.tiling import Mask, Region, Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.judging.certificate import tally
 from tmask.judging.solution import Certificate, Solution, status_of
+from tmask.judging.worth import Worth
 from tmask.solving.devices import solve_on_device, stays_on_device
 from tmask.solving.matrices import MatrixSolver, make_row_prices, solve_matrices
 from tmask.solving.reference import judge_blocks
@@ -88,19 +89,16 @@ def solve(
         if not np.isfinite(entries):
             raise unusable(weight, score)
         answers.append(_solve_blocks(used, region, blocks, entries, masks, pattern.n, certify, progress))
-    total = sum(answer.total for answer in answers)
-    if not np.isfinite(total):
+    worth = Worth.sum(answer.worth for answer in answers)
+    if not np.isfinite(worth.total):
         raise unusable(weight, score)
-    objective = sum(answer.objective for answer in answers)
-    dual_bound = sum(answer.bound for answer in answers) if certify else None
     return Solution(
         mask=like(mask, weight),
-        objective=objective,
-        dual_bound=dual_bound,
-        total=total,
+        objective=worth.objective,
+        dual_bound=worth.dual_bound if certify else None,
+        total=worth.total,
         status=status_of(
-            objective,
-            dual_bound,
+            worth if certify else Worth(worth.objective, worth.total, None),
             underfilled=any(answer.underfilled for answer in answers),
             limit_reached=any(answer.limit_reached for answer in answers),
         ),
@@ -115,9 +113,7 @@ def solve(
 class _RegionAnswer:
     """What is known of the mask of a region."""
 
-    objective: float
-    bound: float
-    total: float
+    worth: Worth
     seconds: float
     solver: str
     underfilled: bool = False
@@ -137,9 +133,7 @@ def _solve_in_place(
     row_prices = _row_prices(solver, weights, pattern, warm_start)
     answer = solve_matrices(solver, weights, pattern.n, pattern.m, masks, progress, row_prices)
     return _RegionAnswer(
-        objective=answer.objective,
-        bound=answer.objective + answer.slack,
-        total=answer.total,
+        worth=answer.worth,
         seconds=answer.seconds,
         solver=solver.name,
         row_prices=row_prices,
@@ -180,9 +174,7 @@ def _solve_blocks(
     region.join(answer.masks, masks)
     judgement = judge_blocks(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
     return _RegionAnswer(
-        objective=float(judgement.objective.sum()),
-        bound=float(judgement.bound.sum()),
-        total=total,
+        worth=judgement.worth(total),
         seconds=answer.seconds,
         solver=solver.name,
         underfilled=region.full and not judgement.regular.all(),

@@ -18,6 +18,7 @@ from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padde
 from tmask.blocks.tiling import Region, Tiling
 from tmask.errors import InvalidProblemError
 from tmask.judging.solution import Solution, status_of
+from tmask.judging.worth import Worth
 from tmask.solving.device_masks import DeviceMasks, Sums
 from tmask.solving.registry import device_solver
 from tmask.solving.solver import Solver
@@ -80,7 +81,7 @@ def solve_on_device(
         objective=objective,
         dual_bound=dual_bound,
         total=total,
-        status=status_of(objective, dual_bound, underfilled=short, limit_reached=False),
+        status=status_of(Worth(objective, total, dual_bound), underfilled=short, limit_reached=False),
         seconds=seconds,
         solver="+".join(dict.fromkeys(part.solver.name for part in parts)),
         pattern=pattern,

@@ -22,6 +22,7 @@ from tmask.blocks.parts import Part, RowPrices, Stage, Values, direct_parts, is_
 from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
 from tmask.judging.compiled import judging
+from tmask.judging.worth import Worth
 from tmask.solving.solver import Solver
 
 Worker = Callable[[Values, Mask, RowPrices | None], float]
@@ -57,15 +58,11 @@ class MatrixAnswer:
     """Sums over matrices.
 
     Args:
-        objective: |entries| kept, in float64.
-        total: all |entries|; not finite if one of them is not.
-        slack: the optimum is at most objective + slack.
+        worth: of the masks; its total is not finite if an entry is not.
         seconds: wall-clock time, checks included.
     """
 
-    objective: float
-    total: float
-    slack: float
+    worth: Worth
     seconds: float
 
 
@@ -82,7 +79,7 @@ def solve_matrices(
 
     Args:
         weights: (K, G, h, w), matrices (h, w) with m dividing both sides; uint16 is taken for bfloat16. Entries that
-            are not finite show in `total`.
+            are not finite show in the total.
         masks: bool of that shape.
         progress: called with the number of blocks done since the last call.
         row_prices: `make_row_prices`, perhaps of an earlier call on nearly the same weights: where to start from, and
@@ -124,7 +121,7 @@ def solve_matrices(
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
             progress(blocks)
-    return MatrixAnswer(objective, total, slack, time.perf_counter() - begin)
+    return MatrixAnswer(Worth(objective, total, objective + slack), time.perf_counter() - begin)
 
 
 def make_row_prices(weights: Values, m: int) -> RowPrices:
