@@ -6,12 +6,10 @@ Sums are added in the order of the parts, so the result is the same for any numb
 from __future__ import annotations
 
 import threading
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, ClassVar
 
@@ -53,19 +51,6 @@ class MatrixSolver(Solver):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixAnswer:
-    """Sums over matrices.
-
-    Args:
-        worth: of the masks; its total is not finite if an entry is not.
-        seconds: wall-clock time, checks included.
-    """
-
-    worth: Worth
-    seconds: float
-
-
 def solve_matrices(
     solver: MatrixSolver,
     weights: Values,
@@ -74,8 +59,8 @@ def solve_matrices(
     masks: Mask,
     progress: Callable[[int], object] | None = None,
     row_prices: RowPrices | None = None,
-) -> MatrixAnswer:
-    """Masks that keep the most |weight|, written to `masks`, and what they keep.
+) -> Worth:
+    """Write masks that keep the most |weight| to `masks`; returns what they are worth.
 
     Args:
         weights: (K, G, h, w), matrices (h, w) with m dividing both sides; uint16 is taken for bfloat16. Entries that
@@ -88,7 +73,6 @@ def solve_matrices(
         SolverFailedError: the solver returned what is no mask of this pattern.
     Cost: memory below 1 MiB a thread.
     """
-    begin = time.perf_counter()
     real = real_dtype(weights)
     direct = is_direct(weights, masks, m)
     scratch = threading.local()
@@ -121,7 +105,7 @@ def solve_matrices(
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
             progress(blocks)
-    return MatrixAnswer(Worth(objective, total, objective + slack), time.perf_counter() - begin)
+    return Worth(objective, total, objective + slack)
 
 
 def make_row_prices(weights: Values, m: int) -> RowPrices:
