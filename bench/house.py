@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "tmask.nn.mask": "tmask.blocks",
     "tmask.nn.packing": "tmask.blocks tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.nn.distributed tmask.nn.mask tmask.nn.packing",
-    "tmask.nn.training": "tmask.blocks tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
+    "tmask.nn.training": "tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
     "tmask.nn.layers",
     "tmask.nn.calibration": "tmask.files",
     "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",

@@ -155,7 +155,7 @@ def run(
 
 def _note_renewal(point: Point, renewal: Renewal | None, gap: float | None) -> None:
     if renewal is not None:
-        point.flip_rate, point.retained = renewal.flip_rate, renewal.score.retained
+        point.flip_rate, point.retained = renewal.flip_rate, renewal.worth.retained
         point.renewal_seconds, point.gap = renewal.seconds, gap
 
 

@@ -13,7 +13,7 @@ from tmask.errors import InvalidProblemError
 
 
 @dataclass(slots=True)
-class Sums:
+class ChannelSums:
     """Of what one batch norm has read."""
 
     count: int = 0
@@ -69,7 +69,7 @@ def set_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int)
     write_running(norm, mean, variance * (count / max(1, count - 1)))
 
 
-def set_from_sums(name: str, norm: _BatchNorm, sums: Sums) -> None:
+def set_from_sums(name: str, norm: _BatchNorm, sums: ChannelSums) -> None:
     """Write the statistics of all that a batch norm has read.
 
     Raises:

@@ -18,14 +18,14 @@ from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, 
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
 from tmask.nn.pruning.layerwise import Progress, Settings
-from tmask.nn.pruning.patterns import Patterns, prune_to_patterns
+from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver
 
 
 def adaprune(
     model: nn.Module,
     calibration: Iterable[Any],
-    pattern: Patterns,
+    pattern: LayerPatterns,
     *,
     transposable: bool = True,
     solver: Solver | str = "auto",

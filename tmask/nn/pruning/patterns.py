@@ -16,13 +16,13 @@ from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than, no_l
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Settings, prune
 
-Patterns = Pattern | str | Mapping[str, Pattern | str]
+LayerPatterns = Pattern | str | Mapping[str, Pattern | str]
 
 
 def prune_to_patterns(
     model: nn.Module,
     calibration: Calibration,
-    pattern: Patterns,
+    pattern: LayerPatterns,
     transposable: bool,
     wanted: LayerFilter,
     method: LayerMethod,
@@ -58,7 +58,7 @@ def by_module(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[s
 
 
 def make_plans(
-    layers: list[Prunable], skipped: Mapping[str, str], pattern: Patterns, transposable: bool
+    layers: list[Prunable], skipped: Mapping[str, str], pattern: LayerPatterns, transposable: bool
 ) -> tuple[list[Plan], dict[str, str]]:
     """The layers that get the pattern, or each its own (by the module's name), and reasons for those that get none.
 

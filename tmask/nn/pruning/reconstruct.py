@@ -23,13 +23,13 @@ from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, Refit, Refitti
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Progress, Settings, prune
 
-Masks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
+GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
 
 
 def reconstruct(
     model: nn.Module,
     calibration: Iterable[Any],
-    masks: Masks,
+    masks: GivenMasks,
     *,
     method: Refit = "least-squares",
     sequential: bool = True,

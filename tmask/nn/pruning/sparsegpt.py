@@ -29,14 +29,14 @@ from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
 from tmask.nn.fitting.refit import DAMPING, Refitting
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Progress, Settings
-from tmask.nn.pruning.patterns import Patterns, prune_to_patterns
+from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver
 
 
 def sparsegpt(
     model: nn.Module,
     calibration: Iterable[Any],
-    pattern: Patterns,
+    pattern: LayerPatterns,
     *,
     transposable: bool = True,
     solver: Solver | str = "auto",

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks, together
-from tmask.nn.layers.choice import Choice, Filter, Patterns
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.report import Renewal
+from tmask.nn.layers.rules import Filter, LayerRules, PatternRules
 from tmask.nn.layers.settling import choose
 from tmask.nn.packing.backends import check_backend
 from tmask.nn.training.arguments import check_arguments
@@ -28,7 +28,7 @@ from tmask.solving.solver import Solver
 
 def sparsify(
     model: nn.Module,
-    pattern: Patterns = "2:4",
+    pattern: PatternRules = "2:4",
     *,
     solver: Solver | str = "auto",
     schedule: Schedule = Frozen(),  # noqa: B008 - immutable
@@ -95,7 +95,7 @@ def sparsify(
             check_finite_every=check_finite_every,
         )
         check_backend(backend)
-        layers, skipped = select_layers(model, Choice.parse(pattern, include, exclude, filter_fn))
+        layers, skipped = select_layers(model, LayerRules.parse(pattern, include, exclude, filter_fn))
         finder = MaskFinder(_checked_solver(solver, layers), score, certify)
         for layer in layers:
             layer.requested = backend

@@ -51,5 +51,5 @@ def check_arguments(**arguments: Any) -> None:
 
 
 def _is_texts(value: Any) -> bool:
-    """Whether it is a list of texts. A text, a sequence too, is left to `Choice`, which tells what was meant."""
+    """Whether it is a list of texts. A text, a sequence too, is left to `LayerRules`, which tells what was meant."""
     return isinstance(value, str) or (isinstance(value, Collection) and all(isinstance(item, str) for item in value))

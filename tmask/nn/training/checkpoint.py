@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, check_same, together
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.report import Score
 from tmask.nn.layers.settling import prepare
 from tmask.nn.mask.shards import put_together
 from tmask.nn.mask.terms import Terms
@@ -35,7 +36,7 @@ def capture(
                 "in_force": None if layer.in_force is None else str(layer.in_force),
                 "step": layer.step,
                 "mask": layer.fingerprint(),
-                "score": None if layer.score is None else layer.score.sums(),
+                "score": None if layer.worth is None else [*astuple(layer.worth)],
             }
             for layer in layers
         },
@@ -82,7 +83,7 @@ def restore(
     for layer, _, found in judged:
         own = saved[layer.name]
         layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
-        layer.score = None if own["score"] is None else Score(*own["score"])
+        layer.worth = None if own["score"] is None else Worth(*own["score"])
         layer.step = own["step"]
         layer.note(found)
         layer.refresh()

@@ -70,5 +70,5 @@ def put_on(
     for layer in layers:
         new, pattern = found[layer.name], patterns[layer.name]
         flips = layer.set_mask(new, pattern, step)
-        rows.append(LayerRenewal(layer.name, pattern, new.score, flips, new.mask.numel(), new.seconds))
+        rows.append(LayerRenewal(layer.name, pattern, new.worth, flips, new.mask.numel(), new.seconds))
     return tuple(rows)

@@ -57,7 +57,7 @@ class Shared:
         own = self._find_own(self._own_weights(owners))
         figures: dict[str, Any] = {}
         for part in self.ranks.gather(
-            {name: (found.score, found.seconds, found.complete) for name, found in own.items()}
+            {name: (found.worth, found.seconds, found.complete) for name, found in own.items()}
         ):
             figures |= part
         masks, prints = {}, {}
@@ -66,8 +66,8 @@ class Shared:
             prints[layer.name] = fingerprint(mask)
             if is_sharded(layer.weight):
                 mask = shard_like(mask, layer.weight)
-            score, seconds, complete = figures[layer.name]
-            masks[layer.name] = FoundMask(mask, score, seconds, complete, prints[layer.name])
+            worth, seconds, complete = figures[layer.name]
+            masks[layer.name] = FoundMask(mask, worth, seconds, complete, prints[layer.name])
         self._compare_each(self.ranks.gather(prints), "the new mask differs", "do all ranks give the same masks?")
         return masks
 
