@@ -53,6 +53,7 @@ class Ranks:
 
     def send(self, mask: Tensor, owner: int) -> None:
         """Copy the owner's mask into that of every other rank."""
+        # torch names the source by its place among all processes, not by that in the group.
         source = owner if self.group is None else dist.get_global_rank(self.group, owner)
         dist.broadcast(mask.view(torch.uint8), source, group=self.group)  # not every backend takes bool
 
@@ -69,6 +70,7 @@ def together(ranks: Ranks | None) -> Iterator[None]:
     error = None
     try:
         yield
+    # Not an interrupt: whoever stops this rank wants it to stop, not to wait for the others.
     except Exception as caught:
         if ranks is None:
             raise
@@ -103,4 +105,5 @@ def portable(error: Exception | None) -> TmaskError | None:
     """An error that can be sent to other ranks: itself, or one of ours with the text of any other."""
     if error is None:
         return None
+    # torch sends objects as pickles, which errors of other libraries need not survive.
     return error if isinstance(error, TmaskError) else SolverFailedError(f"{type(error).__name__}: {error}")
