@@ -26,23 +26,17 @@ class Ranks:
 
     @classmethod
     def of(cls, distributed: Any) -> Ranks | None:
-        """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked.
-
-        Args:
-            distributed: None for all processes if torch.distributed runs, False for none, or a process group.
-        """
+        """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked."""
         if distributed is False or not (dist.is_available() and dist.is_initialized()):
             return None
         return cls(distributed)
 
     @property
     def size(self) -> int:
-        """How many processes."""
         return dist.get_world_size(self.group)
 
     @property
     def index(self) -> int:
-        """Of this process."""
         return dist.get_rank(self.group)
 
     def gather(self, value: Any) -> list[Any]:
