@@ -23,6 +23,7 @@ from torch.nn import functional
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import masked_of
+from tmask.nn.mask.shards import is_sharded
 from tmask.nn.packing.copies import Copies
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import ROUTES, Route
@@ -171,8 +172,7 @@ def _masked_weight(module: nn.Module) -> tuple[Tensor, Tensor]:
         problem = "has no mask on its weight" if masked is None else "has other parametrizations beside the mask"
         raise InvalidProblemError(f"the linear layer {problem}; backend 'semi_structured' packs masked weights alone")
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-    # A DTensor, told without importing that class, and torch.distributed with it.
-    if hasattr(weight, "full_tensor"):
+    if is_sharded(weight):
         raise InvalidProblemError(
             "the weight is sharded (a DTensor), and a shard cannot be packed; use backend 'masked'"
         )
