@@ -16,7 +16,7 @@ from tmask.blocks.tiling import Tiling
 from tmask.comparison.builtin import builtin_weights
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 
 Blocks = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]

@@ -32,9 +32,10 @@ from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.masks import MaskRecord, write_masked_weights, write_masks
+from tmask.files.masked_weights import write_masked_weights
+from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.partial import PartialStore
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
 
 

@@ -10,8 +10,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from tmask.files.damage import DAMAGE, unlike
 from tmask.files.tensors import Tensor, from_numpy
-from tmask.files.weight_file import DAMAGE, WeightFile, unlike
+from tmask.files.weight_file import WeightFile
 
 
 def open_npz(path: Path) -> WeightFile:

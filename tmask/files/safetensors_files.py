@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError
+from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.tensors import CODES, NAMES, Tensor, contents, from_bytes, num_bytes
-from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
+from tmask.files.weight_file import WeightFile
 
 INDEX = ".safetensors.index.json"
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError, SolverUnavailableError
+from tmask.files.damage import unlike
 from tmask.files.tensors import from_torch, torch_dtype
-from tmask.files.weight_file import WeightFile, unlike
+from tmask.files.weight_file import WeightFile
 
 # Where training scripts put the state dict in their checkpoints.
 _NESTS = ("state_dict", "model", "model_state_dict")

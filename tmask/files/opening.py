@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tmask.errors import FileFormatError
+from tmask.files.damage import describe
 from tmask.files.numpy_files import open_npy, open_npz
 from tmask.files.safetensors_files import INDEX, open_index, open_safetensors
 from tmask.files.torch_files import open_torch
-from tmask.files.weight_file import WeightFile, describe
-
-__all__ = ["WeightFile", "open_weights"]
+from tmask.files.weight_file import WeightFile
 
 _OPENERS: dict[str, Callable[[Path], WeightFile]] = {
     INDEX: open_index,
