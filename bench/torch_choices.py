@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.matrix import measure
 from bench.rows import RESULTS, commit
+from bench.turns import measure
 from tmask.comparison.environment import environment
 from tmask.files.csv_files import write_csv
 from tmask_solvers.torch_kernels.closed import solve_closed
