@@ -15,6 +15,7 @@ import typer
 from bench import markdown
 from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
+from tmask.plots.styles import RC, save_options
 
 mpl.use("Agg")
 
@@ -80,8 +81,9 @@ def curve(rows: pd.DataFrame, target: Path) -> str:
     axes.grid(alpha=0.3)
     axes.legend(title="tmask.solve", ncols=2)
     for suffix in (".png", ".svg"):
-        with atomic_path(target.with_name(target.stem + "_curve" + suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=150)
+        path = target.with_name(target.stem + "_curve" + suffix)
+        with atomic_path(path) as temporary, mpl.rc_context(RC):
+            figure.savefig(temporary, **save_options(path))
     plt.close(figure)
     return "\n" + _markdown(table) + "\n"
 
