@@ -51,6 +51,7 @@ def best_mask(weight: Tensor, pattern: Pattern, constraint: str) -> Tensor:
     if constraint == "unstructured":
         kept = kept_of(scores.size, Fraction(pattern.n, pattern.m))
         mask = np.zeros(scores.size, np.bool_)
+        # stable: weights of equal size are chosen the same way on every machine.
         mask[np.argsort(-scores, axis=None, kind="stable")[:kept]] = True
         return torch.from_numpy(mask.reshape(scores.shape))
     if constraint == "plain":

@@ -85,6 +85,7 @@ def draw(means: list[dict[str, Any]], path: Path) -> Path:
     axes.set_axisbelow(True)
     axes.set_xlabel("log2 of the number of masks, per weight (bits)")
     axes.set_ylabel("Top-1 (%)")
+    # Room for the patterns' names above the highest points.
     axes.set_ylim(top=axes.get_ylim()[1] + 1)
     numbers = ", ".join(f"{correlation(means, stage):.3f} {stage} AdaPrune" for stage in stages_of(means))
     title = f"ResNet-20 on CIFAR-10, half of the weights kept\nSpearman correlation {numbers}"

@@ -42,6 +42,7 @@ COLUMNS = ("n", "m", "side", "dtype", "call", "solver", "repeat", "seconds", "bl
 def by_events(call: Call) -> tuple[float, Row]:
     """Seconds from before to after a call on the current CUDA stream, and what it returned."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    # Work queued before would hide the time that this call's launches take.
     torch.cuda.synchronize()
     start.record()
     row = call()
@@ -56,6 +57,7 @@ def measure(calls: dict[tuple[str, str], Call], timer: Timer, repeats: int, budg
     for (kind, solver), call in calls.items():
         seconds, row = timer(call)
         yield {"call": kind, "solver": solver, "repeat": -1, "seconds": seconds} | row
+        # The first call may have compiled, so the second tells how many turns there is time for.
         warm, _ = timer(call)
         turns[kind, solver] = max(1, min(repeats, int(budget / max(warm, 1e-9))))
     for repeat in range(repeats):

@@ -26,6 +26,7 @@ _SHARE_ENTRIES = 1 << 22  # enough to know which share of blocks the rounds leav
 
 def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
     """What is timed on a weight (side, side), wherever that lies."""
+    # Outside the calls, so that no allocation is timed.
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     other = torch.empty_like(weight)
     blocks = weight.numel() // pattern.m**2
@@ -73,6 +74,7 @@ def _solving(name: str, weight: Tensor, pattern: Pattern, row: Row) -> Call:
 def _through_cpu(weight: Tensor, pattern: Pattern, row: Row) -> Call:
     def call() -> Row:
         solution = tmask.solve(weight.cpu(), pattern, "midpoint", threads=os.cpu_count() or 1)
+        # The way back is part of the price.
         solution.mask.to(weight.device)
         return row | {"gap": solution.optimality_gap}
 

@@ -57,6 +57,7 @@ def main(
                 for row in PARTS[part](pattern, cases)
             )
             rows += [dict.fromkeys(COLUMNS, "") | row | machine for row in made]
+        # After each part, so that an interrupt loses one at most.
         write_csv(out, rows, overwrite=True)
     print(f"{len(rows)} rows in {out}")
 

@@ -78,6 +78,7 @@ def proofs(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
     """A million blocks: `certify` proves every mask of `solve` from the weights alone, with duals of its own."""
     rng = np.random.default_rng(1)
     m, total = pattern.m, 1 << 20
+    # In pieces: a million blocks of 32 x 32 would take 4 GiB at once.
     height = 64 * m
     width = min(total // 64, 1 << 14) * m // (1 if m < 16 else m // 8)
     blocks = proven = 0
@@ -117,6 +118,7 @@ def compiling(pattern: Pattern, cases: list[Case]) -> Iterator[Row]:
         "import time, numpy as np, tmask, numba; w = np.ones((64, 64), np.float32); t = time.perf_counter(); "
         f"tmask.solve(w, '{pattern}', 'midpoint'); print(time.perf_counter() - t)"
     )
+    # An own cache: this machine's may hold the kernels already.
     with tempfile.TemporaryDirectory() as folder:
         for what in ("first call, compiling", "first call, cached"):
             out = subprocess.run(

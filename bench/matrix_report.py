@@ -17,6 +17,7 @@ from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
 from tmask.plots.styles import RC, save_options
 
+# Draws without a screen.
 mpl.use("Agg")
 
 _OTHERS = ("greedy-keep", "ortools-flow", "networkx-simplex")
@@ -82,6 +83,7 @@ def curve(rows: pd.DataFrame, target: Path) -> str:
     axes.legend(title="tmask.solve", ncols=2)
     for suffix in (".png", ".svg"):
         path = target.with_name(target.stem + "_curve" + suffix)
+        # The salt of SVG's names is read when the figure is saved.
         with atomic_path(path) as temporary, mpl.rc_context(RC):
             figure.savefig(temporary, **save_options(path))
     plt.close(figure)

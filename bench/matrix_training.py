@@ -25,6 +25,7 @@ def layer_in_training(optimizer: str) -> dict[int, Matrix]:
     snapshots = {}
     for step in range(241):
         if step - 200 in (0, 1, 10, 40):
+            # numpy() shares memory with the weight, which the next step changes.
             snapshots[step - 200] = hidden.weight.detach().numpy().copy()
         batch = torch.randint(len(images), (128,))
         loss = torch.nn.functional.cross_entropy(network(images[batch]), labels[batch])

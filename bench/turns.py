@@ -17,6 +17,7 @@ def measure(groups: dict[str, Callable[[], Row]], repeats: int) -> Iterator[Row]
     A turn is one call, or as many as fill `_TURN`: what ran before has then left the caches.
     """
     numbers = {}
+    # The first call may compile; how many fit a turn goes by the second.
     for name, call in groups.items():
         call()
         begin = time.perf_counter()

@@ -53,6 +53,7 @@ def doctor(
         raise SolverUnavailableError(
             '`tmask doctor` asks torch, which is not installed here; run: pip install "tmask[torch]"'
         )
+    # Late, since they import torch.
     from tmask.nn.packing.doctor import diagnose
     from tmask.nn.packing.machine import default_device, examine, kernels
 

@@ -161,4 +161,5 @@ def _at_most(length: int, n: int) -> int:
 
 
 def _to_the(base: int, exponent: int) -> int:
+    # The type checker takes a power of whole numbers for a float, since the exponent could be below 0.
     return int(base**exponent)

@@ -56,6 +56,7 @@ def _joined(cols: int, limit: int, order: int, degrees: range, p: int) -> Iterat
     heads = order - parts
     inverse = np.array([pow(math.factorial(k), -1, p) for k in range(cols + 1)], np.uint64)
     powers = [binomial_powers(pow(root, j, p), cols, top, p) for j in range(order)]
+    # Without heads each tail is a whole point, so those of `cols` roots alone are needed.
     tails = {
         total: _Part.of(_compositions(parts, total), range(heads, order), powers, inverse, p)
         for total in (range(cols + 1) if heads else [cols])
@@ -81,6 +82,7 @@ def _num_tabulated(cols: int, order: int, top: int) -> int:
         return entries * parts * (top + 1) ** 2 // 2 + heads * math.gcd(order, cols) * _CALLS
 
     fitting = [k for k in range(1, order + 1) if math.comb(cols + k, k) * (top + 1) <= _TABLE]
+    # One root is tabulated even where its table is too large: without any, nothing is left to join to.
     return min(fitting or [1], key=cost)
 
 
@@ -126,6 +128,7 @@ def _cut(held: list[tuple[Residues, Residues]]) -> Iterator[tuple[Residues, Resi
         yield points[:, start : start + _BATCH], weights[start : start + _BATCH]
 
 
+# Kept for the recursion and for the next prime, until `forget_points`.
 @cache
 def _compositions(parts: int, total: int) -> Counts:
     """All ways (N, parts) to write a total as an ordered sum of parts >= 0."""

@@ -19,6 +19,7 @@ def exactly(side: int, n: int, bound: int) -> int:
     """The number of (side, side) 0/1 matrices with n ones in every row and column, known to be at most `bound`."""
 
     def evaluate(points: Residues, p: int) -> Residues:
+        # n is the only degree that is asked for, so e_n comes first.
         return power(points[0], side, p)
 
     order = _best_order(side, n)

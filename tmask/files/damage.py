@@ -37,6 +37,7 @@ def unlike(path: Path, what: str, error: BaseException) -> FileFormatError:
         b"PK": "it starts like a .npz or a torch file (.pt): rename it if it is one",
         b"<": "it starts like a web page: download it again",
     }
+    # A file that starts as its name says is damaged further on: renaming it would not help.
     known = (h for begin, h in hints.items() if start.startswith(begin) and path.suffix.lower() not in h)
     hint = next(known, None) if start else "it is empty"
     return FileFormatError(f"{path} is no complete {what}: {hint or describe(error) + '; get a fresh copy'}")

@@ -51,10 +51,12 @@ def write_masked_weights(
         tensor = source.read(name)
         if name not in masks:
             return tensor
+        # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
         return replace(tensor, bits=np.where(masks[name], tensor.bits, tensor.bits.dtype.type(0)))
 
     listing = {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
     with atomic_path(path, overwrite) as temporary:
+        # `transformers` asks for this entry.
         write_safetensors(temporary, listing, load, {"format": "pt"})
 
 

@@ -78,6 +78,7 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
     records = list(records)
     if repeated := [name for name, count in Counter(record.name for record in records).items() if count > 1]:
         raise InvalidProblemError(f"two masks for {repeated[0]!r}; a mask file holds one for each parameter")
+    # numpy packs from the high bit by default; the format counts from the low one.
     tensors = {record.name: Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little")) for record in records}
     metadata = {
         "format": FORMAT,
@@ -131,6 +132,7 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> MaskRecord:
     for key, types in _TYPES.items():
+        # JSON's true is an int to Python.
         if not isinstance(layer[key], types) or isinstance(layer[key], bool):
             raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
     shape = tuple(layer["shape"])
@@ -138,6 +140,7 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
     bits = np.unpackbits(packed, bitorder="little")
+    # `write_masks` leaves them 0: set ones are damage, or belong to another shape.
     if bits[count:].any():
         raise ValueError(f"the mask of {name!r} has bits beyond its last entry")
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}

@@ -85,6 +85,7 @@ def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any
         raise ValueError(f"version {version} of the .npy format is for records")
     if any(side < 0 for side in shape):
         raise ValueError(f"shape {shape}")
+    # A header can claim any shape, and numpy would ask for that much memory before it reads.
     if not dtype.hasobject and stream.tell() + math.prod(shape) * dtype.itemsize > size:
         raise ValueError("it ends too early")
     return shape, dtype

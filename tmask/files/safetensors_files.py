@@ -111,11 +111,13 @@ def write_safetensors(
         start, end = end, end + math.prod(shape) * num_bytes(dtype)
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
+    # As the library does: contents start at a multiple of eight bytes.
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = load(name)
+            # The source is read late, when the header is written already, and may have changed by then.
             if (tensor.dtype, tensor.shape) != tensors[name]:
                 raise FileFormatError(f"tensor {name!r} changed while it was copied; run it again")
             file.write(contents(tensor.bits))

@@ -37,6 +37,7 @@ def open_torch(path: Path) -> WeightFile:
     except Exception as error:  # torch raises whatever its readers raise
         what = "torch file of plain tensors (anything else is refused, since loading it could run code)"
         raise unlike(path, what, error) from error
+    # One after the other: a checkpoint may nest twice.
     for key in _NESTS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
