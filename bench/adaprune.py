@@ -234,6 +234,7 @@ def main(
             seconds = time.perf_counter() - start
             row = _row(model, stage, number, loaded.top1(pruned), pruned, report, seconds)
             rows.append(row | machine)
+            # After each row, since an interrupted run goes on from what the file holds.
             write_csv(out, rows, overwrite=True)
             print(f"{model.name}, {stage}, seed {number}: {row['top1']:.2%} ({seconds:.0f} s)", flush=True)
 

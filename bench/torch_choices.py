@@ -59,6 +59,7 @@ def rows_of(n: int, m: int, entries: int, repeats: int, parts: tuple[str, ...]) 
             continue
         head = {"part": part, "n": n, "m": m}
         for name, call in calls.items():
+            # Apart from the rest: the first call of a compiled function is the compiling.
             begin = time.perf_counter()
             call()
             yield head | _row(name, -1, time.perf_counter() - begin, entries)

@@ -45,6 +45,7 @@ def check(
         task = bar.add_task("", total=len(records))
         for record in records.values():
             bar.update(task, description=record.name)
+            # A wrong mask is a row: one that ended the run would hide those behind it.
             results.append(_check(record, source))
             bar.advance(task)
     failed = [result for result in results if result["problem"]]

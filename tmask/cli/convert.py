@@ -66,6 +66,7 @@ def convert(
     # Before the model is loaded and pruned, which can take an hour.
     check_model_output(output)
     check_outputs([model, calibration], [output, masks, csv], overwrite)
+    # `tmask check` would refuse the file, which knows of transposable masks alone.
     if masks is not None and plain:
         raise InvalidProblemError("--masks writes transposable masks, which those of --plain are not; leave one out")
     loaded = load_model(model, builder, trust=trust)

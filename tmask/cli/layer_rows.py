@@ -14,6 +14,7 @@ from tmask.judging.solution import optimality_gap
 
 def describe(record: MaskRecord) -> dict[str, Any]:
     """One layer, in numbers."""
+    # What a resumed run compares, of no use to a reader.
     known = {key: value for key, value in record.metadata().items() if key != "job"}
     return known | {
         "retained": _share(record.objective, record.total),
@@ -66,4 +67,5 @@ def skipped_rows(skipped: Sequence[Skipped]) -> list[Row]:
 
 
 def _share(objective: float, total: float) -> float:
+    # Of a layer of zeros everything is kept, whatever the mask.
     return objective / total if total else 1.0

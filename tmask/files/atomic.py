@@ -40,6 +40,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
             raise OutputError(f"{path} is no regular file; give the name of a file to write")
         if not overwrite:
             raise OutputError(_exists(path))
+    # The file is made beside what a link leads to, so that folder is the one that must be writable.
     folder = _target(path).parent
     if not folder.exists():
         raise OutputError(f"cannot write {path}: the folder {folder} does not exist; create it first")

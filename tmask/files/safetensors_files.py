@@ -38,6 +38,7 @@ def open_safetensors(path: Path) -> WeightFile:
 
     def load(name: str) -> Tensor:
         start, end = header[name]["data_offsets"]
+        # Opened at each reading: all shards of a large model held open could be more than the system allows.
         with path.open("rb") as file:
             file.seek(8 + size + start)
             data = file.read(end - start)
