@@ -85,7 +85,7 @@ def make_plans(
     return plans, left
 
 
-def _by_layer(names: list[str], skipped: Mapping[str, str], pattern: Patterns) -> dict[str, Pattern]:
+def _by_layer(names: list[str], skipped: Mapping[str, str], pattern: LayerPatterns) -> dict[str, Pattern]:
     """The pattern of each layer, from one for all of these names or from a pattern each.
 
     Raises:
