@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "tmask.nn.mask": "tmask.blocks",
     "tmask.nn.packing": "tmask.blocks tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.nn.distributed tmask.nn.mask tmask.nn.packing",
-    "tmask.nn.training": "tmask.blocks tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
+    "tmask.nn.training": "tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
     "tmask.nn.layers",
     "tmask.nn.calibration": "tmask.files",
     "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",
@@ -89,6 +89,7 @@ def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import name` may name a module of the package, or something in its face.
             submodules = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             names = [name if name in known else node.module for name in submodules.values()]
         yield from (name for name in names if name in known)

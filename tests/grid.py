@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.integer import integer_scores
 
 
 def grid_objectives(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -13,7 +14,7 @@ def grid_objectives(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def on_grid(scores: np.ndarray) -> np.ndarray:
     """(B,) bool: no score was rounded to an integer."""
     exponent = np.frexp(scores.max((1, 2), keepdims=True).astype(np.float64))[1]
-    return (np.ldexp(integer_scores(scores).astype(np.float64), exponent - BITS) == scores).all((1, 2))
+    return (np.ldexp(integer_scores(scores).astype(np.float64), exponent - GRID_BITS) == scores).all((1, 2))
 
 
 def assert_same_objectives(scores: np.ndarray, masks: np.ndarray, reference: np.ndarray, n: int) -> None:

@@ -19,6 +19,7 @@ from tmask.errors import (
 )
 from tmask.judging.answers import Answer
 from tmask.judging.solution import Certificate, Solution, Status
+from tmask.judging.worth import Worth
 from tmask.solving.api import certify, check_mask, solve
 from tmask.solving.registry import available_solvers, get_solver, register_solver
 from tmask.solving.solver import Solver
@@ -44,6 +45,7 @@ __all__ = [
     "TensorSolver",
     "TmaskError",
     "UnknownSolverError",
+    "Worth",
     "available_solvers",
     "certify",
     "check_mask",

@@ -14,11 +14,11 @@ from bench.training.models import DENSE_LAYERS
 from bench.training.settings import Setting
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.judging.solution import optimality_gap
-from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Score, Sparsifier, sparsify
-from tmask.nn.layers.choice import Choice
+from tmask.judging.worth import Worth
+from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Sparsifier, sparsify
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import FoundMask, MaskFinder
+from tmask.nn.layers.rules import LayerRules
 from tmask_solvers.greedy_keep import GreedyKeep
 from tmask_solvers.midpoint import Midpoint
 
@@ -54,6 +54,7 @@ def put_masks(
         schedule=schedule,
         optimizer=optimizer,
         exclude=DENSE_LAYERS,
+        # Dense products: kernels for 2:4 exist for some patterns and devices alone.
         backend="masked",
         decay=None if setting.pretrained else decay,
         certify=False,
@@ -70,7 +71,7 @@ def put_plain(
     on_renewal: Callable[[Renewal], object],
 ) -> Sparsifier:
     """As `sparsify`, with masks that keep n of m along the input axis and ask nothing of the other."""
-    layers, skipped = select_layers(model, Choice.parse(pattern, ("*",), DENSE_LAYERS, None))
+    layers, skipped = select_layers(model, LayerRules.parse(pattern, ("*",), DENSE_LAYERS, None))
     sparsifier = Sparsifier(layers, skipped, PlainFinder(), schedule, decay, on_renewal)
     sparsifier.start()
     sparsifier.watch(optimizer)
@@ -87,7 +88,7 @@ class PlainFinder(MaskFinder):
         assert pattern is not None
         score = weight.abs()
         mask = plain_mask(score, pattern)
-        kept = Score(float(score[mask].double().sum()), float(score.double().sum()), None)
+        kept = Worth(float(score[mask].double().sum()), float(score.double().sum()), None)
         return FoundMask(mask, kept, time.perf_counter() - begin)
 
 
@@ -115,9 +116,8 @@ def proven_gap(sparsifier: Sparsifier, renewal: Renewal) -> float | None:
 
     Both are judged by the optimum's own proof on the same weights, which the greedy's renewal does without.
     """
-    objective = bound = 0.0
+    parts = []
     for layer, renewed in zip(sparsifier.layers, renewal.layers, strict=True):
         best = tmask.solve(layer.weight.detach(), layer.pattern, OPTIMUM, groups=layer.groups)
-        assert best.dual_bound is not None  # certified by default
-        objective, bound = objective + renewed.score.objective, bound + best.dual_bound
-    return optimality_gap(objective, bound)
+        parts.append(Worth(renewed.worth.objective, best.total, best.dual_bound))
+    return Worth.sum(parts).optimality_gap

@@ -18,15 +18,13 @@ memory. Float16 and bfloat16 are computed in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tmask.solving.tensor_solver import TensorAnswer, TensorSolver
+from tmask_solvers.shared.parting import OF_LARGEST, OF_LEAST, amounts
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.grid import Grid, prove
 from tmask_solvers.torch_kernels.paths import balance
@@ -129,18 +127,9 @@ def _finish(scores: Tensor, rounds: Rounds, n: int) -> _Solved:
 
 
 def _parted(scores: Tensor, n: int) -> Tensor:
-    """Scores with their ties broken: plus distinct amounts, the largest a 32nd of a block's least positive score.
-
-    At least 2^-18 of its largest, to stay above the rounding of float32; see `ties`.
-    """
+    """Scores with their ties broken by small distinct amounts (`shared.parting`)."""
     largest = scores.amax((0, 1))
     least = scores.masked_fill(scores == 0, torch.inf).amin((0, 1))
-    scale = torch.maximum(torch.where(least.isfinite(), least, 0) * 2.0**-5, largest * 2.0**-18)
-    noise = torch.from_numpy(_noise(len(scores), n)).to(scores.device, scores.dtype)
+    scale = torch.maximum(torch.where(least.isfinite(), least, 0) * OF_LEAST, largest * OF_LARGEST)
+    noise = torch.from_numpy(amounts(n, len(scores))).to(scores.device, scores.dtype)
     return scores + noise.unsqueeze(2) * scale
-
-
-@cache
-def _noise(m: int, n: int) -> npt.NDArray[np.float64]:
-    """(m, m) the numbers 0, 1, ..., m^2 - 1 over m^2, in a fixed random order."""
-    return np.random.default_rng(64 * n + m).permutation(m * m).reshape(m, m) / (m * m)

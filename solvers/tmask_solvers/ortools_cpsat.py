@@ -23,9 +23,6 @@ from tmask.solving.solver import Solver
 from tmask_solvers.shared.integer import integer_scores
 from tmask_solvers.shared.settings import check_count, check_time_limit
 
-# CP-SAT refuses sums that could overflow int64: m * m = 2^12 terms at side 64.
-_BITS = 46
-
 
 @dataclass(frozen=True)
 class OrtoolsCpsat(Solver):
@@ -51,7 +48,7 @@ class OrtoolsCpsat(Solver):
     def _solve(self, scores: Scores, n: int) -> Answer:
         masks = np.empty(scores.shape, np.bool_)
         limit_reached = False
-        for index, values in enumerate(integer_scores(scores, _BITS)):
+        for index, values in enumerate(integer_scores(scores)):
             masks[index], proven = self._solve_block(values, n, index)
             limit_reached |= not proven
         return Answer(masks, limit_reached=limit_reached)

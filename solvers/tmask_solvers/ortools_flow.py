@@ -22,7 +22,8 @@ from tmask.blocks.arrays import Masks, Scores
 from tmask.errors import SolverFailedError
 from tmask.judging.answers import Answer
 from tmask.solving.solver import Solver
-from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.integer import integer_scores
 from tmask_solvers.shared.settings import check_count
 
 Indices = npt.NDArray[np.int32]
@@ -52,7 +53,7 @@ class OrtoolsFlow(Solver):
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         num_blocks, side = scores.shape[:2]
-        batch = min(self.blocks_per_graph, num_blocks, max(1, 2 ** (_SCALED_BITS - BITS) // (2 * side)))
+        batch = min(self.blocks_per_graph, num_blocks, max(1, 2 ** (_SCALED_BITS - GRID_BITS) // (2 * side)))
         costs = -integer_scores(scores)
         masks = np.empty(scores.shape, np.bool_)
         for start in range(0, num_blocks, batch):

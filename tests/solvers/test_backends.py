@@ -11,7 +11,8 @@ from tmask.judging.certificate import objectives
 from tmask.judging.duals import is_regular
 from tmask_solvers.patterns import regular_masks
 from tmask_solvers.random_best import random_masks
-from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.integer import integer_scores
 from tmask_solvers.shared.rounding import round_to_regular
 
 
@@ -49,9 +50,9 @@ def test_integer_scores_are_exact_within_the_stated_range(kind):
     scores = make_blocks(kind, 50, 8)
     integers = integer_scores(scores)
     largest = scores.max((1, 2)).astype(np.float64)
-    unit = np.exp2(np.frexp(largest)[1] - float(BITS))[:, None, None]
+    unit = np.exp2(np.frexp(largest)[1] - float(GRID_BITS))[:, None, None]
     error = np.abs(integers * unit - scores)
-    assert (integers <= 2**BITS).all()
+    assert (integers <= 2**GRID_BITS).all()
     assert (error <= unit / 2).all()
     near = scores >= largest[:, None, None] * 2.0**-22
     assert (error[near] == 0).all()

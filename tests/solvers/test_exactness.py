@@ -7,7 +7,8 @@ import tmask
 from tests.strategies import KINDS, make_blocks
 from tmask_solvers import ortools_flow
 from tmask_solvers.ortools_flow import OrtoolsFlow
-from tmask_solvers.shared.integer import BITS, integer_scores
+from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.integer import integer_scores
 
 FLOW = OrtoolsFlow(blocks_per_graph=1)
 
@@ -39,7 +40,7 @@ def test_cpsat_tells_objectives_above_2_to_53_apart():
     scores = np.empty((3, side, side))
     for block, gain in zip(scores, (1, 2, 3), strict=True):
         block[:] = ((np.arange(side) - np.arange(side)[:, None]) % side < n) * (1 - 2.0**-20)
-        block[0, n] = block[0, 0] + gain * 2.0**-BITS  # exchanging (0, 0), (n, n) for these two gains as much
+        block[0, n] = block[0, 0] + gain * 2.0**-GRID_BITS  # exchanging (0, 0), (n, n) for these two gains as much
         block[n, 0] = block[n, n]
     assert not shortfall("ortools-cpsat", scores, n).any()
 
@@ -48,7 +49,7 @@ def test_cpsat_tells_objectives_above_2_to_53_apart():
 @pytest.mark.parametrize("ulp", [2.0**-45, 2.0**-40, 2.0**-30, 2.0**-23])
 def test_milp_solvers_stay_within_their_bound(name, ulp):
     scores = 1 + np.random.default_rng(0).integers(0, 3, (4, 8, 8)) * ulp
-    unit = 2.0 ** (1 - BITS)  # the largest score is just above 1, and below 2
+    unit = 2.0 ** (1 - GRID_BITS)  # the largest score is just above 1, and below 2
     assert shortfall(name, scores, 4).max() * unit <= 4 * 8 * 2e-12
 
 

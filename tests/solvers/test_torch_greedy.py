@@ -8,6 +8,8 @@ import tmask
 from tests.strategies import blocks, make_blocks
 from tmask.blocks.pattern import Pattern
 from tmask.solving.devices import solve_on_device
+from tmask.solving.region_answer import make_solution
+from tmask.solving.request import Request
 
 torch = pytest.importorskip("torch")
 
@@ -39,7 +41,8 @@ def test_repairs_weigh_trades_alike(kind):
 def test_greedy_keep_on_a_device_is_bounded_by_the_optimum(repair, status):
     weight = torch.from_numpy(make_blocks("normal", 80, 8).reshape(64, 80))
     solver = tmask.get_solver("greedy-keep", repair=repair)
-    mine, other = solve_on_device(weight, Pattern(4, 8), solver), tmask.solve(weight, "4:8", solver)
+    mask, answers = solve_on_device(Request(weight, Pattern(4, 8), solver))
+    mine, other = make_solution(mask, Pattern(4, 8), answers), tmask.solve(weight, "4:8", solver)
     assert torch.equal(mine.mask, other.mask)
     assert mine.status == other.status == status
     assert mine.objective == pytest.approx(other.objective, rel=1e-14)

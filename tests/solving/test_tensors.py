@@ -22,6 +22,8 @@ from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padde
 from tmask.judging import tensor_judging  # noqa: E402
 from tmask.solving.device_masks import DeviceMasks, Sums  # noqa: E402
 from tmask.solving.devices import solve_on_device, stays_on_device  # noqa: E402
+from tmask.solving.region_answer import make_solution  # noqa: E402
+from tmask.solving.request import Request  # noqa: E402
 from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -35,7 +37,9 @@ def weight_of(shape, dtype=torch.float32, seed=0):
 def on_device(weight, pattern, solver=None, **options):
     if isinstance(solver, str):
         solver = get_solver(solver)
-    return solve_on_device(weight, Pattern.parse(pattern), solver, **options)
+    request = Request(weight, Pattern.parse(pattern), solver, **options)
+    mask, answers = solve_on_device(request)
+    return make_solution(mask, request.pattern, answers)
 
 
 @dataclass(frozen=True)

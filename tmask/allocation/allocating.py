@@ -23,6 +23,9 @@ from tmask.solving.solver import Solver
 # Losses are rounded so that the largest of each layer sum to less than this power of two.
 _BITS = 46
 
+# The most weights that each pattern keeps of each layer.
+Shares = Mapping[str, Mapping[Pattern, Fraction]]
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -115,36 +118,18 @@ def allocate(
     Cost: CP-SAT's, milliseconds for tens of layers.
     """
     table = checked(losses, sizes)
-    if unknown := sorted(set(groups or {}) - set(table)):
-        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
-    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
-        raise InvalidProblemError(f"density {density!r}: must be a number above 0 and at most 1")
+    _check_groups(groups or {}, table)
+    allowed = _allowed(density)
     shares = {
         name: {p: kept_of_size(name, sizes[name], p, (groups or {}).get(name, 1)) for p in options}
         for name, options in table.items()
     }
     numbers = {name: number_of(sizes[name]) for name in table}
-    # Weights kept, in units of one over the least common multiple of all denominators.
-    unit = math.lcm(*(share.denominator for options in shares.values() for share in options.values()))
-    kept = {name: {p: int(unit * share) for p, share in options.items()} for name, options in shares.items()}
-    total = unit * sum(numbers.values())
-    # A float stands for all numbers nearest to it: 1/3 must allow 1:3, though the float is below it.
-    allowed = density if isinstance(density, Fraction) else Fraction(min(math.nextafter(float(density), 2), 1))
-    room = math.floor(allowed * total)
-    least = sum(min(options.values()) for options in kept.values())
-    if least > room:
-        raise InvalidProblemError(
-            f"density {float(density):g} cannot be met: with the sparsest pattern of every layer "
-            f"{least / total:.6g} of the weights are kept; allow that, or offer sparser patterns"
-        )
+    most = allowed * sum(numbers.values())
+    _check_least(shares, most, numbers, density)
+    kept, room = _in_whole_units(shares, most)
     exponent = _exponent(table)
-    costs = {
-        name: {p: round(math.ldexp(loss, exponent)) for p, loss in options.items()} for name, options in table.items()
-    }
-    chosen = choose(costs, kept, room)
-    rounded = any(
-        not math.ldexp(loss, exponent).is_integer() for options in table.values() for loss in options.values()
-    )
+    chosen = choose(_rounded(table, exponent), kept, room)
     return Allocation(
         choices=tuple(
             Choice(name, pattern, table[name][pattern], numbers[name], shares[name][pattern])
@@ -152,7 +137,7 @@ def allocate(
         ),
         budget=float(density),
         # Half a unit a layer, in the sum of this answer as in that of the best.
-        rounding=math.ldexp(len(chosen), -exponent) if rounded else 0.0,
+        rounding=0.0 if _is_exact(table, exponent) else math.ldexp(len(chosen), -exponent),
     )
 
 
@@ -180,8 +165,7 @@ def retained_losses(
     parsed = list(dict.fromkeys(map(Pattern.parse, patterns)))
     if not weights or not parsed:
         raise InvalidProblemError("retained_losses needs at least one layer and one pattern")
-    if unknown := sorted(set(groups or {}) - set(weights)):
-        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
+    _check_groups(groups or {}, weights)
     losses: dict[str, dict[Pattern, float]] = {}
     for name, weight in weights.items():
         losses[name] = {}
@@ -192,6 +176,47 @@ def retained_losses(
                 raise type(error)(f"layer {name!r}: {error}") from error
             losses[name][pattern] = max(0.0, solution.total - solution.objective)
     return losses
+
+
+def _check_groups(groups: Mapping[str, int], layers: Mapping[str, Any]) -> None:
+    """Return if groups are given for layers alone that are there."""
+    if unknown := sorted(set(groups) - set(layers)):
+        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
+
+
+def _allowed(density: float | Fraction) -> Fraction:
+    """The share of weights that a density from the user allows."""
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
+        raise InvalidProblemError(f"density {density!r}: must be a number above 0 and at most 1")
+    # A float stands for all numbers nearest to it: 1/3 must allow 1:3, though the float is below it.
+    return density if isinstance(density, Fraction) else Fraction(min(math.nextafter(float(density), 2), 1))
+
+
+def _check_least(shares: Shares, most: Fraction, numbers: Mapping[str, int], density: float | Fraction) -> None:
+    """Return if the sparsest pattern of every layer together keep no more than is allowed."""
+    least = sum(min(options.values()) for options in shares.values())
+    if least > most:
+        raise InvalidProblemError(
+            f"density {float(density):g} cannot be met: with the sparsest pattern of every layer "
+            f"{float(least / sum(numbers.values())):.6g} of the weights are kept; allow that, or offer sparser patterns"
+        )
+
+
+def _in_whole_units(shares: Shares, most: Fraction) -> tuple[dict[str, dict[Pattern, int]], int]:
+    """Weights kept, and the most of them, in units of one over the least common multiple of all denominators."""
+    unit = math.lcm(*(share.denominator for options in shares.values() for share in options.values()))
+    kept = {name: {p: int(unit * share) for p, share in options.items()} for name, options in shares.items()}
+    return kept, math.floor(unit * most)
+
+
+def _rounded(table: Losses, exponent: int) -> dict[str, dict[Pattern, int]]:
+    """Losses times two to the exponent, in whole numbers, which CP-SAT takes alone."""
+    return {name: {p: round(math.ldexp(loss, exponent)) for p, loss in row.items()} for name, row in table.items()}
+
+
+def _is_exact(table: Losses, exponent: int) -> bool:
+    """Whether that rounds nothing."""
+    return all(math.ldexp(loss, exponent).is_integer() for options in table.values() for loss in options.values())
 
 
 def _exponent(table: Losses) -> int:

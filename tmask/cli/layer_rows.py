@@ -9,29 +9,26 @@ from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
-from tmask.judging.solution import optimality_gap
+from tmask.judging.worth import Worth
 
 
 def describe(record: MaskRecord) -> dict[str, Any]:
     """One layer, in numbers."""
+    # What a resumed run compares, of no use to a reader.
     known = {key: value for key, value in record.metadata().items() if key != "job"}
-    return known | {
-        "retained": _share(record.objective, record.total),
-        "optimality_gap": optimality_gap(record.objective, record.dual_bound),
-    }
+    worth = _worth(record)
+    return known | {"retained": worth.retained, "optimality_gap": worth.optimality_gap}
 
 
 def total(records: Sequence[MaskRecord]) -> dict[str, Any]:
-    """All layers together; without a bound for each there is none for all."""
-    objective = sum(record.objective for record in records)
-    bounds = [record.dual_bound for record in records if record.dual_bound is not None]
-    dual_bound = sum(bounds) if len(bounds) == len(records) else None
+    """All layers together."""
+    worth = Worth.sum(map(_worth, records))
     statuses = {record.status for record in records}
     return {
-        "objective": objective,
-        "dual_bound": dual_bound,
-        "retained": _share(objective, sum(record.total for record in records)),
-        "optimality_gap": optimality_gap(objective, dual_bound),
+        "objective": worth.objective,
+        "dual_bound": worth.dual_bound,
+        "retained": worth.retained,
+        "optimality_gap": worth.optimality_gap,
         "status": statuses.pop() if len(statuses) == 1 else "mixed",
         "seconds": sum(record.seconds for record in records),
     }
@@ -65,5 +62,5 @@ def skipped_rows(skipped: Sequence[Skipped]) -> list[Row]:
     return [{"because": reason, "tensors": ", ".join(names)} for reason, names in reasons.items()]
 
 
-def _share(objective: float, total: float) -> float:
-    return objective / total if total else 1.0
+def _worth(record: MaskRecord) -> Worth:
+    return Worth(record.objective, record.total, record.dual_bound)

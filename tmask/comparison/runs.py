@@ -17,6 +17,7 @@ from tmask.blocks.arrays import Masks, Scores
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.certificate import Bounds, judge, upper_bounds
+from tmask.judging.worth import Worth, optimality_gaps
 from tmask.solving.registry import get_solver, reference_solver
 from tmask.solving.solver import Solver
 
@@ -33,7 +34,7 @@ class Run:
         blocks: how many it saw.
         seconds: wall-clock time of the solver alone.
         objective, dual_bound, total: float64 sums over these blocks of kept scores, of proven bounds, of all scores.
-        gap_mean, gap_worst: over the blocks, of (bound - objective) / bound; below 0 only for underfilled blocks.
+        gap_mean, gap_worst: over the blocks, of their optimality gaps; below 0 only for underfilled blocks.
         optimal_blocks: blocks proven optimal, exactly n per line.
         feasible_blocks: blocks with exactly n per row and column.
     """
@@ -55,6 +56,11 @@ class Run:
     feasible_blocks: int = 0
     limit_reached: bool = False
     failure: str = ""
+
+    @property
+    def worth(self) -> Worth:
+        """Of its masks, on the blocks that it saw."""
+        return Worth(self.objective, self.total, self.dual_bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +188,7 @@ class _Trial:
         size = len(scores)
         known = Bounds(bounds.value[:size], bounds.prices[:size], bounds.tight[:size])
         judgement = judge(scores, masks, self.pattern.n, bounds=known)
-        positive = judgement.bound > 0
-        gaps = np.zeros(size)
-        gaps[positive] = 1 - judgement.objective[positive] / judgement.bound[positive]
+        gaps = optimality_gaps(judgement.objective, judgement.bound)
         row = replace(
             row,
             objective=float(judgement.objective.sum()),
@@ -225,7 +229,7 @@ def _summary(runs: list[Run]) -> Summary:
         fastest=min(times),
         slowest=max(times),
         weights_per_second=first.m**2 / median * 1e6 if median else float("nan"),
-        retained=first.objective / first.total if first.total else 1.0,
+        retained=first.worth.retained,
         gap_mean=first.gap_mean,
         gap_worst=first.gap_worst,
         optimal_share=first.optimal_blocks / first.blocks,

@@ -23,8 +23,9 @@ from tmask.judging.duals import (
     proves_optimal,
     residual_prices,
 )
+from tmask.judging.worth import Worth
 
-Values = npt.NDArray[np.float64]
+PerBlock = npt.NDArray[np.float64]
 Reference = Callable[[Scores, int], BlockSolution]
 
 # Blocks judged at once: bounds the float64 temporaries to a few times this many entries.
@@ -41,7 +42,7 @@ class Bounds:
         tight: (B,) bool, whether it *is* the optimum, attained by a mask that was proven optimal.
     """
 
-    value: Values
+    value: PerBlock
     prices: Prices
     tight: Flags
 
@@ -57,10 +58,15 @@ class Judgement:
         regular: bool, exactly n kept in every row and column.
     """
 
-    objective: Values
-    bound: Values
+    objective: PerBlock
+    bound: PerBlock
     proven: Flags
     regular: Flags
+
+    def worth(self, total: float) -> Worth:
+        """Of all blocks together, whose scores add up to the total; without a bound where one has none."""
+        objective, bound = float(self.objective.sum()), float(self.bound.sum())
+        return Worth(objective, total, bound if bound < np.inf else None)
 
 
 def tally(scores: Scores, masks: Masks, n: int) -> Judgement:
@@ -157,7 +163,7 @@ def _judge(
     result.proven[part], result.regular[part] = proven, regular
 
 
-def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[Values, Prices, Flags]:
+def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[PerBlock, Prices, Flags]:
     num_blocks, side = scores.shape[:2]
     if n == side:  # everything is kept
         return (

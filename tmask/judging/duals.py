@@ -21,8 +21,14 @@ from tmask.judging.counts import count_lines
 Flags = npt.NDArray[np.bool_]
 
 _EPS = float(np.finfo(np.float64).eps)
+
+# How prices are proposed. Like solvers' own numbers (`tmask_solvers.shared.constants`), but not theirs: who judges
+# solvers takes no number from them. No choice here can make a false proof, since `proves_optimal` decides on the prices
+# without them; a worse one finds fewer proofs. One momentum and limit for every m, because there is no need to be fast.
 _ROUNDS = 24
 _MOMENTUM = 0.3
+# Of the 53 bits of float64, 46 for scores leave 7 for prices that grow beyond them.
+_GRID_BITS = 46
 
 
 def is_regular(masks: Masks, n: int) -> Flags:
@@ -125,7 +131,7 @@ def residual_prices(scores: Scores, masks: Masks, v: Prices) -> Prices:
     """
     s = scores.astype(np.float64, copy=False)
     side = s.shape[1]
-    grid = np.exp2(np.frexp(s.max((1, 2), initial=0))[1] - 46.0)[:, None]  # (B, 1)
+    grid = np.exp2(np.frexp(s.max((1, 2), initial=0))[1] - float(_GRID_BITS))[:, None]  # (B, 1)
     grid = np.maximum(grid, np.finfo(np.float64).smallest_subnormal)
     v = np.round(v / grid) * grid
     todo = np.arange(len(s))

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from tmask.blocks.pattern import Pattern
+from tmask.judging.worth import Worth
 
 # A gap no larger than this counts as none: what float64 sums, and the grid of exact solvers, can lose.
 ROUNDING = 2.0**-35
@@ -26,11 +27,12 @@ class Status(StrEnum):
         return _ADVICE[self]
 
 
-def status_of(objective: float, dual_bound: float | None, underfilled: bool, limit_reached: bool) -> Status:
-    """What is known of a mask: objective and bound are those of `Solution`."""
+def status_of(worth: Worth, underfilled: bool, limit_reached: bool) -> Status:
+    """What is known of a mask of this worth."""
     if underfilled:
         return Status.UNDERFILLED
-    if dual_bound is not None and dual_bound - objective <= ROUNDING * dual_bound:
+    bound = worth.dual_bound
+    if bound is not None and bound - worth.objective <= ROUNDING * bound:
         return Status.OPTIMAL
     return Status.LIMIT if limit_reached else Status.FEASIBLE
 
@@ -47,14 +49,12 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class Solution(Worth):
     """A mask with its worth.
 
     Args:
+        objective, total, dual_bound: see `Worth`; no dual_bound with certify=False.
         mask: bool, True = kept; the kind (numpy or torch), shape and device of the weight.
-        objective: sum of kept scores, accumulated in float64.
-        dual_bound: proven to be no less than the optimum; None with certify=False.
-        total: sum of all scores.
         status: see `Status`.
         seconds: wall-clock time that the solver took, without checks and certificate; on a device, with the checks.
         solver: name of the solver that was used.
@@ -63,27 +63,11 @@ class Solution:
     """
 
     mask: Any = field(repr=False)
-    objective: float
-    dual_bound: float | None
-    total: float
     status: Status
     seconds: float
     solver: str
     pattern: Pattern
     row_prices: Any = field(default=None, repr=False)
-
-    @property
-    def optimality_gap(self) -> float | None:
-        """(dual_bound - objective) / dual_bound, and 0 where the bound is 0; None with certify=False.
-
-        Never negative for a transposable mask. An underfilled one is not bound by the optimum, see `Status`.
-        """
-        return optimality_gap(self.objective, self.dual_bound)
-
-    @property
-    def retained(self) -> float:
-        """The objective as a share of the total score; 1 where the total is 0."""
-        return self.objective / self.total if self.total else 1.0
 
     def __repr__(self) -> str:
         gap = self.optimality_gap
@@ -95,40 +79,36 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Worth):
     """What linear-programming duality says of a mask.
 
     Args:
+        objective, total, dual_bound: see `Worth`; there always is a dual_bound.
         feasible: at most n per row and column of every block, exactly n in full ones.
         violation: where it is not feasible, naming the first offending block and line; "" if it is.
         proven_blocks: blocks whose part of the mask is proven optimal, out of num_blocks.
-    The other fields are those of `Solution`.
+        pattern: n kept of every m.
     """
 
+    dual_bound: float
     feasible: bool
     violation: str
-    objective: float
-    dual_bound: float
-    total: float
     proven_blocks: int
     num_blocks: int
     pattern: Pattern
 
     @property
     def optimality_gap(self) -> float:
-        """(dual_bound - objective) / dual_bound, and 0 where the bound is 0."""
-        gap = optimality_gap(self.objective, self.dual_bound)
-        return 0.0 if gap is None else gap
+        """As of a `Worth`; never None, and below 0 where a mask that is not feasible keeps more than any that is."""
+        # A dataclass with slots is built twice, and `super()` without arguments means the class that was dropped.
+        gap = super(Certificate, self).optimality_gap
+        assert gap is not None
+        return gap
 
     @property
     def optimal(self) -> bool:
         """Feasible, and every block proven optimal."""
         return self.feasible and self.proven_blocks == self.num_blocks
-
-    @property
-    def retained(self) -> float:
-        """The objective as a share of the total score; 1 where the total is 0."""
-        return self.objective / self.total if self.total else 1.0
 
     def __repr__(self) -> str:
         verdict = "optimal" if self.optimal else "feasible" if self.feasible else f"infeasible ({self.violation})"
@@ -136,10 +116,3 @@ class Certificate:
             f"<Certificate {self.pattern}: {verdict}, gap {self.optimality_gap:.3g}, objective {self.objective:.6g} "
             f"<= {self.dual_bound:.6g}, {self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
         )
-
-
-def optimality_gap(objective: float, dual_bound: float | None) -> float | None:
-    """(dual_bound - objective) / dual_bound, 0 where the bound is 0, None where there is none."""
-    if dual_bound is None:
-        return None
-    return (dual_bound - objective) / dual_bound if dual_bound else 0.0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True, slots=True)
 class Worth:
@@ -47,3 +50,11 @@ class Worth:
             else:
                 bound += part.dual_bound
         return Worth(objective, total, bound if proven else None)
+
+
+def optimality_gaps(
+    objectives: npt.NDArray[np.float64], dual_bounds: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """`Worth.optimality_gap` of many masks at once, each (B,)."""
+    # A bound of 0 leaves no gap, and would make it NaN.
+    return np.divide(dual_bounds - objectives, dual_bounds, out=np.zeros(len(dual_bounds)), where=dual_bounds != 0)

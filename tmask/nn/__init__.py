@@ -12,8 +12,9 @@ from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.diversity import model_diversity
 from tmask.nn.fitting.report import LayerPruning, PruningReport
 from tmask.nn.fitting.scores import available_scores, register_score
-from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report, Score
+from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report
 from tmask.nn.methods.registry import available_methods, get_method, register_method
+from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.pruning.adaprune import adaprune
 from tmask.nn.pruning.convert import ConversionReport, convert
@@ -42,7 +43,6 @@ __all__ = [
     "Renewal",
     "Report",
     "Schedule",
-    "Score",
     "Sparsifier",
     "Tuning",
     "adaprune",

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tmask.blocks.arrays import Scores, like, magnitudes, to_mask, to_scores, to_values, unusable
-from tmask.blocks.parts import RowPrices, Values
+from tmask.blocks.arrays import to_mask, to_scores
 from tmask.blocks.pattern import Pattern
-from tmask.blocks.tiling import Mask, Region, Tiling
+from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
-from tmask.judging.certificate import tally
-from tmask.judging.solution import Certificate, Solution, status_of
+from tmask.judging.solution import Certificate, Solution
+from tmask.judging.violation import first_violation
 from tmask.solving.devices import solve_on_device, stays_on_device
-from tmask.solving.matrices import MatrixSolver, make_row_prices, solve_matrices
+from tmask.solving.host import solve_on_host
 from tmask.solving.reference import judge_blocks
-from tmask.solving.registry import auto_solver, get_solver
+from tmask.solving.region_answer import make_solution
+from tmask.solving.registry import get_solver
+from tmask.solving.request import Request
 from tmask.solving.solver import Solver
 
 
@@ -66,128 +66,10 @@ def solve(
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    if stays_on_device(weight, fixed, pattern.m):
-        options = {"score": score, "groups": groups, "certify": certify, "progress": progress}
-        return solve_on_device(weight, pattern, fixed, **options)
-    # What solves matrices in place also checks them as it goes; for others the check comes first.
-    in_place = score is None and isinstance(fixed or auto_solver(pattern.m), MatrixSolver)
-    values = to_values(weight, "weight") if in_place else to_scores(weight, score)
-    tiling = Tiling(values.shape, pattern, groups)
-    mask = np.empty(values.shape, np.bool_)
-    matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
-    answers = []
-    for region in tiling.regions():
-        used = fixed if fixed and (region.full or fixed.max_side >= region.side) else auto_solver(region.side)
-        if region.full and pattern.n < pattern.m and isinstance(used, MatrixSolver):
-            weights, kept = region.cut(matrices), region.cut(masks)
-            answers.append(_solve_in_place(used, weights, kept, pattern, progress, warm_start))
-            continue
-        blocks = magnitudes(region.split(matrices))
-        with np.errstate(over="ignore"):
-            entries = float(blocks.sum(dtype=np.float64))
-        if not np.isfinite(entries):
-            raise unusable(weight, score)
-        answers.append(_solve_blocks(used, region, blocks, entries, masks, pattern.n, certify, progress))
-    total = sum(answer.total for answer in answers)
-    if not np.isfinite(total):
-        raise unusable(weight, score)
-    objective = sum(answer.objective for answer in answers)
-    dual_bound = sum(answer.bound for answer in answers) if certify else None
-    return Solution(
-        mask=like(mask, weight),
-        objective=objective,
-        dual_bound=dual_bound,
-        total=total,
-        status=status_of(
-            objective,
-            dual_bound,
-            underfilled=any(answer.underfilled for answer in answers),
-            limit_reached=any(answer.limit_reached for answer in answers),
-        ),
-        seconds=sum(answer.seconds for answer in answers),
-        solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
-        pattern=pattern,
-        row_prices=next((answer.row_prices for answer in answers if answer.row_prices is not None), None),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _RegionAnswer:
-    """What is known of the mask of a region."""
-
-    objective: float
-    bound: float
-    total: float
-    seconds: float
-    solver: str
-    underfilled: bool = False
-    limit_reached: bool = False
-    row_prices: RowPrices | None = None
-
-
-def _solve_in_place(
-    solver: MatrixSolver,
-    weights: Values,
-    masks: Mask,
-    pattern: Pattern,
-    progress: Callable[[int], object] | None,
-    warm_start: Solution | bool,
-) -> _RegionAnswer:
-    """Write the masks of full tiles, matrices (K, G, h, w); no block is copied."""
-    row_prices = _row_prices(solver, weights, pattern, warm_start)
-    answer = solve_matrices(solver, weights, pattern.n, pattern.m, masks, progress, row_prices)
-    return _RegionAnswer(
-        objective=answer.objective,
-        bound=answer.objective + answer.slack,
-        total=answer.total,
-        seconds=answer.seconds,
-        solver=solver.name,
-        row_prices=row_prices,
-    )
-
-
-def _row_prices(
-    solver: MatrixSolver, weights: Values, pattern: Pattern, warm_start: Solution | bool
-) -> RowPrices | None:
-    """Where to start from: a copy of an earlier solution's prices, or zeros; None where that is of no use."""
-    if warm_start is False or not solver.has_warm_start(pattern.m, weights.dtype):
-        return None
-    row_prices = make_row_prices(weights, pattern.m)
-    if warm_start is True:
-        return row_prices
-    earlier = warm_start.row_prices
-    if warm_start.pattern != pattern or earlier is None or earlier.shape != row_prices.shape:
-        what = "without prices" if earlier is None else f"of {warm_start.pattern} on {tuple(warm_start.mask.shape)}"
-        raise InvalidProblemError(
-            f"warm_start is a solution {what}; give one of the same pattern and shape that was made with warm_start"
-        )
-    row_prices[...] = earlier
-    return row_prices
-
-
-def _solve_blocks(
-    solver: Solver,
-    region: Region,
-    blocks: Scores,
-    total: float,
-    masks: Mask,
-    n: int,
-    certify: bool,
-    progress: Callable[[int], object] | None,
-) -> _RegionAnswer:
-    """Write the mask of a region, given in blocks and their sum."""
-    answer = solver.solve(blocks, n, progress)
-    region.join(answer.masks, masks)
-    judgement = judge_blocks(blocks, answer.masks, n, answer.prices) if certify else tally(blocks, answer.masks, n)
-    return _RegionAnswer(
-        objective=float(judgement.objective.sum()),
-        bound=float(judgement.bound.sum()),
-        total=total,
-        seconds=answer.seconds,
-        solver=solver.name,
-        underfilled=region.full and not judgement.regular.all(),
-        limit_reached=answer.limit_reached,
-    )
+    request = Request(weight, pattern, fixed, score, groups, certify, progress, warm_start)
+    way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
+    mask, answers = way(request)
+    return make_solution(mask, pattern, answers)
 
 
 def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None, groups: int = 1) -> Certificate:
@@ -204,18 +86,18 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     if kept.shape != scores.shape:
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
     tiling = Tiling(scores.shape, pattern, groups)
-    violation = _violation(kept, tiling)
+    violation = first_violation(kept, tiling)
     matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
     judgements = [
         judge_blocks(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
         for region in tiling.regions()
     ]
     return Certificate(
+        objective=float(sum(j.objective.sum() for j in judgements)),
+        total=float(scores.sum(dtype=np.float64)),
+        dual_bound=float(sum(j.bound.sum() for j in judgements)),
         feasible=not violation,
         violation=violation,
-        objective=float(sum(j.objective.sum() for j in judgements)),
-        dual_bound=float(sum(j.bound.sum() for j in judgements)),
-        total=float(scores.sum(dtype=np.float64)),
         proven_blocks=int(sum(j.proven.sum() for j in judgements)),
         num_blocks=sum(len(j.proven) for j in judgements),
         pattern=pattern,
@@ -232,7 +114,7 @@ def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1) -> None:
         InvalidProblemError: not a bool array of two or more axes.
     """
     kept = to_mask(mask)
-    if violation := _violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups)):
+    if violation := first_violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups)):
         raise InvalidMaskError(violation)
 
 
@@ -249,22 +131,3 @@ def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:
     if settings:
         raise InvalidProblemError(f"settings {sorted(settings)} belong to a solver; name it instead of 'auto'")
     return None
-
-
-def _violation(kept: Mask, tiling: Tiling) -> str:
-    """The first break of the pattern in words, or ""."""
-    n = tiling.pattern.n
-    for region, blocks in zip(tiling.regions(), tiling.split(kept), strict=True):
-        tiles = blocks[:, : region.height, : region.width]
-        for axis, line in ((2, "row"), (1, "column")):
-            counts = tiles.sum(axis, dtype=np.int64)  # (B, lines)
-            bad = counts != n if region.full else counts > n
-            if bad.any():
-                block, index = (int(i) for i in np.argwhere(bad)[0])
-                rule = "exactly" if region.full else "at most"
-                return (
-                    f"not a transposable {tiling.pattern} mask: the block at {tiling.locate(region, block)} keeps "
-                    f"{counts[block, index]} in its {line} {index}, {rule} {n} allowed "
-                    f"({int(bad.any(1).sum())} of {len(bad)} such blocks break it)"
-                )
-    return ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tmask.blocks.tensor_blocks import Index, pieces
 from tmask.errors import SolverFailedError
 from tmask.judging.tensor_judging import examine, is_regular, magnitudes, proves_optimal
+from tmask.judging.worth import Worth
 from tmask.solving.reference import judge_blocks
 from tmask.solving.tensor_solver import TensorProof, TensorSolver
 
@@ -26,6 +27,10 @@ class Sums(NamedTuple):
     irregular: float
     unproven: float
     slack: float
+
+    def worth(self, dual_bound: float | None) -> Worth:
+        """With a bound that was found since."""
+        return Worth(self.objective, self.total, dual_bound)
 
 
 @dataclass(slots=True)

@@ -1,25 +1,23 @@
-"""`tmask.solve` for a tensor that stays where it lies: solved, summed and judged on its device.
+"""The way of a tensor that stays where it lies: solved, summed and judged on its device.
 
-The steps are those of `tmask.solve`. All regions are solved and looked at first, and the sums of all are fetched
-together: the one time that the core waits for the device. Only where a bound takes more does it wait again: for blocks
-that their prices do not prove at first sight (`device_masks`), and for solvers that prove nothing, whose masks are
-compared with the optimum.
+All regions are solved and looked at first, and the sums of all are fetched together: the one time that the core waits
+for the device. Only where a bound takes more does it wait again: for blocks that their prices do not prove at first
+sight (`device_masks`), and for solvers that prove nothing, whose masks are compared with the optimum.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tmask.blocks.arrays import checked_tensor, is_tensor, to_numpy, unusable
-from tmask.blocks.pattern import Pattern
+from tmask.blocks.arrays import checked_tensor, is_tensor, to_numpy
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
 from tmask.blocks.tiling import Region, Tiling
 from tmask.errors import InvalidProblemError
-from tmask.judging.solution import Solution, status_of
 from tmask.solving.device_masks import DeviceMasks, Sums
+from tmask.solving.region_answer import RegionAnswer
 from tmask.solving.registry import device_solver
+from tmask.solving.request import Request
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import WITHOUT_FLOAT64, TensorProof, TensorSolver
 
@@ -36,55 +34,38 @@ def stays_on_device(weight: Any, solver: Solver | None, side: int) -> bool:
     return isinstance(solver, TensorSolver) and solver.takes_device(weight.device.type)
 
 
-def solve_on_device(
-    weight: Tensor,
-    pattern: Pattern,
-    solver: Solver | None = None,
-    *,
-    score: Any = None,
-    groups: int = 1,
-    certify: bool = True,
-    progress: Callable[[int], object] | None = None,
-) -> Solution:
-    """See `tmask.solve`; the solver is a TensorSolver, or None for "auto".
+def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
+    """The mask on the weight's device, and what is known of each region; the solver is a TensorSolver, or "auto".
 
-    `Solution.seconds` includes the checks, which the device does in one go with the rest.
+    The seconds include the checks, which the device does in one go with the rest.
+
+    Raises:
+        InvalidProblemError, SolverFailedError: as `tmask.solve`.
     """
     import torch
 
     begin = time.perf_counter()
-    tiling = Tiling(tuple(weight.shape), pattern, groups)
-    values, usable = _scores(weight, score)
+    weight, n = request.weight, request.pattern.n
+    tiling = Tiling(tuple(weight.shape), request.pattern, request.groups)
+    values, usable = _scores(weight, request.score)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())
-    parts = [_solve_region(solver, region, matrices, masks, pattern.n) for region in regions]
+    parts = [_solve_region(request.solver, region, matrices, masks, n) for region in regions]
     ok, *sums = _fetch(usable, parts)
-    seconds = time.perf_counter() - begin
-    total = sum(part.total for part in sums)
-    if not ok or not total < float("inf"):
-        raise unusable(weight, score)
+    seconds = (time.perf_counter() - begin) / len(parts)  # solved together: each has an equal share
+    if not ok or not sum(known.total for known in sums) < float("inf"):
+        raise request.unusable()
     for part, known in zip(parts, sums, strict=True):
         part.refuse_wrong(known)
-    objective = sum(known.objective for known in sums)
-    dual_bound = None
-    if certify:
-        dual_bound = sum(
-            _bound(region, matrices, part, known) for region, part, known in zip(regions, parts, sums, strict=True)
-        )
-    if progress is not None:
-        progress(tiling.num_blocks)
-    short = any(region.full and known.irregular for region, known in zip(regions, sums, strict=True))
-    return Solution(
-        mask=mask,
-        objective=objective,
-        dual_bound=dual_bound,
-        total=total,
-        status=status_of(objective, dual_bound, underfilled=short, limit_reached=False),
-        seconds=seconds,
-        solver="+".join(dict.fromkeys(part.solver.name for part in parts)),
-        pattern=pattern,
-    )
+    answers = []
+    for region, part, known in zip(regions, parts, sums, strict=True):
+        bound = _bound(region, matrices, part, known) if request.certify else None
+        short = region.full and known.irregular > 0
+        answers.append(RegionAnswer(known.worth(bound), seconds, part.solver.name, underfilled=short))
+    if request.progress is not None:
+        request.progress(tiling.num_blocks)
+    return mask, answers
 
 
 def _scores(weight: Tensor, score: Any) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,10 @@ Sums are added in the order of the parts, so the result is the same for any numb
 from __future__ import annotations
 
 import threading
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, ClassVar
 
@@ -22,6 +20,7 @@ from tmask.blocks.parts import Part, RowPrices, Stage, Values, direct_parts, is_
 from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
 from tmask.judging.compiled import find_compiled_kernels
+from tmask.judging.worth import Worth
 from tmask.solving.solver import Solver
 
 Worker = Callable[[Values, Mask, RowPrices | None], float]
@@ -52,23 +51,6 @@ class MatrixSolver(Solver):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixAnswer:
-    """Sums over matrices.
-
-    Args:
-        objective: |entries| kept, in float64.
-        total: all |entries|; not finite if one of them is not.
-        slack: the optimum is at most objective + slack.
-        seconds: wall-clock time, checks included.
-    """
-
-    objective: float
-    total: float
-    slack: float
-    seconds: float
-
-
 def solve_matrices(
     solver: MatrixSolver,
     weights: Values,
@@ -77,12 +59,12 @@ def solve_matrices(
     masks: Mask,
     progress: Callable[[int], object] | None = None,
     row_prices: RowPrices | None = None,
-) -> MatrixAnswer:
-    """Masks that keep the most |weight|, written to `masks`, and what they keep.
+) -> Worth:
+    """Write masks that keep the most |weight| to `masks`; returns what they are worth.
 
     Args:
         weights: (K, G, h, w), matrices (h, w) with m dividing both sides; uint16 is taken for bfloat16. Entries that
-            are not finite show in `total`.
+            are not finite show in the total.
         masks: bool of that shape.
         progress: called with the number of blocks done since the last call.
         row_prices: `make_row_prices`, perhaps of an earlier call on nearly the same weights: where to start from, and
@@ -91,7 +73,6 @@ def solve_matrices(
         SolverFailedError: the solver returned what is no mask of this pattern.
     Cost: memory below 1 MiB a thread.
     """
-    begin = time.perf_counter()
     real = real_dtype(weights)
     direct = is_direct(weights, masks, m)
     scratch = threading.local()
@@ -124,7 +105,7 @@ def solve_matrices(
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
             progress(blocks)
-    return MatrixAnswer(objective, total, slack, time.perf_counter() - begin)
+    return Worth(objective, total, objective + slack)
 
 
 def make_row_prices(weights: Values, m: int) -> RowPrices:

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
+from tmask_solvers.shared.constants import GRID_BITS
 
 Array = npt.NDArray[Any]
 
-GRID = 46  # bits of the largest score; a key packs a distance (up to 2^56) and 7 bits of node number into int64
 FAR = np.int64(2**62)
 
 
@@ -34,7 +34,7 @@ def grid_exponent(score: Array) -> int:
     for i in range(score.shape[0]):
         for j in range(score.shape[1]):
             high = max(high, np.float64(score[i, j]))
-    return GRID - math.frexp(high)[1] if high > 0.0 else 0
+    return GRID_BITS - math.frexp(high)[1] if high > 0.0 else 0
 
 
 @lean_kernel

@@ -16,10 +16,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
 from tmask_solvers.cpu_kernels.vector import Vector, address, constant
+from tmask_solvers.shared.constants import LARGEST_TAME
 
 Array = npt.NDArray[Any]
-
-LARGEST = 2.0**90  # scores up to this have finite prices in float32
 
 
 class Window(NamedTuple):
@@ -70,7 +69,7 @@ def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bo
 
 @inlined
 def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> bool:
-    """|entries| of a tile into a lane; whether all are at most `LARGEST`, which NaN is not."""
+    """|entries| of a tile into a lane; whether all are at most `LARGEST_TAME`, which NaN is not."""
     m = len(ms)
     wild = 0
     lanes = np.uint64(64 // to.itemsize)
@@ -114,14 +113,14 @@ def store_circulant(window: Window, at: int, ns: tuple[int, ...], ms: tuple[int,
 
 @intrinsic
 def _wild_row(typingctx, weight, at, ms):  # type: ignore[no-untyped-def]
-    """Bits of those among m entries in a row that are not at most `LARGEST` in magnitude; as one vector, for speed."""
+    """Bits of those among m entries in a row that are not at most `LARGEST_TAME` in magnitude; one vector for speed."""
     m = ms.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.VectorType(context.get_value_type(sig.args[0].dtype), m)
         place = address(context, builder, sig.args[0], args[0], args[1], kind)
         x = abs(Vector(builder, builder.load(place, align=4)))
-        limit = constant(x, kind.element, LARGEST)
+        limit = constant(x, kind.element, LARGEST_TAME)
         wild = builder.fcmp_unordered(">", x.value, limit.value)  # unordered: NaN too
         return builder.zext(builder.bitcast(wild, ir.IntType(m)), ir.IntType(64))
 

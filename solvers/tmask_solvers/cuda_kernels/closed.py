@@ -1,6 +1,6 @@
 """1:4, 2:4 and 3:4 as a CUDA kernel in closed form, a tile a thread, at memory speed.
 
-The formulas and their proofs are those of the CPU (`cpu_kernels.closed.solve` and the two files beside it), which are
+The formulas and their proofs are those of the CPU (`cpu_kernels.closed`), which are
 written for any values that have the operators of `vector.Vector`. `Term` has them, too, and writes down a Python
 function as they are used, which becomes the kernel's. A tile whose mask rounding may have changed, in float32, goes to
 the list of tiles left over, and is solved on the integer grid (`paths`).

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from tmask_solvers.cuda_kernels.lines import WARP, Real, lanes_per_tile, make_lines
+from tmask_solvers.shared.constants import EARLY_ROUNDS, LARGEST_TAME, momentum, most_rounds
 
-_LARGEST = 2.0**90  # a column that sums to more may have prices that overflow float32
 _EVERYONE = 0xFFFFFFFF
 
 
@@ -40,10 +40,11 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
     lanes = lanes_per_tile(m)
     together, members = WARP // lanes, (1 << lanes) - 1
     stride, staged = m + 1, WARP * (m + 1)  # rows one entry apart in their banks
-    limit = 16 if m <= 16 else 24
-    early = 2 if m <= 8 else 4  # rounds before a tie is believed: more of them leave fewer and shorter paths
-    gain = real(0.3 if m <= 8 else 0.4 if m <= 16 else 0.5)
-    zero, half, wanted, largest = real(0), real(0.5), real(n), real(_LARGEST)
+    limit = most_rounds(m)
+    # Ties are not parted here but go to the paths; of these, more rounds leave fewer and shorter ones.
+    early = EARLY_ROUNDS if m <= 8 else 2 * EARLY_ROUNDS
+    gain = real(momentum(m))
+    zero, half, wanted, largest = real(0), real(0.5), real(n), real(LARGEST_TAME)
 
     def solve_tiles(
         weight: Any,
@@ -92,13 +93,13 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             tame = cuda.ballot_sync(_EVERYONE, total(column) <= largest)  # which NaN is not
             searching = real_tile and tame & team == team
             solved = False
-            target, momentum = zero, zero
+            target, share = zero, zero
             age = 0
             while cuda.any_sync(_EVERYONE, searching):
                 a, b = pair(column, u, base)
                 middle = multiply(a, half) + multiply(b, half)
-                price = middle + multiply(momentum, middle - target)
-                target, momentum = middle, gain
+                price = middle + multiply(share, middle - target)
+                target, share = middle, gain
                 if searching:
                     v[lane] = price
                 cuda.syncwarp()

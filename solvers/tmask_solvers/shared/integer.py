@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask.blocks.arrays import Scores
+from tmask_solvers.shared.constants import GRID_BITS
 
-BITS = 46
 
-
-def integer_scores(scores: Scores, bits: int = BITS) -> npt.NDArray[np.int64]:
+def integer_scores(scores: Scores, bits: int = GRID_BITS) -> npt.NDArray[np.int64]:
     """(B, m, m) scores as int64 of at most `bits` bits, each block with its own power of two; zeros stay zero."""
     wide = scores.astype(np.float64, copy=False)
     largest = wide.max((1, 2), keepdims=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BITS = 46
-_LARGEST_PRICE = 2.0**52
+from tmask_solvers.shared.constants import GRID_BITS, PRICE_BITS
+
+# Beyond this, a start is as good as infinite (scores are below 2^46); balancing adds little to it (`paths`).
 _LARGEST_START = 2.0**47
 
 
@@ -37,7 +38,7 @@ class Grid:
     def of(cls, scores: Tensor) -> Grid:
         """Scores (m, m, B), float32 or float64."""
         wide = scores.double()
-        shift = _BITS - torch.frexp(wide.amax((0, 1)))[1].long()  # (B,)
+        shift = GRID_BITS - torch.frexp(wide.amax((0, 1)))[1].long()  # (B,)
         scaled = times_power_of_two(wide, shift)
         units = scaled.round()
         return cls(units, shift, (times_power_of_two(units, -shift) == wide).all(0).all(0))
@@ -98,5 +99,5 @@ def prove(units: Tensor, masks: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
         if not len(stay):
             break
         todo, low, high, price = todo[stay], low[:, :, stay], high[:, :, stay], lower[:, stay]
-    bounded = torch.maximum(u.abs(), v.abs()).amax(0) < _LARGEST_PRICE
+    bounded = torch.maximum(u.abs(), v.abs()).amax(0) < 2.0**PRICE_BITS
     return u, v, proven & bounded

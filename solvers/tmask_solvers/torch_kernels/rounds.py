@@ -18,9 +18,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from tmask_solvers.shared.constants import EARLY_ROUNDS, momentum, most_rounds
 from tmask_solvers.shared.selection import order_pair
-
-_EARLY = 2  # rounds before a tie is believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,7 @@ def iterate(scores: Tensor, n: int) -> Rounds:
         torch.zeros(num_blocks, dtype=torch.bool, device=scores.device),
         torch.zeros(num_blocks, dtype=torch.bool, device=scores.device),
     )
-    momentum = 0.3 if m <= 8 else 0.4 if m <= 16 else 0.5
-    limit = 16 if m <= 16 else 24
+    limit = most_rounds(m)
     todo = torch.arange(num_blocks, device=scores.device)
     v = target = _midpoint(*order_statistics(list(scores.unbind(0)), n))  # (m, B)
     for age in range(1, limit + 1):
@@ -71,7 +69,7 @@ def iterate(scores: Tensor, n: int) -> Rounds:
         done = (kept.sum(0, dtype=torch.uint8) == n).all(0)  # (b,)
         u = _midpoint(a, b)
         tied = (a == b).any(0)
-        leaving = done if age < _EARLY else done | tied if age < limit else torch.ones_like(done)
+        leaving = done if age < EARLY_ROUNDS else done | tied if age < limit else torch.ones_like(done)
         # The one look at the device's results in a round: how many blocks stay.
         out, stay = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
         if len(out):
@@ -85,7 +83,7 @@ def iterate(scores: Tensor, n: int) -> Rounds:
         if len(out):
             todo, scores, u, target = todo[stay], scores[:, :, stay], u[:, stay], target[:, stay]
         before, target = target, _midpoint(*order_statistics(list((scores - u.unsqueeze(1)).unbind(0)), n))
-        v = target + momentum * (target - before)
+        v = target + momentum(m) * (target - before)
     return result
 
 

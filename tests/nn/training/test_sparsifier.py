@@ -84,7 +84,7 @@ def test_a_solver_can_be_an_object_and_a_score_anything():
     for layer in sparsifier.layers:
         expected = tmask.solve(score[layer.name], "2:4", solver)
         assert torch.equal(layer.masked.mask, expected.mask)
-        assert layer.score.objective == expected.objective
+        assert layer.worth.objective == expected.objective
 
 
 def test_the_report_reads_as_a_table():
@@ -105,8 +105,8 @@ def test_masks_from_the_user_are_taken():
     for layer in sparsifier.layers:
         assert torch.equal(layer.masked.mask, torch.as_tensor(masks[layer.name]))
         judged = tmask.certify(layer.weight, masks[layer.name], layer.pattern)
-        assert layer.score.objective == judged.objective
-        assert layer.score.gap == judged.optimality_gap > 0
+        assert layer.worth.objective == judged.objective
+        assert layer.worth.optimality_gap == judged.optimality_gap > 0
 
 
 def test_masks_of_grouped_convolutions_are_judged_by_group():
@@ -244,6 +244,16 @@ def test_an_optimizer_state_from_the_other_side_of_sparsify_is_refused(first):
     else:
         with pytest.raises(tmask.InvalidProblemError, match=r"in another order .* make the optimizer on the same side"):
             sparsifier.load_state_dict(state)
+
+
+def test_the_worth_of_a_mask_keeps_its_form_in_a_state():
+    run = Run()
+    state = run.sparsifier.state_dict()
+    layer = run.sparsifier.layers[0]
+    state["layers"][layer.name]["score"] = [3.0, 4.0, None]  # objective, total and bound, by order
+    run.sparsifier.load_state_dict(state)
+    assert layer.worth == tmask.Worth(objective=3.0, total=4.0, dual_bound=None)
+    assert run.sparsifier.state_dict() == state
 
 
 def test_what_is_no_state_is_refused():

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmask.nn.calibration.batches import Calibration, Forward, Stopped, evaluating, first_input
 from tmask.nn.calibration.hooks import removing
-from tmask.nn.calibration.statistics import Sums, batch_norms, running, set_from_sums, write_running
+from tmask.nn.calibration.statistics import ChannelSums, batch_norms, running, set_from_sums, write_running
 
 # Values of a feature that a call must give, on average, for the statistics of that call to stand for those of the data.
 # With fewer, a batch norm behind others reads inputs that were normalised by noise: by zero, with one value a call.
@@ -47,6 +47,7 @@ def recalibrate(
             if exact:
                 return _one_by_one(model, norms, calibration)
             found = _pooled(model, norms, calibration)
+            # One call of few values is exact all the same: its own statistics are those of the data.
             small = any(sums.calls > 1 and sums.count < _FEW * sums.calls for sums in found.values())
             return _one_by_one(model, norms, calibration) if small and exact is None else len(found)
     except BaseException:
@@ -55,9 +56,9 @@ def recalibrate(
         raise
 
 
-def _pooled(model: nn.Module, norms: _Norms, calibration: Calibration) -> dict[str, Sums]:
+def _pooled(model: nn.Module, norms: _Norms, calibration: Calibration) -> dict[str, ChannelSums]:
     """One pass for all; the sums of those that it reaches, by name."""
-    found = {name: Sums() for name in norms}
+    found = {name: ChannelSums() for name in norms}
     names = {norm: name for name, norm in norms.items()}
 
     def reads(module: _BatchNorm, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -77,6 +78,7 @@ def _pooled(model: nn.Module, norms: _Norms, calibration: Calibration) -> dict[s
 
 def _one_by_one(model: nn.Module, norms: _Norms, calibration: Calibration) -> int:
     """A pass for each, in the order of their calls; how many there are in it."""
+    # In this order, each one's inputs are final once those before it are set.
     order = _calls(model, norms, calibration)
     for name in dict.fromkeys(order):
         # One that is called several times in a pass reads more later in it, and the pass must go on.
@@ -100,9 +102,9 @@ def _calls(model: nn.Module, norms: _Norms, calibration: Calibration) -> list[st
     return order
 
 
-def _sums_of(model: nn.Module, norm: _BatchNorm, calibration: Calibration, to_the_end: bool) -> Sums:
+def _sums_of(model: nn.Module, norm: _BatchNorm, calibration: Calibration, to_the_end: bool) -> ChannelSums:
     """What one batch norm reads; each forward pass stops there unless it is to go on to its end."""
-    sums = Sums()
+    sums = ChannelSums()
 
     def reads(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         sums.add(first_input(inputs, named))

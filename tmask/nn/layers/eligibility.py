@@ -12,9 +12,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.layers.choice import Choice
 from tmask.nn.layers.layer import Owner, SparseLayer
 from tmask.nn.layers.report import LayerReport
+from tmask.nn.layers.rules import LayerRules
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.saved import layer_name
 from tmask.nn.mask.shards import is_sharded
@@ -22,7 +22,7 @@ from tmask.nn.mask.shards import is_sharded
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def select_layers(model: nn.Module, choice: Choice) -> tuple[list[SparseLayer], list[LayerReport]]:
+def select_layers(model: nn.Module, rules: LayerRules) -> tuple[list[SparseLayer], list[LayerReport]]:
     """The weights to mask, each once however many modules share it, and rows for those left out.
 
     Raises:
@@ -30,17 +30,17 @@ def select_layers(model: nn.Module, choice: Choice) -> tuple[list[SparseLayer], 
             given different patterns, nothing left to mask.
     """
     owners = list(_owners(model))
-    choice.check_globs([owner.name for owner in owners])
+    rules.check_globs([owner.name for owner in owners])
     sharing: dict[int, list[Owner]] = defaultdict(list)
     for owner in owners:
         sharing[id(_tensor(owner))].append(owner)
     layers, skipped = [], []
     for group in sharing.values():
-        reasons = {owner.name: _reason(owner, choice) for owner in group}
+        reasons = {owner.name: _reason(owner, rules) for owner in group}
         if any(reasons.values()):
             skipped += [LayerReport(o.name, tuple(_shape(o)), reason=_with_ties(o.name, reasons)) for o in group]
         else:
-            layers.append(_layer(group, choice))
+            layers.append(_layer(group, rules))
     if not layers:
         reasons_text = "; ".join(f"{row.layer}: {row.reason}" for row in skipped[:10]) or "it has no weight matrices"
         raise InvalidProblemError(f"no layer of the model is eligible for a mask ({reasons_text})")
@@ -61,7 +61,7 @@ def _owners(model: nn.Module) -> Iterator[Owner]:
                 yield Owner(module, tensor, name)
 
 
-def _reason(owner: Owner, choice: Choice) -> str:
+def _reason(owner: Owner, rules: LayerRules) -> str:
     """Why a weight gets no mask, or ""."""
     if isinstance(owner.module, ParametrizationList):
         others = ", ".join(type(step).__name__ for step in owner.module)
@@ -69,14 +69,14 @@ def _reason(owner: Owner, choice: Choice) -> str:
     groups = _groups(owner.module, owner.tensor)
     if isinstance(groups, str):
         return groups
-    if refusal := choice.refusal(owner.module, owner.name):
+    if refusal := rules.refusal(owner.module, owner.name):
         return refusal
     weight = _tensor(owner)
     if is_lazy(weight):
         return "not initialised yet: run the model once before sparsify"
     if weight.dtype not in _FLOATS:
         return f"dtype {str(weight.dtype).removeprefix('torch.')}"
-    pattern = choice.pattern(owner.name)
+    pattern = rules.pattern(owner.name)
     rows, cols = weight.shape[0] // groups, weight.shape[1]
     if pattern is not None and min(rows, cols) < pattern.m:
         per_group = " per group" if groups > 1 else ""
@@ -112,17 +112,17 @@ def _is_gpt2_conv1d(module: nn.Module) -> bool:
     return hasattr(module, "nf") and any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
 
 
-def _layer(group: list[Owner], choice: Choice) -> SparseLayer:
+def _layer(group: list[Owner], rules: LayerRules) -> SparseLayer:
     first = group[0]
     if is_sharded(_tensor(first)):
         raise InvalidProblemError(
             f"layer {first.name!r} is sharded already: call sparsify on the whole model, then fully_shard, then make "
             "the optimizer"
         )
-    pattern = choice.pattern(first.name)
+    pattern = rules.pattern(first.name)
     groups = _groups(first.module, first.tensor)
     for owner in group[1:]:
-        other = choice.pattern(owner.name)
+        other = rules.pattern(owner.name)
         if (other, _groups(owner.module, owner.tensor)) != (pattern, groups):
             raise InvalidProblemError(
                 f"layers {first.name!r} and {owner.name!r} share one weight, which can have only one mask, but they "

@@ -14,7 +14,7 @@ import tmask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.solution import Status
-from tmask.nn.layers.report import Score
+from tmask.judging.worth import Worth
 from tmask.solving.solver import Solver
 
 ScoreFn = Callable[[str, Tensor], Tensor]
@@ -22,14 +22,18 @@ ScoreFn = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """A mask on the weight's device, what it keeps, and the seconds that it took in all.
+    """A mask for a layer, not put on yet.
 
-    `complete` tells whether full blocks keep exactly n in each row and column: a heuristic may leave some short.
-    `fingerprint` is that of the whole mask, where `mask` is a shard of it, or None.
+    Args:
+        mask: on the weight's device.
+        worth: by the scores that it was found for.
+        seconds: that it took in all.
+        complete: whether full blocks keep exactly n in each row and column; a heuristic may leave some short.
+        fingerprint: of the whole mask, where `mask` is a shard of it, or None.
     """
 
     mask: Tensor
-    score: Score
+    worth: Worth
     seconds: float
     complete: bool = True
     fingerprint: int | None = None
@@ -64,9 +68,9 @@ class MaskFinder:
             solution = tmask.solve(weight, pattern, self.solver, score=score, groups=groups, certify=self.certify)
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
-        found = Score(solution.objective, solution.total, solution.dual_bound)
+        worth = Worth(solution.objective, solution.total, solution.dual_bound)
         complete = solution.status is not Status.UNDERFILLED
-        return FoundMask(solution.mask, found, time.perf_counter() - begin, complete)
+        return FoundMask(solution.mask, worth, time.perf_counter() - begin, complete)
 
     def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
         """A mask from the user, checked.
@@ -81,8 +85,8 @@ class MaskFinder:
             tmask.check_mask(mask, pattern, groups=groups)
         except TmaskError as error:
             raise type(error)(f"masks[{name!r}]: {error}") from error
-        found = Score(judged.objective, judged.total, judged.dual_bound)
-        return FoundMask(torch.as_tensor(mask, device=weight.device), found, time.perf_counter() - begin)
+        worth = Worth(judged.objective, judged.total, judged.dual_bound)
+        return FoundMask(torch.as_tensor(mask, device=weight.device), worth, time.perf_counter() - begin)
 
     def _score(self, name: str, weight: Tensor) -> Tensor | None:
         if self.score is None:

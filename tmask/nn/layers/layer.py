@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
-from tmask.nn.layers.report import LayerReport, Score
+from tmask.nn.layers.report import LayerReport
 from tmask.nn.mask.gradient import Gradient
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
@@ -19,7 +20,7 @@ from tmask.nn.mask.shards import is_sharded, local_part
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
 
-Stamp = tuple[int, int, int]
+MaskStamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class SparseLayer:
         groups: of the tiling; no block crosses a group.
         requested: the backend that the user wants, perhaps "auto".
         backend: what multiplies; `reason` says why, where another one was conceivable.
-        score, step: of the mask in force, and when it was found; None while there is none.
+        worth, step: of the mask in force, and when it was found; None while there is none.
         in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
     """
 
@@ -51,11 +52,11 @@ class SparseLayer:
     requested: str = backends.MASKED
     backend: str = backends.MASKED
     reason: str = ""
-    score: Score | None = None
+    worth: Worth | None = None
     step: int | None = None
     in_force: Pattern | None = None
     _masked: Masked | None = field(default=None, repr=False)
-    _print: tuple[Stamp, int] | None = field(default=None, repr=False)
+    _print: tuple[MaskStamp, int] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -149,7 +150,7 @@ class SparseLayer:
         masked.mask.copy_(found.mask)
         masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
         self.note(found.fingerprint)
-        self.in_force, self.score, self.step = pattern, found.score, step
+        self.in_force, self.worth, self.step = pattern, found.worth, step
         self.refresh()
         return flips
 
@@ -190,14 +191,14 @@ class SparseLayer:
             shape=tuple(self.weight.shape),
             pattern=self.pattern,
             step=self.step,
-            retained=None if self.score is None else self.score.retained,
-            gap=None if self.score is None else self.score.gap,
+            retained=None if self.worth is None else self.worth.retained,
+            gap=None if self.worth is None else self.worth.optimality_gap,
             backend=self.backend,
             reason=self.reason,
             tied=tuple(owner.name for owner in self.owners[1:]),
         )
 
-    def _stamp(self) -> Stamp:
+    def _stamp(self) -> MaskStamp:
         """Changes when the mask does: operators count in the DTensor, what loads checkpoints also in its part."""
         mask = self.masked.mask
         part = local_part(mask)

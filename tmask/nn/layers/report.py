@@ -5,43 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tmask.blocks.pattern import Pattern
-from tmask.judging.solution import optimality_gap
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a mask keeps, as sums over a layer when the mask was found.
-
-    Args:
-        objective: the kept score; total: all of it.
-        dual_bound: proven to be no less than what any mask of the pattern keeps; None if it was not asked for.
-    """
-
-    objective: float
-    total: float
-    dual_bound: float | None
-
-    @property
-    def retained(self) -> float:
-        """The objective as a share of the total; 1 where the total is 0."""
-        return self.objective / self.total if self.total else 1.0
-
-    @property
-    def gap(self) -> float | None:
-        """The proven optimality gap, or None."""
-        return optimality_gap(self.objective, self.dual_bound)
-
-    def sums(self) -> list[float | None]:
-        """The arguments that make it again."""
-        return [self.objective, self.total, self.dual_bound]
-
-    def __add__(self, other: Score) -> Score:
-        known = self.dual_bound is not None and other.dual_bound is not None
-        return Score(
-            self.objective + other.objective,
-            self.total + other.total,
-            self.dual_bound + other.dual_bound if known else None,  # type: ignore[operator]
-        )
+from tmask.judging.worth import Worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +17,7 @@ class LayerReport:
         shape: of the weight.
         pattern: that training ends with; None if the weight was skipped.
         step: at which its present mask was found; None while there is none.
-        retained, gap: of that mask, at that step; see `Score`.
+        retained, gap: of that mask, at that step; see `tmask.Worth`.
         backend: that multiplies with it; "" if skipped.
         reason: why it was skipped, or why it does not run on a faster backend; "" otherwise.
         tied: other names of the same weight.
@@ -95,14 +59,14 @@ class LayerRenewal:
     Args:
         layer: full name of the parameter.
         pattern: in force from now on; None for dense.
-        score: of the new mask.
+        worth: of the new mask.
         flips: mask bits that changed, of `size`.
         seconds: to find the mask on the weight's device, transfers and certificate included.
     """
 
     layer: str
     pattern: Pattern | None
-    score: Score
+    worth: Worth
     flips: int
     size: int
     seconds: float
@@ -133,24 +97,21 @@ class Renewal:
         return sum(layer.flips for layer in self.layers) / sum(layer.size for layer in self.layers)
 
     @property
-    def score(self) -> Score:
+    def worth(self) -> Worth:
         """Of all layers together."""
-        total = self.layers[0].score
-        for layer in self.layers[1:]:
-            total += layer.score
-        return total
+        return Worth.sum(layer.worth for layer in self.layers)
 
     def metrics(self) -> dict[str, float]:
         """A flat table for a logger: flip_rate, retained, gap and seconds overall, and as "<figure>/<layer>"."""
-        table = _figures(self.flip_rate, self.score, self.seconds, "")
+        table = _figures(self.flip_rate, self.worth, self.seconds, "")
         table["step"] = self.step
         for layer in self.layers:
-            table |= _figures(layer.flip_rate, layer.score, layer.seconds, f"/{layer.layer}")
+            table |= _figures(layer.flip_rate, layer.worth, layer.seconds, f"/{layer.layer}")
         return table
 
 
-def _figures(flip_rate: float, score: Score, seconds: float, suffix: str) -> dict[str, float]:
-    figures = {"flip_rate": flip_rate, "retained": score.retained, "gap": score.gap, "seconds": seconds}
+def _figures(flip_rate: float, worth: Worth, seconds: float, suffix: str) -> dict[str, float]:
+    figures = {"flip_rate": flip_rate, "retained": worth.retained, "gap": worth.optimality_gap, "seconds": seconds}
     return {name + suffix: value for name, value in figures.items() if value is not None}
 
 

@@ -23,13 +23,13 @@ from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, Refit, Refitti
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Progress, Settings, prune
 
-Masks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
+GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
 
 
 def reconstruct(
     model: nn.Module,
     calibration: Iterable[Any],
-    masks: Masks,
+    masks: GivenMasks,
     *,
     method: Refit = "least-squares",
     sequential: bool = True,
@@ -53,6 +53,7 @@ def reconstruct(
     data = Calibration(calibration, forward)
     # Included, so that masks at the ends of the model count.
     layers, skipped = find_layers(model, data, LayerFilter(include=[literal(name) for name in masks]))
+    # A layer that is left out is no error elsewhere; here somebody has made a mask for it.
     for name in masks:
         if name in skipped:
             raise InvalidProblemError(f"layer {name!r} cannot be pruned: {skipped[name]}")

@@ -29,14 +29,14 @@ from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
 from tmask.nn.fitting.refit import DAMPING, Refitting
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Progress, Settings
-from tmask.nn.pruning.patterns import Patterns, prune_to_patterns
+from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver
 
 
 def sparsegpt(
     model: nn.Module,
     calibration: Iterable[Any],
-    pattern: Patterns,
+    pattern: LayerPatterns,
     *,
     transposable: bool = True,
     solver: Solver | str = "auto",
@@ -109,6 +109,7 @@ def sweep(
         _fix(left, found.mask, upper, start)
         blocks.append(found)
     kept = torch.cat([block.mask for block in blocks], 2)
+    # Back in the order of the weight, and 0 off the mask, where rounding has left next to nothing.
     swept, mask = torch.empty_like(left), torch.empty_like(kept)
     swept[:, :, order], mask[:, :, order] = left * kept, kept
     solvers = dict.fromkeys(block.solver for block in blocks)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, check_same, together
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.report import Score
 from tmask.nn.layers.settling import prepare
 from tmask.nn.mask.shards import put_together
 from tmask.nn.mask.terms import Terms
@@ -35,7 +36,7 @@ def capture(
                 "in_force": None if layer.in_force is None else str(layer.in_force),
                 "step": layer.step,
                 "mask": layer.fingerprint(),
-                "score": None if layer.score is None else layer.score.sums(),
+                "score": None if layer.worth is None else [*astuple(layer.worth)],
             }
             for layer in layers
         },
@@ -64,12 +65,14 @@ def restore(
         _check_settings(state, schedule, layers)
         _check_order(state, order)
     saved = state["layers"]
+    # Outside of `together`, whose block must not communicate: masks in shards are put together by all ranks.
     judged = [(layer, *_judge(layer)) for layer in layers]
     with together(ranks):
         for layer, terms, found in judged:
             if isinstance(terms, TmaskError):
                 raise terms
             own = saved[layer.name]
+            # The saved fingerprint is None where something else than a renewal had changed a mask in shards.
             if str(terms.in_force) != str(own["in_force"]) or own.get("mask") not in (None, found):
                 raise InvalidProblemError(
                     f"layer {layer.name!r}: its mask is not the one that this state of step {state['steps']} belongs "
@@ -82,7 +85,7 @@ def restore(
     for layer, _, found in judged:
         own = saved[layer.name]
         layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
-        layer.score = None if own["score"] is None else Score(*own["score"])
+        layer.worth = None if own["score"] is None else Worth(*own["score"])
         layer.step = own["step"]
         layer.note(found)
         layer.refresh()
@@ -108,6 +111,7 @@ def _check_settings(state: Mapping[str, Any], schedule: Schedule, layers: Sequen
 
 def _check_order(state: Mapping[str, Any], order: list[int | None] | None) -> None:
     """torch saves an optimizer's state by the places of parameters, and loads it into wrong ones without a word."""
+    # None: no optimizer was watched in the run that was saved.
     if order is not None and state.get("order") not in (None, order):
         raise InvalidProblemError(
             "the optimizer's parameters are in another order than when its state was saved, by which that state "

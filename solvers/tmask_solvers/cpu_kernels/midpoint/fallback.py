@@ -10,6 +10,7 @@ from tmask_solvers.cpu_kernels.augment import augment, grid_exponent, quantise, 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.room import Paths
 from tmask_solvers.cpu_kernels.tiles import Window
+from tmask_solvers.shared.constants import WILD_PRICE
 
 
 @lean_kernel
@@ -30,7 +31,7 @@ def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tu
     for j in range(m):
         # Any start will do, so a wild one is dropped: prices that overflowed, or became NaN.
         price = start[j] * 2.0**half * 2.0 ** (shift - half)
-        v[j] = np.int64(price) if abs(price) < 2.0**48 else np.int64(0)
+        v[j] = np.int64(price) if abs(price) < WILD_PRICE else np.int64(0)
     take_rows(q, n, paths.u, v, paths.top, paths.key, paths.kept, paths.counts)
     augment(q, n, paths.u, v, paths.best, paths.closed, paths.parent, paths.kept, paths.counts)
     for i in range(m):

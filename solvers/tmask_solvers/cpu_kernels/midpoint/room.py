@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tmask_solvers.shared.parting import amounts
+
 Array = npt.NDArray[Any]
 
 
@@ -23,7 +25,7 @@ class Lanes(NamedTuple):
     v: Array
     target: Array
     momentum: Array
-    noise: Array  # (m * m,) distinct, in [0, 1): see `ties`
+    noise: Array  # (m * m,) what parts ties (`shared.parting`)
     kept: Array
     counts: Array
     block: Array  # the number of its tile
@@ -44,6 +46,7 @@ class Pool(NamedTuple):
     at: Array
     mask_at: Array
     bound: Array  # sums of scores and prices up to this are not rounded
+    used: Array  # (1,) how many places are taken
 
 
 class Paths(NamedTuple):
@@ -82,16 +85,15 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     def integers(count: int = lanes) -> Array:
         return np.zeros(count, np.int64)
 
-    noise = np.random.default_rng(64 * n + m).permutation(m * m) / (m * m)
     return Room(
         Lanes(
             per_lane(m * m, real), per_lane(m, real), per_lane(m, real), per_lane(m, real), per_lane(1, real),
-            noise.astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
+            amounts(n, m).ravel().astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
             integers(), integers(), integers(), integers(), integers(),
         ),
         Pool(
             per_lane(m * m, np.float64), per_lane(m, np.float64), per_lane(m, np.float64),
-            per_lane(m * words, np.int32), integers(), integers(), integers(), np.zeros(lanes),
+            per_lane(m * words, np.int32), integers(), integers(), integers(), np.zeros(lanes), integers(1),
         ),
         Paths(
             np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),

@@ -1,10 +1,8 @@
 """Exact ties, which midpoints cannot part: parted by small distinct amounts, the mask then proven on the true scores.
 
-A block that ties gets distinct amounts added to its entries, a fixed permutation of 0, 1, ..., m^2 - 1 scaled so that
-the largest is a 32nd of the block's least positive score, but at least 2^-18 of its largest. Small against all gaps of
-few-bit scores and above the rounding of float32, that seldom changes which mask is best. The block goes on; its mask
-waits in a pool with others until their lanes are full, and `proof` decides, from the prices at hand. Without a proof
-the block takes the fallback.
+A block that ties gets distinct amounts added to its entries (`shared.parting`), and goes on. What it then finds waits
+in a pool with others until their lanes are full, and `proof` decides, from the prices at hand. Without a proof the
+block takes the fallback.
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ from tmask_solvers.cpu_kernels.midpoint.fallback import fall_back
 from tmask_solvers.cpu_kernels.midpoint.proof import row_proof
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Pool, Room
 from tmask_solvers.cpu_kernels.tiles import Window, store
+from tmask_solvers.shared.constants import GRID_BITS, PRICE_BITS
+from tmask_solvers.shared.parting import OF_LARGEST, OF_LEAST
 
 
 @inlined
@@ -42,16 +42,17 @@ def part(lanes: Lanes, lane: int, ms: tuple[int, ...]) -> None:
         x = weight[np.uint64(k * width + lane)]
         high = max(high, x)
         low = x if x > 0 and (x < low or low == 0) else low
-    scale = max(low * weight.dtype.type(2.0**-5), high * weight.dtype.type(2.0**-18))
+    scale = max(low * weight.dtype.type(OF_LEAST), high * weight.dtype.type(OF_LARGEST))
     for k in range(m * m):
         weight[np.uint64(k * width + lane)] += scale * noise[k]
     lanes.parted[lane] = 1
 
 
 @lean_kernel
-def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: tuple[int, ...]) -> bool:
-    """Copy a lane's mask and prices, and the true scores, to a place in the pool; False if they are off the grid."""
+def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, ms: tuple[int, ...]) -> bool:
+    """Copy a lane's mask and prices, and the true scores, into the pool; False if they stay out, off the grid."""
     m = len(ms)
+    place = pool.used[0]
     words = (m + 3) // 4
     width = len(lanes.block)
     at = lanes.at[lane]
@@ -61,7 +62,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: t
             score = abs(np.float64(window.weight[np.uint64(at + i * window.stride + j)]))
             pool.score[np.uint64((i * m + j) * width + place)] = score
             high = max(high, score)
-    bound = math.ldexp(1.0, math.frexp(high)[1] + 6)
+    bound = math.ldexp(1.0, math.frexp(high)[1] + PRICE_BITS - GRID_BITS)
     magic = 1.5 * bound  # adding and subtracting it rounds numbers below bound / 2 to the grid of `proof`
     good = True
     for k in range(m * m):
@@ -75,23 +76,24 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, place: int, ms: t
         pool.kept[np.uint64(k * width + place)] = lanes.kept[np.uint64(k * width + lane)]
     pool.block[place], pool.at[place], pool.mask_at[place] = lanes.block[lane], at, lanes.mask_at[lane]
     pool.bound[place] = bound
+    pool.used[0] += good  # else the next one overwrites it
     return good
 
 
 @lean_kernel
 def settle(
     window: Window,
-    used: int,
     room: Room,
     prices: Array,
     start: Array,
     ns: tuple[int, ...],
     ms: tuple[int, ...],
 ) -> float:
-    """Prove and store the masks in the first `used` places of the pool; returns what may be lost (`fall_back`)."""
+    """Prove and store the masks in the pool, which is empty then; returns what may be lost (`fall_back`)."""
     m = len(ms)
     pool, column_prices = room.pool, room.paths.start
-    width = len(pool.block)
+    width, used = len(pool.block), pool.used[0]
+    pool.used[0] = 0
     unproven = _unproven(room, used, ms)
     slack = 0.0
     for place in range(used):

@@ -17,15 +17,14 @@ from __future__ import annotations
 import numpy as np
 
 from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
-from tmask_solvers.cpu_kernels.midpoint.fallback import fall_back
 from tmask_solvers.cpu_kernels.midpoint.lanes import balanced, column_step, lowest_bit, row_step
-from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Paths, Room
-from tmask_solvers.cpu_kernels.midpoint.ties import enter, part, settle, tied
-from tmask_solvers.cpu_kernels.tiles import Window, extremes, load, store, store_circulant
+from tmask_solvers.cpu_kernels.midpoint.leaving import SEARCHING, leave, outcome_of, solve_apart
+from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Room
+from tmask_solvers.cpu_kernels.midpoint.ties import settle
+from tmask_solvers.cpu_kernels.tiles import Window, extremes, load
+from tmask_solvers.shared.constants import momentum
 
-_EARLY = 2  # rounds before a tie is believed
-# np.int64, because numba compiles a function anew for each plain constant that it is called with.
-_SEARCHING, _STORED, _POOLED, _LOST = np.int64(0), np.int64(1), np.int64(2), np.int64(3)  # what a round made of a lane
+_momentum = inlined(momentum)
 
 
 @lean_kernel
@@ -44,65 +43,69 @@ def solve_window(
             the lanes found them. (0, m) to start from zeros.
     """
     m = len(ms)
-    lanes = room.lanes
-    width = len(lanes.block)
+    lanes, pool = room.lanes, room.pool
+    everyone = (1 << len(lanes.block)) - 1
     tiles = (window.rows // m) * (window.cols // m)
-    _reset(lanes)
-    following, now, waiting = np.int64(0), np.int64(0), np.int64(0)
-    row, col = np.int64(0), np.int64(0)  # where the following tile begins
+    _reset(room)
+    following, row, col = np.int64(0), np.int64(0), np.int64(0)  # the tile that follows, and where it begins
     # A bit for each lane: whether it is at work, and whether it was filled (or parted) after an odd round.
-    busy, odd = np.int64(0), np.int64(0)
+    busy, odd, now = np.int64(0), np.int64(0), np.int64(0)
     slack = 0.0
     while True:
-        while following < tiles and busy != (1 << width) - 1:
+        while following < tiles and busy != everyone:
             lane = lowest_bit(~busy)
             at, mask_at = row * window.stride + col, row * window.mask_stride + col
             if not _constant(window, at, ms) and load(window, at, lane, lanes.weight, ms):
                 _enlist(lanes, lane, following, at, mask_at, now, start, ms)
                 busy |= 1 << lane
-                odd = odd & ~(1 << lane) | (now & 1) << lane
+                odd = _noted(odd, lane, now)
             else:
                 room.paths.start[:] = 0  # not where the last tile left them
-                slack += _solve_apart(window, following, at, mask_at, room.paths, prices, ns, ms)
+                slack += solve_apart(window, following, at, mask_at, room.paths, prices, ns, ms)
             following += 1
-            col += m
-            if col == window.cols:
-                row, col = row + m, np.int64(0)
+            row, col = _after(row, col, window.cols, m)
         if busy == 0:
             break
-        for j in range(m):
-            column_step(lanes.weight, lanes.u, lanes.v, lanes.target, lanes.momentum, j, ns, ms)
-        lanes.momentum[:] = 0.3 if m <= 8 else 0.4 if m <= 16 else 0.5
-        lanes.counts[:] = 0
-        for i in range(m):
-            row_step(lanes.weight, lanes.v, lanes.u, lanes.kept, lanes.counts, i, ns, ms)
+        good = _round(lanes, ns, ms)
         now += 1
-        good = balanced(lanes.weight, lanes.counts, ns, ms)
         due = busy & (good | (odd if now & 1 else ~odd))
         while due:
             lane = lowest_bit(due)
-            bit = 1 << lane
-            due ^= bit
-            outcome = _outcome(window, lane, good & bit != 0, now, waiting, room, ns, ms)
-            if outcome == _STORED:
-                _store(window, lane, lanes, prices, start, ms)
-            elif outcome == _POOLED:
-                waiting += 1
-                if waiting == width:
-                    slack += settle(window, waiting, room, prices, start, ns, ms)
-                    waiting = 0
-            elif outcome == _LOST:
-                for j in range(m):
-                    room.paths.start[j] = lanes.v[j * width + lane]
-                block, at, mask_at = lanes.block[lane], lanes.at[lane], lanes.mask_at[lane]
-                slack += _solve_apart(window, block, at, mask_at, room.paths, prices, ns, ms)
+            due ^= 1 << lane
+            outcome = outcome_of(window, lane, (good >> lane) & 1 != 0, now, room, ns, ms)
+            if outcome == SEARCHING:
+                odd = _noted(odd, lane, lanes.born[lane])
             else:
-                odd = odd & ~bit | (lanes.born[lane] & 1) << lane
-                bit = 0
-            busy &= ~bit
-    if waiting:
-        slack += settle(window, waiting, room, prices, start, ns, ms)
+                busy ^= 1 << lane
+                slack += leave(outcome, window, lane, room, prices, start, ns, ms)
+    if pool.used[0]:
+        slack += settle(window, room, prices, start, ns, ms)
     return slack
+
+
+@inlined
+def _round(lanes: Lanes, ns: tuple[int, ...], ms: tuple[int, ...]) -> int:
+    """All column prices, then all row prices and masks; bits of the lanes whose columns balance."""
+    m = len(ms)
+    for j in range(m):
+        column_step(lanes.weight, lanes.u, lanes.v, lanes.target, lanes.momentum, j, ns, ms)
+    lanes.momentum[:] = _momentum(m)  # but in the first round of a block, which has no last change to go on with
+    lanes.counts[:] = 0
+    for i in range(m):
+        row_step(lanes.weight, lanes.v, lanes.u, lanes.kept, lanes.counts, i, ns, ms)
+    return balanced(lanes.weight, lanes.counts, ns, ms)
+
+
+@inlined
+def _noted(odd: int, lane: int, round_number: int) -> int:
+    """`odd` with the lane's bit as that of the round."""
+    return odd & ~(1 << lane) | (round_number & 1) << lane
+
+
+@inlined
+def _after(row: int, col: int, cols: int, m: int) -> tuple[int, int]:
+    """Where the next tile begins; by counting, since a division for each tile would be felt."""
+    return (row, col + m) if col + m < cols else (row + m, np.int64(0))
 
 
 @inlined
@@ -118,83 +121,16 @@ def _constant(window: Window, at: int, ms: tuple[int, ...]) -> bool:
     return bool(low == high)
 
 
-@inlined
-def _outcome(
-    window: Window,
-    lane: int,
-    success: bool,
-    now: int,
-    waiting: int,
-    room: Room,
-    ns: tuple[int, ...],
-    ms: tuple[int, ...],
-) -> int:
-    """What becomes of a lane after round `now`, in which its columns balanced or not."""
-    n, m = len(ns), len(ms)
+@lean_kernel
+def _reset(room: Room) -> None:
+    """Idle lanes compute on zeros, and nothing waits for a proof."""
     lanes = room.lanes
-    parted = lanes.parted[lane] != 0
-    if success:
-        if not parted:
-            return _STORED
-        return _POOLED if enter(window, lanes, lane, room.pool, waiting, ms) else _LOST
-    age = now - lanes.born[lane]
-    limit = 16 if m <= 16 else 24
-    if parted:
-        limit *= 2
-    if age < limit and (age < _EARLY or not tied(lanes.counts, lane, len(lanes.block), n, ms)):
-        return _SEARCHING
-    if parted:
-        return _LOST
-    part(lanes, lane, ms)
-    lanes.born[lane] = now
-    return _SEARCHING
-
-
-@inlined
-def _store(window: Window, lane: int, lanes: Lanes, prices: Array, start: Array, ms: tuple[int, ...]) -> None:
-    """The mask, and the prices if wanted, of a lane that is done."""
-    width = len(lanes.block)
-    store(lanes.kept, lane, width, window, lanes.mask_at[lane], ms)
-    if len(prices):
-        for j in range(len(ms)):
-            prices[lanes.block[lane], j] = lanes.v[j * width + lane]
-    if len(start):
-        for i in range(len(ms)):
-            start[lanes.block[lane], i] = lanes.u[i * width + lane]
-
-
-@lean_kernel
-def _solve_apart(
-    window: Window,
-    tile: int,
-    at: int,
-    mask_at: int,
-    paths: Paths,
-    prices: Array,
-    ns: tuple[int, ...],
-    ms: tuple[int, ...],
-) -> float:
-    """A tile without the lanes, from the prices in `paths.start`: 0 if it is constant. Returns what may be lost."""
-    slack = 0.0
-    low, high, finite = extremes(window, at, ms)
-    if low < high and finite:
-        slack = fall_back(window, at, mask_at, ns, ms, paths)
-    else:
-        store_circulant(window, mask_at, ns, ms)  # of equal entries, any mask is best
-    if len(prices):
-        for j in range(len(ms)):
-            prices[tile, j] = paths.start[j]
-    return slack
-
-
-@lean_kernel
-def _reset(lanes: Lanes) -> None:
-    """Idle lanes compute on zeros."""
     lanes.weight[:] = 0
     lanes.u[:] = 0
     lanes.v[:] = 0
     lanes.target[:] = 0
     lanes.momentum[:] = 0
+    room.pool.used[0] = 0
 
 
 @inlined

@@ -17,12 +17,12 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 
 Filter = Callable[[nn.Module, str], bool]
-Patterns = Pattern | str | Mapping[str, Pattern | str]
+PatternRules = Pattern | str | Mapping[str, Pattern | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What the user asked for, checked.
+class LayerRules:
+    """Which layers the user wants a mask on, and of which pattern; checked.
 
     Args:
         patterns: glob to pattern; the first that matches counts.
@@ -36,8 +36,10 @@ class Choice:
     filter_fn: Filter | None
 
     @classmethod
-    def parse(cls, pattern: Patterns, include: Sequence[str], exclude: Sequence[str], fn: Filter | None) -> Choice:
-        """The choice behind the arguments of `sparsify`.
+    def parse(
+        cls, pattern: PatternRules, include: Sequence[str], exclude: Sequence[str], fn: Filter | None
+    ) -> LayerRules:
+        """The rules behind the arguments of `sparsify`.
 
         Raises:
             InvalidProblemError: no pattern, or a text where a list of globs belongs.

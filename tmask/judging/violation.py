@@ -1,0 +1,26 @@
+"""Where a mask breaks its pattern."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tmask.blocks.tiling import Mask, Tiling
+
+
+def first_violation(kept: Mask, tiling: Tiling) -> str:
+    """The first break of the pattern in words, or ""."""
+    n = tiling.pattern.n
+    for region, blocks in zip(tiling.regions(), tiling.split(kept), strict=True):
+        tiles = blocks[:, : region.height, : region.width]
+        for axis, line in ((2, "row"), (1, "column")):
+            counts = tiles.sum(axis, dtype=np.int64)  # (B, lines)
+            bad = counts != n if region.full else counts > n
+            if bad.any():
+                block, index = (int(i) for i in np.argwhere(bad)[0])
+                rule = "exactly" if region.full else "at most"
+                return (
+                    f"not a transposable {tiling.pattern} mask: the block at {tiling.locate(region, block)} keeps "
+                    f"{counts[block, index]} in its {line} {index}, {rule} {n} allowed "
+                    f"({int(bad.any(1).sum())} of {len(bad)} such blocks break it)"
+                )
+    return ""

@@ -1,0 +1,31 @@
+"""What a user asked `tmask.solve` for, on its way down to the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tmask.blocks.arrays import unusable
+from tmask.blocks.pattern import Pattern
+from tmask.errors import InvalidProblemError
+from tmask.judging.solution import Solution
+from tmask.solving.solver import Solver
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The arguments of `tmask.solve`, with the pattern and the solver read; solver is None for "auto"."""
+
+    weight: Any
+    pattern: Pattern
+    solver: Solver | None = None
+    score: Any = None
+    groups: int = 1
+    certify: bool = True
+    progress: Callable[[int], object] | None = None
+    warm_start: Solution | bool = False
+
+    def unusable(self) -> InvalidProblemError:
+        """The error that says why the scores have no finite sum."""
+        return unusable(self.weight, self.score)
