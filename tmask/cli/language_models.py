@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,8 +31,9 @@ def need_libraries(command: str) -> None:
             raise SolverUnavailableError(f'tmask {command} needs {name}; run: pip install "tmask[transformers]"')
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    printing: Any = logging
+    printing.set_verbosity_error()
+    printing.disable_progress_bar()
 
 
 def read_dtype(text: str) -> torch.dtype | None:
@@ -45,7 +46,7 @@ def read_dtype(text: str) -> torch.dtype | None:
         raise InvalidProblemError(f"--dtype {text!r}: choose one of {', '.join(DTYPES)}")
     import torch
 
-    return None if text == "files" else getattr(torch, text)  # type: ignore[no-any-return]
+    return None if text == "files" else getattr(torch, text)
 
 
 def read_device(text: str) -> torch.device:

@@ -23,8 +23,9 @@ def load_language_model(path: Path, dtype: torch.dtype | None, device: torch.dev
 
     if not (path / "config.json").is_file():
         raise FileFormatError(f"{path} has no config.json; give the directory of a Hugging Face model")
+    models: Any = AutoModelForCausalLM  # with the report on loading it returns a pair, which its type does not say
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = models.from_pretrained(
             str(path), dtype=dtype or "auto", local_files_only=True, output_loading_info=True
         )
     # Whatever a config or a file can do wrong; each library on the way has errors of its own.

@@ -140,7 +140,7 @@ def draw(
     else:
         raise InvalidProblemError(f"packing {packing!r}: choose 'packed' or 'documents'")
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:samples]
-    return [{"input_ids": found[part]} for part in order.split(batch)]
+    return [{"input_ids": found[order[k : k + batch]]} for k in range(0, len(order), batch)]
 
 
 def _packed(tokens: Sequence[Tensor], samples: int, length: int) -> Tensor:
