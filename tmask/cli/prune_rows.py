@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def kind(name: str) -> str:
     """The name of a weight in any block: "model.layers.3.mlp.down_proj.weight" is an "mlp.down_proj"."""
-    in_any = re.sub(r"(?<=[.\[])\d+(?=[.\]])", "*", re.sub(r"^\d+\.", "*.", name))
+    in_any = re.sub(r"(?<=[.\[])\d+(?=[.\]])", "*", name)
     return in_any.partition("*.")[2].removesuffix(".weight") if "*." in in_any else in_any.removesuffix(".weight")
 
 
