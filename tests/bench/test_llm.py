@@ -37,7 +37,7 @@ def here(monkeypatch):
 
 def bench(folder, out, **options):
     defaults = {"methods": "wanda refitted", "targets": "plain 2:4", "solvers": "auto", "goals": "dense", "seeds": "0"}
-    others = {"part": "table", "depths": "1,2", "device": "cpu", "scratch": folder}
+    others = {"part": "table", "depths": "2,3", "device": "cpu", "scratch": folder}
     llm.main(folder / "text.txt", folder / "tiny", out, **{**defaults, **others, **SMALL, **options})
     return rows_of(out)
 
@@ -89,7 +89,7 @@ def test_other_samples_make_other_rows(folder, here, tmp_path):
 
 def test_cost_against_depth(folder, here, tmp_path):
     rows = bench(folder, tmp_path / "llm.csv", part="depth")
-    assert [(row["blocks"], row["matrices"], row["ratio"]) for row in rows] == [("1", "7", ""), ("2", "14", "")]
+    assert [(row["blocks"], row["matrices"], row["ratio"]) for row in rows] == [("2", "14", ""), ("3", "21", "")]
     assert float(rows[1]["model_mib"]) > float(rows[0]["model_mib"])
     assert bench(folder, tmp_path / "llm.csv", part="depth") == rows
 
