@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tmask.errors import SolverUnavailableError
+from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.nn.blockwise.blocks import find_blocks
 
 _SHARD = "150MB"  # several to a small model, as large models have them
@@ -49,7 +49,7 @@ def truncated(path: Path, folder: Path, blocks: int) -> Path:
     parent, _, name = find_blocks(model).rpartition(".")
     all_blocks = model.get_submodule(f"{parent}.{name}".strip("."))
     if not 1 <= blocks <= len(all_blocks):
-        raise ValueError(f"{path} has {len(all_blocks)} blocks, not {blocks}")
+        raise InvalidProblemError(f"{path} has {len(all_blocks)} blocks, not {blocks}")
     setattr(model.get_submodule(parent), name, nn.ModuleList(list(all_blocks)[:blocks]))
     model.config.num_hidden_layers = blocks
     if getattr(model.config, "layer_types", None) is not None:
