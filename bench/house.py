@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",
     "tmask.cli": f"tmask {CORE} tmask.allocation tmask.comparison tmask.diversity tmask.files tmask.plots "
-    "tmask.nn.calibration tmask.nn.packing tmask.nn.pruning",
+    "tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
     "tmask_solvers.shared": "tmask.blocks",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",
