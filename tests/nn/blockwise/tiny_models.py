@@ -13,7 +13,7 @@ _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_
 _DECODER = _COMMON | {
     "hidden_size": 16,
     "intermediate_size": 24,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 4,
@@ -27,12 +27,12 @@ CONFIGS = {
     "mistral": _DECODER,
     "gemma2": _DECODER | {"query_pre_attn_scalar": 4, "sliding_window": 4},
     "gemma3_text": _DECODER | {"query_pre_attn_scalar": 4, "sliding_window": 4, "sliding_window_pattern": 2},
-    "gpt2": _COMMON | {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "gpt2": _COMMON | {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "opt": _COMMON
     | {
         "hidden_size": 16,
         "ffn_dim": 24,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
         "word_embed_proj_dim": 8,
@@ -43,12 +43,12 @@ CONFIGS = {
     | {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 12, "decoder_sparse_step": 1},
     "qwen3_moe": _DECODER | _EXPERTS | {"moe_intermediate_size": 12, "decoder_sparse_step": 1},
     "gpt_oss": _DECODER | _EXPERTS,
-    "llama4_text": _DECODER | _EXPERTS | {"num_experts_per_tok": 1, "intermediate_size_mlp": 24, "moe_layers": [0, 2]},
+    "llama4_text": _DECODER | _EXPERTS | {"num_experts_per_tok": 1, "intermediate_size_mlp": 24, "moe_layers": [0]},
     "bert": _COMMON
     | {
         "hidden_size": 16,
         "intermediate_size": 24,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
     },
