@@ -163,9 +163,9 @@ def test_exclude_goes_by_full_names():
     _, report = run(exclude=["1.*.weight", "2.0"])
     assert [row.name for row in report.rows] == ["0.0.weight", "0.2.weight", "2.2.weight"]
     assert report.skipped == dict.fromkeys(["1.0.weight", "1.2.weight", "2.0.weight"], "excluded")
-    with pytest.raises(InvalidProblemError, match="'7.0' matches no weight"):
+    with pytest.raises(InvalidProblemError, match=r"'7.0' matches no weight"):
         run(exclude=["7.0"])
-    with pytest.raises(InvalidProblemError, match="no block has a matrix to prune.*0.0.weight: excluded"):
+    with pytest.raises(InvalidProblemError, match=r"no block has a matrix to prune.*0.0.weight: excluded"):
         run(exclude=["*"])
 
 
@@ -174,7 +174,7 @@ def test_patterns_by_name():
     assert [row.name for row in report.rows] == ["0.0.weight", "0.2.weight", "1.2.weight", "2.2.weight"]
     assert report.skipped["1.0.weight"] == "no pattern is given for it"
     assert bool((report.masks["0.0.weight"].unfold(0, 8, 8).sum(2) == 4).all())
-    with pytest.raises(InvalidProblemError, match="'0.9.weight' matches no weight"):
+    with pytest.raises(InvalidProblemError, match=r"'0.9.weight' matches no weight"):
         run({"0.9.weight": "2:4"})
 
 

@@ -133,13 +133,15 @@ def _prune_matrix(
     except TmaskError as error:
         raise type(error)(f"{key}: {error}") from error
     new = result.weight.to(weight.dtype)
+    error = problem.error(new.to(problem.weight.dtype))  # before the weight that the problem holds is written over
+    assert error is not None  # its energy was given
     if bias is not None:
         bias += _shift(weight, new, collected).to(bias.dtype)
     weight.copy_(new)
     mask = result.mask if slot.outputs_first[key] else result.mask.T
     _note(done, prefix, key, mask, parameter)
     seconds = time.perf_counter() - begin
-    done.rows.append(_row(f"{prefix}{key}", result, new, problem, collected.moments.samples, seconds))
+    done.rows.append(_row(f"{prefix}{key}", result, error, collected.moments.samples, seconds))
 
 
 def _problem(weight: Tensor, key: Key, collected: Collected, support: Support, centre: bool) -> Problem:
@@ -187,10 +189,8 @@ def _note(done: BlockPruning, prefix: str, key: Key, mask: Tensor, parameter: Te
     done.masks[name][key.index] = mask
 
 
-def _row(name: str, result: Pruned, stored: Tensor, problem: Problem, samples: int, seconds: float) -> MatrixPruning:
-    error = problem.error(stored.to(problem.weight.dtype))
-    assert error is not None  # its energy was given
-    rows, cols = stored.shape
+def _row(name: str, result: Pruned, error: float, samples: int, seconds: float) -> MatrixPruning:
+    rows, cols = result.mask.shape
     return MatrixPruning(
         name=name,
         shape=(rows, cols),
