@@ -198,7 +198,7 @@ def test_bad_directories(saved, tmp_path):
 def test_an_embedding_that_no_file_holds(saved, tmp_path):
     path = saved(shard="1GB")
     change(path, lambda held: held.pop("model.embed_tokens.weight"))
-    with pytest.raises(InvalidProblemError, match="no tensor for model.embed_tokens.weight"):
+    with pytest.raises(InvalidProblemError, match=r"no tensor for model.embed_tokens.weight"):
         prune(path, tmp_path / "out")
 
 

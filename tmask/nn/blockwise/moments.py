@@ -58,6 +58,7 @@ class Moments:
         """Less the means: what is left for a weight where a bias takes up the mean of the outputs."""
         mean = self.x / self.samples
         xx = self.xx - torch.outer(self.x, mean)
+        xx.diagonal().clamp_(min=0)  # an input that is always the same comes out as rounding, below 0 as often as not
         if self.xd is None or self.d is None:
             return Moments(xx, torch.zeros_like(self.x), samples=self.samples)
         xd = self.xd - torch.outer(mean, self.d)
