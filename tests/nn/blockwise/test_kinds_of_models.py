@@ -94,7 +94,7 @@ def _module_outputs(model, report, batches):
             continue
 
         def note(module, inputs, output, name=name):
-            found.setdefault(name, []).append(output.flatten(0, -2))
+            found.setdefault(name, []).append(output.flatten(0, -2).clone())  # the model may go on in place
 
         hooks.append(model.get_submodule(name.removesuffix(".weight")).register_forward_hook(note))
     outputs(model, batches)
