@@ -22,7 +22,7 @@ method = get_method("magnitude", refit=False)
 prune_blocks(sys.argv[1], data, "2:4", output=sys.argv[2], method=method, transposable=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-WIDTH = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+WIDTH = {"hidden_size": 384, "intermediate_size": 768, "head_dim": 96}
 
 
 def peak(folder, depth):
@@ -36,6 +36,6 @@ def peak(folder, depth):
 
 def test_memory_does_not_grow_with_the_model(tmp_path):
     least, _ = peak(tmp_path, 2)
-    most, size = peak(tmp_path, 40)
+    most, size = peak(tmp_path, 20)
     assert size > 100e6
-    assert most - least < 0.3 * size
+    assert most - least < 0.3 * size, (least, most, size)
