@@ -133,15 +133,15 @@ def _prune_matrix(
     except TmaskError as error:
         raise type(error)(f"{key}: {error}") from error
     new = result.weight.to(weight.dtype)
-    error = problem.error(new.to(problem.weight.dtype))  # before the weight that the problem holds is written over
-    assert error is not None  # its energy was given
+    missed = problem.error(new.to(problem.weight.dtype))  # before the weight that the problem holds is written over
+    assert missed is not None  # its energy was given
     if bias is not None:
         bias += _shift(weight, new, collected).to(bias.dtype)
     weight.copy_(new)
     mask = result.mask if slot.outputs_first[key] else result.mask.T
     _note(done, prefix, key, mask, parameter)
     seconds = time.perf_counter() - begin
-    done.rows.append(_row(f"{prefix}{key}", result, error, collected.moments.samples, seconds))
+    done.rows.append(_row(f"{prefix}{key}", result, missed, collected.moments.samples, seconds))
 
 
 def _problem(weight: Tensor, key: Key, collected: Collected, support: Support, centre: bool) -> Problem:
