@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "tmask.nn.calibration": "tmask.files",
     "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",
     "tmask.nn.methods": CORE,
-    "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.methods",
+    "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.distributed "
+    "tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.calibration tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",

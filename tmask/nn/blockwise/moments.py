@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class Moments:
     samples: int = 0
 
     @classmethod
-    def zeros(cls, width: int, like: Tensor, paired: bool) -> Moments:
+    def zeros(cls, width: int, like: Tensor, paired: bool = False) -> Moments:
         """Of no samples yet; float64 for float64 data, else float32."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
 
@@ -57,18 +58,17 @@ class Moments:
         """Less the means: what is left for a weight where a bias takes up the mean of the outputs."""
         mean = self.x / self.samples
         xx = self.xx - torch.outer(self.x, mean)
+        xx.diagonal().clamp_(min=0)  # an input that is always the same comes out as rounding, below 0 as often as not
         if self.xd is None or self.d is None:
             return Moments(xx, torch.zeros_like(self.x), samples=self.samples)
         xd = self.xd - torch.outer(mean, self.d)
         return Moments(xx, torch.zeros_like(self.x), xd, torch.zeros_like(self.d), self.samples)
 
-    def error(self, weight: Tensor, dense: Tensor, square: float) -> float:
-        """||X w^T - D w0^T||^2 / ||D w0^T||^2 for weights (R, C); 0 where the dense outputs are 0.
-
-        Args:
-            square: ||D w0^T||^2, which products of the dense model show as they are made.
-        """
-        weight, dense = weight.to(self.xx.dtype), dense.to(self.xx.dtype)
-        crossed = float(((weight @ (self.xx if self.xd is None else self.xd)) * dense).sum())
-        own = float(((weight @ self.xx) * weight).sum())
-        return max(0.0, own - 2 * crossed + square) / square if square > 0 else 0.0
+    def add_up(self) -> None:
+        """Of all processes of torch.distributed, each with its part of the samples."""
+        for total in (self.xx, self.x, self.xd, self.d):
+            if total is not None:
+                dist.all_reduce(total)
+        samples = torch.tensor(self.samples, device=self.x.device)
+        dist.all_reduce(samples)
+        self.samples = int(samples)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.blockwise.blocks import BlockCall
+from tmask.errors import TmaskError
+from tmask.nn.blockwise.calls import BlockCall
+from tmask.nn.blockwise.choice import Choice
 from tmask.nn.blockwise.collecting import Collected, Twin, collect
 from tmask.nn.blockwise.layout import Layout, Slot
 from tmask.nn.blockwise.reading import Key
+from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.support import Support
@@ -28,14 +30,14 @@ class BlockSettings:
 
     Args:
         method: that prunes a matrix.
-        support: of a matrix, by its full name.
+        choice: which are pruned, and to which masks.
         goal: "dense": what the dense model has at this place; "layer": what the dense matrix gives on the inputs that
             the pruned model has here.
         by_stage: statistics of each stage after the stages before it were pruned; else once for the block.
     """
 
     method: Method
-    support: Callable[[str], Support | None]
+    choice: Choice
     goal: Goal = "dense"
     by_stage: bool = True
 
@@ -50,7 +52,9 @@ class MatrixPruning:
         density: share of the weights that is kept.
         retained, optimality_gap: of the scores that decided the mask.
         solver: that found it.
-        error: of its outputs on the calibration data, relative to those of the dense model (or matrix, see the goal).
+        error: of its outputs on the calibration data (squared, relative) when it was pruned, to what it was to give:
+            what it gives in the dense model, or, with goal "layer" and in experts, what the dense matrix gives on the
+            same inputs.
         samples: that it read.
         seconds: for its mask and its weights.
     """
@@ -81,8 +85,8 @@ def prune_block(
     pruned: Twin,
     dense: Twin | None,
     calls: Sequence[BlockCall],
-    counted: Sequence[Tensor | None],
     settings: BlockSettings,
+    ranks: Ranks | None = None,
 ) -> BlockPruning:
     """Prune a block in place.
 
@@ -96,26 +100,14 @@ def prune_block(
     done = BlockPruning(skipped={prefix + name: reason for name, reason in layout.skipped.items()})
     stages = layout.stages if settings.by_stage else [[slot for stage in layout.stages for slot in stage]]
     partner = dense if settings.goal == "dense" else None
-    for stage in stages:
-        for slot, collected in _collected(prefix, stage, pruned, partner, calls, counted):
-            for key in slot.keys:
-                _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
-    return done
-
-
-def _collected(
-    prefix: str,
-    stage: Sequence[Slot],
-    pruned: Twin,
-    dense: Twin | None,
-    calls: Sequence[BlockCall],
-    counted: Sequence[Tensor | None],
-) -> Iterator[tuple[Slot, Collected]]:
     try:
-        sums = collect(stage, pruned, dense, calls, counted)
+        for stage in stages:
+            for slot, collected in zip(stage, collect(stage, pruned, partner, calls, ranks), strict=True):
+                for key in slot.keys:
+                    _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
     except TmaskError as error:
         raise type(error)(f"{prefix}{error}") from error
-    return zip(stage, sums, strict=True)
+    return done
 
 
 @torch.no_grad()
@@ -129,11 +121,8 @@ def _prune_matrix(
     done: BlockPruning,
 ) -> None:
     begin = time.perf_counter()
-    name = f"{prefix}{key}"
-    support = settings.support(prefix + key.parameter)
-    if support is None:
-        done.skipped[name] = "kept dense"
-        return
+    support = settings.choice.support(prefix + key.parameter)
+    assert support is not None  # else the layout has left it out
     parameter = block.get_parameter(key.parameter)
     stored = parameter if key.index < 0 else parameter[key.index]
     weight = stored if slot.outputs_first[key] else stored.T
@@ -142,33 +131,32 @@ def _prune_matrix(
         problem = _problem(weight, key, collected, support, bias is not None)
         result = settings.method.prune(problem)
     except TmaskError as error:
-        raise type(error)(f"{name}: {error}") from error
+        raise type(error)(f"{key}: {error}") from error
     new = result.weight.to(weight.dtype)
+    missed = problem.error(new.to(problem.weight.dtype))  # before the weight that the problem holds is written over
+    assert missed is not None  # its energy was given
     if bias is not None:
         bias += _shift(weight, new, collected).to(bias.dtype)
     weight.copy_(new)
     mask = result.mask if slot.outputs_first[key] else result.mask.T
-    _note(done, name, key, mask, parameter)
-    done.rows.append(_row(name, result, new, problem, collected, time.perf_counter() - begin))
+    _note(done, prefix, key, mask, parameter)
+    seconds = time.perf_counter() - begin
+    done.rows.append(_row(f"{prefix}{key}", result, missed, collected.moments.samples, seconds))
 
 
 def _problem(weight: Tensor, key: Key, collected: Collected, support: Support, centre: bool) -> Problem:
     """In means over the samples; less the means of inputs and outputs where a bias takes those up."""
-    sums = collected.moments
-    square = collected.squares.get(key)
+    sums, square = collected.moments, collected.squares.get(key)
     if centre:
         if square is not None and sums.d is not None:
             square -= float((weight.to(sums.d.dtype) @ sums.d).square().sum()) / sums.samples
         sums = sums.centred()
-    dtype = sums.xx.dtype
-    if not bool(torch.isfinite(weight).all()):
-        raise InvalidProblemError("its weight holds NaN or infinite values")
     return Problem(
-        weight.to(dtype).contiguous(),
+        weight.to(sums.xx.dtype).contiguous(),
         sums.xx / sums.samples,
         None if sums.xd is None else sums.xd / sums.samples,
         support,
-        energy=None if sums.xd is None or square is None else max(0.0, square) / sums.samples,
+        energy=None if square is None else max(0.0, square) / sums.samples,
     )
 
 
@@ -190,22 +178,19 @@ def _bias(block: nn.Module, key: Key) -> Tensor | None:
     return bias.data if key.index < 0 else bias.data[key.index]
 
 
-def _note(done: BlockPruning, name: str, key: Key, mask: Tensor, parameter: Tensor) -> None:
+def _note(done: BlockPruning, prefix: str, key: Key, mask: Tensor, parameter: Tensor) -> None:
     """The mask under the parameter's name, a stack's matrices together."""
+    name = prefix + key.parameter
     if key.index < 0:
         done.masks[name] = mask.contiguous()
         return
-    whole = name.rpartition("[")[0]
-    if whole not in done.masks:
-        done.masks[whole] = torch.ones(parameter.shape, dtype=torch.bool, device=mask.device)
-    done.masks[whole][key.index] = mask
+    if name not in done.masks:
+        done.masks[name] = torch.ones(parameter.shape, dtype=torch.bool, device=mask.device)
+    done.masks[name][key.index] = mask
 
 
-def _row(
-    name: str, result: Pruned, stored: Tensor, problem: Problem, collected: Collected, seconds: float
-) -> MatrixPruning:
-    error = problem.error(stored.to(problem.weight.dtype))
-    rows, cols = stored.shape
+def _row(name: str, result: Pruned, error: float, samples: int, seconds: float) -> MatrixPruning:
+    rows, cols = result.mask.shape
     return MatrixPruning(
         name=name,
         shape=(rows, cols),
@@ -213,7 +198,7 @@ def _row(
         retained=result.worth.retained,
         optimality_gap=result.worth.optimality_gap,
         solver=result.solver,
-        error=float("nan") if error is None else error,
-        samples=collected.moments.samples,
+        error=error,
+        samples=samples,
         seconds=seconds,
     )

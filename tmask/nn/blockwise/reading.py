@@ -6,7 +6,7 @@ one of a few functions of torch with a tensor that is, or is a part of, a parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 
 # Names of the inputs, the weight and what is added, in the order of the arguments; and whether the product reads the
 # weight as (outputs, inputs).
+_TWO = ("input", "weight"), False
 _PRODUCTS: dict[Any, tuple[tuple[str, ...], bool]] = {
     functional.linear: (("input", "weight", "bias"), True),
     torch.addmm: (("bias", "input", "weight"), False),
-    torch.matmul: (("input", "weight"), False),
-    torch.mm: (("input", "weight"), False),
-    Tensor.matmul: (("input", "weight"), False),
-    Tensor.__matmul__: (("input", "weight"), False),
+    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm), _TWO),
+    **dict.fromkeys((Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm), _TWO),
 }
 _SAME = {"mat1": "input", "mat2": "weight", "other": "weight"}  # other names of the same arguments
+_MATRIX, _STACK = 2, 3  # axes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,7 +59,7 @@ class Product:
     inputs: Tensor
     outputs_first: bool
     result: Tensor
-    bias: Tensor | None
+    bias: Tensor | None = None
 
 
 class Reading(TorchFunctionMode):
@@ -71,7 +71,9 @@ class Reading(TorchFunctionMode):
 
     def __init__(self, parameters: Mapping[str, Tensor], on_product: Callable[[Product], None]) -> None:
         super().__init__()
-        self._where = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in parameters.items()}
+        self._parameters = parameters
+        # By where its first number lies: parts of a stack have places of their own.
+        self._where = {matrix.data_ptr(): key for key, matrix in _matrices(parameters)}
         self._on_product = on_product
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,27 +82,39 @@ class Reading(TorchFunctionMode):
         if func in _PRODUCTS:
             names, outputs_first = _PRODUCTS[func]
             given = dict(zip(names, args, strict=False)) | {_SAME.get(key, key): value for key, value in named.items()}
-            weight = given["weight"]
-            if isinstance(weight, Tensor) and (key := self._key(weight)) is not None:
-                turned = _is_turned(weight, self._where[weight.untyped_storage().data_ptr()][1])
-                self._on_product(Product(key, given["input"], outputs_first != turned, result, given.get("bias")))
+            for product in self._products(given, outputs_first, result):
+                self._on_product(product)
         return result
 
-    def _key(self, weight: Tensor) -> Key | None:
-        found = self._where.get(weight.untyped_storage().data_ptr()) if weight.ndim == 2 else None
-        if found is None:
-            return None
-        name, parameter = found
-        if parameter.ndim == 2:
-            return Key(name) if weight.numel() == parameter.numel() else None
-        if weight.numel() * parameter.shape[0] != parameter.numel():
-            return None
-        return Key(name, (weight.storage_offset() - parameter.storage_offset()) // parameter.stride(0))
+    def _products(self, given: Mapping[str, Any], outputs_first: bool, result: Tensor) -> Iterator[Product]:
+        weight, inputs = given["weight"], given["input"]
+        key = self._where.get(weight.data_ptr()) if isinstance(weight, Tensor) and weight.numel() else None
+        if key is None or (turned := _turned(weight, self._parameters[key.parameter])) is None:
+            return
+        if weight.ndim == _MATRIX:
+            yield Product(key, inputs, outputs_first != turned, result, given.get("bias"))
+            return
+        for index in range(len(weight)):  # a stack as a whole: each matrix has its own inputs
+            yield Product(Key(key.parameter, index), inputs[index], outputs_first != turned, result[index])
 
 
-def _is_turned(weight: Tensor, parameter: Tensor) -> bool:
-    """Whether a product reads the transpose of the matrix that is stored."""
-    return weight.stride() != parameter.stride()[-2:] and weight.stride() == parameter.stride()[:-3:-1]
+def _matrices(parameters: Mapping[str, Tensor]) -> Iterator[tuple[Key, Tensor]]:
+    for name, parameter in parameters.items():
+        if parameter.ndim == _MATRIX:
+            yield Key(name), parameter
+        else:
+            yield from ((Key(name, index), parameter[index]) for index in range(len(parameter)))
+
+
+def _turned(weight: Tensor, parameter: Tensor) -> bool | None:
+    """Whether a product reads the transpose of the matrix that is stored; None if it reads another part of it."""
+    if weight.ndim > parameter.ndim or (weight.ndim == _STACK and len(weight) != len(parameter)):
+        return None
+    own = parameter.shape[-2:], parameter.stride()[-2:]
+    read = weight.shape[-2:], weight.stride()[-2:]
+    if read == own:
+        return False
+    return True if read == (own[0][::-1], own[1][::-1]) else None
 
 
 def matrix_parameters(block: nn.Module) -> dict[str, nn.Parameter]:
@@ -108,5 +122,5 @@ def matrix_parameters(block: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in block.named_parameters()
-        if parameter.ndim in (2, 3) and parameter.is_floating_point()
+        if parameter.ndim in (_MATRIX, _STACK) and parameter.is_floating_point() and parameter.numel()
     }

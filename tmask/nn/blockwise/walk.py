@@ -12,21 +12,23 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn.blockwise.blocks import BlockCall, enter
+from tmask.nn.blockwise.batches import placed
+from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
+from tmask.nn.blockwise.experts import one_by_one
 from tmask.nn.blockwise.layout import lay_out
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
-from tmask.nn.blockwise.states import States
+from tmask.nn.blockwise.states import States, closing
 from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
+from tmask.nn.distributed.ranks import Ranks
 
 Progress = Callable[[int, int, str], object]
 
@@ -36,6 +38,7 @@ class Source(Protocol):
 
     model: nn.Module
     blocks_name: str
+    device: torch.device
 
     def entering(self) -> AbstractContextManager[None]:
         """What leads to the blocks, and the first of them, can run inside."""
@@ -52,6 +55,9 @@ class Source(Protocol):
     def pruned_block(self, index: int) -> AbstractContextManager[nn.Module]:
         """A stored block, as it was stored."""
 
+    def after_failure(self, index: int) -> str:
+        """What an error at a block leaves behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class WalkSettings:
@@ -60,17 +66,17 @@ class WalkSettings:
     Args:
         pruning: of each block.
         tuning: of a block's kept weights after its matrices were pruned, or None.
-        exclude: globs on the full names of parameters.
-        least: outputs and inputs that a matrix must have, else it stays dense.
-        memory: bytes of hidden states that are held in memory; the rest goes to files in `folder`.
+        memory: bytes of hidden states that are held in memory; the rest goes to files.
     """
 
     pruning: BlockSettings
     tuning: Tuning | None = None
-    exclude: Sequence[str] = ()
-    least: tuple[int, int] = (1, 1)
     memory: float = float("inf")
-    folder: Path | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether the dense model is run beside."""
+        return self.pruning.goal == "dense" or self.tuning is not None
 
 
 def walk(
@@ -79,39 +85,46 @@ def walk(
     settings: WalkSettings,
     forward: Forward | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> list[BlockPruning]:
     """Prune every block.
 
+    Args:
+        batches: of this process.
+        ranks: the processes that go together.
     Raises:
         TmaskError: what data, method or solver raise, with the matrix's name. Blocks before it have been stored.
     """
     tell = progress or (lambda *_: None)
     blocks: Any = source.model.get_submodule(source.blocks_name)
-    count = len(blocks)
-    paired = settings.pruning.goal == "dense" or settings.tuning is not None
-    states, calls, counted = States(settings.memory, settings.folder), [], []
-    with evaluating(source.model), torch.no_grad():
+    settings.pruning.choice.check(name for name, p in source.model.named_parameters() if p.ndim > 1)
+    states, dense = States(settings.memory), States(settings.memory)
+    calls: list[tuple[BlockCall, ...]] = []
+    with evaluating(source.model), one_by_one(source.model), torch.no_grad(), closing(states, dense):
         with source.entering():
-            for batch, entry in zip(batches, enter(source.model, blocks, batches, forward), strict=True):
-                states.append(entry.hidden)
+            for entry in enter(source.model, blocks, [placed(batch, source.device) for batch in batches], forward):
                 calls.append(entry.calls)
-                counted.append(_counted(batch, entry.hidden))
-        if not len(states):
-            raise InvalidProblemError("calibration is empty; give at least one batch of inputs")
-        dense_states = states.copy() if paired else None
+                states.append(entry.hidden)
+                if settings.paired:
+                    dense.append(entry.hidden)
         done: list[BlockPruning] = []
-        try:
-            for index in range(count):
-                tell(index, count, f"{source.blocks_name}.{index}")
-                own = [entry[index] for entry in calls]
-                done.append(_one(source, index, own, states, dense_states, counted, settings))
-                gc.collect()  # modules hold themselves in circles, and a block is large
-            tell(count, count, "")
-        finally:
-            states.close()
-            if dense_states is not None:
-                dense_states.close()
+        for index in range(len(blocks)):
+            tell(index, len(blocks), _name(source, index))
+            own = [entry[index] for entry in calls]
+            done.append(_one(source, index, own, states, dense if settings.paired else None, settings, ranks))
+            gc.collect()  # modules hold themselves in circles, and a block is large
+        if not any(block.rows for block in done):
+            raise InvalidProblemError(f"no block has a matrix to prune; of the first: {_reasons(done[0])}")
+        tell(len(blocks), len(blocks), "")
     return done
+
+
+def _name(source: Source, index: int) -> str:
+    return f"{source.blocks_name}.{index}".lstrip(".")
+
+
+def _reasons(done: BlockPruning) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in list(done.skipped.items())[:5]) or "it has no matrices"
 
 
 def _one(
@@ -119,51 +132,55 @@ def _one(
     index: int,
     calls: Sequence[BlockCall],
     states: States,
-    dense_states: States | None,
-    counted: Sequence[Tensor | None],
+    dense: States | None,
     settings: WalkSettings,
+    ranks: Ranks | None,
 ) -> BlockPruning:
-    prefix = f"{source.blocks_name}.{index}." if source.blocks_name else f"{index}."
-    earlier = source.stored(index)
+    name = _name(source, index)
     try:
-        if earlier is not None:
-            if dense_states is not None:
-                with source.block(index) as block:
-                    advance(Twin(block, dense_states), calls)
-            with source.pruned_block(index) as block:
-                advance(Twin(block, states), calls)
-            return earlier
-        with source.block(index) as block:
-            layout = lay_out(
-                block,
-                ((call, states[number]) for number, call in enumerate(calls)),
-                [glob.removeprefix(prefix) for glob in settings.exclude],
-                settings.least,
-            )
-            dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
-            pruned = Twin(block, states)
-            done = prune_block(prefix, layout, pruned, dense, calls, counted, settings.pruning)
-            if dense is not None:
-                advance(dense, calls)
-            if settings.tuning is not None:
-                assert dense is not None
-                tune_block(pruned, dense.states, calls, counted, _own_masks(prefix, done, block), settings.tuning)
-            source.store(index, done)  # before the block runs on: it may round the weights to what files hold
-            advance(pruned, calls)
-            done.masks = PackedMasks(done.masks)
-            return done
+        earlier = source.stored(index)
+        if earlier is None:
+            return _prune(source, index, calls, states, dense, settings, ranks)
+        if dense is not None:
+            with source.block(index) as block:
+                advance(Twin(block, dense), calls)
+        with source.pruned_block(index) as block:
+            advance(Twin(block, states), calls)
+        return earlier
     except TmaskError as error:
-        text = str(error)
-        raise type(error)(text if text.startswith(prefix) else f"{prefix.rstrip('.')}: {text}") from error
+        text = str(error).rstrip(". ")
+        named = text if text.startswith(f"{name}.") else f"{name}: {text}"
+        raise type(error)(f"{named}. {source.after_failure(index)}") from error
 
 
-def _own_masks(prefix: str, done: BlockPruning, block: nn.Module) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
+def _prune(
+    source: Source,
+    index: int,
+    calls: Sequence[BlockCall],
+    states: States,
+    dense_states: States | None,
+    settings: WalkSettings,
+    ranks: Ranks | None,
+) -> BlockPruning:
+    prefix = f"{_name(source, index)}."
+    with source.block(index) as block:
+        _check(prefix, block)
+        layout = lay_out(prefix, block, lambda: calls[0].on(block, states[0]), settings.pruning.choice)
+        dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
+        pruned = Twin(block, states)
+        done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks)
+        if dense is not None:
+            advance(dense, calls, ranks)
+            if settings.tuning is not None:
+                masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
+                tune_block(pruned, dense.states, calls, masks, settings.tuning)
+        done.masks = PackedMasks(done.masks)
+        source.store(index, done)  # before the block runs on: it may round the weights to what files hold
+        advance(pruned, calls, ranks)
+    return done
 
 
-def _counted(batch: Any, hidden: Tensor) -> Tensor | None:
-    """Which samples count: those that a batch's attention mask does not call padding."""
-    mask = batch.get("attention_mask") if hasattr(batch, "get") else None
-    if not isinstance(mask, Tensor) or mask.shape != hidden.shape[:2] or bool(mask.all()):
-        return None
-    return mask.reshape(-1).bool().to(hidden.device)
+def _check(prefix: str, block: nn.Module) -> None:
+    for name, parameter in block.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise InvalidProblemError(f"{prefix}{name} holds NaN or infinite values")
