@@ -19,7 +19,7 @@ import torch
 import tmask
 from tmask.nn import Tuning, get_method, prune_blocks
 from tmask.nn.blockwise.blocks import find_blocks
-from tmask.nn.blockwise.directory import skeleton
+from tmask.nn.blockwise.skeleton import skeleton
 from tmask.nn.calibration.language_models import load_language_model, share_of_zeros
 from tmask.nn.calibration.perplexity import choose_windows, perplexity
 from tmask.nn.calibration.text import calibration_text, load_tokenizer, read_documents, tokenise

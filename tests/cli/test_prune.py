@@ -19,7 +19,7 @@ from tests.nn.tiny_language import save_model, text
 from tmask.cli.exit_codes import Code
 from tmask.cli.prune_rows import kind, kinds, read_patterns
 from tmask.errors import FileFormatError
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 from tmask.nn.blockwise.pruning import MatrixPruning
 from tmask.nn.methods.wanda import Wanda
 

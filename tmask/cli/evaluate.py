@@ -14,7 +14,15 @@ from rich.progress import Progress as Bar
 
 from tmask.cli.console import progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.language_models import Device, Dtype, Field, check_directory, need_libraries, read_device, read_dtype
+from tmask.cli.language_models import (
+    DeviceOption,
+    DtypeOption,
+    FieldOption,
+    check_directory,
+    need_libraries,
+    read_device,
+    read_dtype,
+)
 from tmask.cli.numbers import number, percent
 from tmask.cli.options import Json
 from tmask.cli.output import Row, show_json, show_table
@@ -30,15 +38,15 @@ if TYPE_CHECKING:
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Directories of Hugging Face models; the first is compared to.")],
     text: Annotated[Path, typer.Option("--text", "-t", help="A text file, or JSON lines (.jsonl).")],
-    field: Field = "text",
+    field: FieldOption = "text",
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
     windows: Annotated[int | None, typer.Option(min=1, help="So many windows, drawn by the seed; else all.")] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="From one window to the next: sliding windows; else disjoint ones.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of windows.")] = 0,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
     json: Json = False,
 ) -> None:
     """Perplexity on a text, which should not be the one that a model was pruned with.

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16", "files")
 
-Field = Annotated[str, typer.Option("--field", help="Of a JSON line, that holds its text.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="To compute in: float32, bfloat16, float16, or that of the files.")]
-Device = Annotated[str, typer.Option("--device", help="To compute on: cpu, cuda, ...")]
+FieldOption = Annotated[str, typer.Option("--field", help="Of a JSON line, that holds its text.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="To compute in: float32, bfloat16, float16, or as the files.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="To compute on: cpu, cuda, ...")]
 
 
 def need_libraries(command: str) -> None:

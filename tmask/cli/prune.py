@@ -13,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.language_models import Device, Dtype, Field, check_directory, need_libraries, read_device, read_dtype
+from tmask.cli.language_models import (
+    DeviceOption,
+    DtypeOption,
+    FieldOption,
+    check_directory,
+    need_libraries,
+    read_device,
+    read_dtype,
+)
 from tmask.cli.options import Json, make_solver
 from tmask.cli.output import show_json, show_table
 from tmask.cli.prune_rows import document, kind_rows, read_patterns, skipped_rows
@@ -21,7 +29,7 @@ from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 
 if TYPE_CHECKING:
-    from tmask.nn.blockwise.entry import Patterns
+    from tmask.nn.blockwise.choice import MatrixPatterns
     from tmask.nn.blockwise.report import BlockwiseReport
     from tmask.nn.methods.method import Method
 
@@ -54,7 +62,7 @@ def prune(
     seed: Annotated[int, typer.Option(help="Of the draw of samples.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 8,
     by_document: Annotated[bool, typer.Option("--by-document", help="A sample of each document; else packed.")] = False,
-    field: Field = "text",
+    field: FieldOption = "text",
     exclude: Annotated[
         list[str], typer.Option("--exclude", help="Glob on names of weights that stay dense (repeatable).")
     ] = [],  # noqa: B006
@@ -62,8 +70,8 @@ def prune(
         list[str], typer.Option("--keep-dense", help="Name of weights that stay dense, or its end (repeatable).")
     ] = [],  # noqa: B006
     blocks: Annotated[str, typer.Option(help="Name of the list of blocks, where it is not the longest.")] = "",
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
     memory: Annotated[
         float | None, typer.Option(min=0, help="GiB of hidden states to hold, the rest in files; else all.")
     ] = None,
@@ -109,7 +117,7 @@ def prune(
     _show(output, report, used.name, _unused(target, report), json)
 
 
-def _target(pattern: str, density: float | None, patterns: Path | None, plain: bool, solver: str) -> Patterns:
+def _target(pattern: str, density: float | None, patterns: Path | None, plain: bool, solver: str) -> MatrixPatterns:
     """What masks to find: exactly one of three ways to say so, and no setting that would be ignored."""
     if [bool(pattern), density is not None, patterns is not None].count(True) != 1:
         raise InvalidProblemError("give one of --pattern N:M, --density SHARE and --patterns FILE")
@@ -145,7 +153,7 @@ def _left_dense(model: Path, exclude: Sequence[str], keep_dense: Sequence[str]) 
         return []
     import fnmatch
 
-    from tmask.nn.blockwise.directory import skeleton
+    from tmask.nn.blockwise.skeleton import skeleton
 
     names = [name for name, parameter in skeleton(model).named_parameters() if parameter.ndim >= 2]
     chosen: dict[str, None] = {}
@@ -219,7 +227,7 @@ class _Run:
         )
 
 
-def _unused(target: Patterns, report: BlockwiseReport) -> list[str]:
+def _unused(target: MatrixPatterns, report: BlockwiseReport) -> list[str]:
     """Names in a file of patterns that no pruned matrix has."""
     if not isinstance(target, Mapping):
         return []

@@ -15,7 +15,6 @@ from tmask.nn.fitting.scores import available_scores, register_score
 from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report
 from tmask.nn.methods.registry import available_methods, get_method, register_method
 from tmask.nn.packing.layout import Packed, pack, unpack
-from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.pruning.adaprune import adaprune
 from tmask.nn.pruning.convert import ConversionReport, convert
 from tmask.nn.pruning.grams import collect_grams

@@ -49,7 +49,7 @@ def hidden_of(output: Any) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entrance:
     """What the first block reads, and how all blocks are called, for one batch."""
 
     hidden: Tensor
@@ -58,7 +58,7 @@ class Entry:
 
 def enter(
     model: nn.Module, blocks: nn.ModuleList | nn.Sequential, batches: Sequence[Any], forward: Forward | None = None
-) -> Iterator[Entry]:
+) -> Iterator[Entrance]:
     """What every batch comes to at each block's door, without running the blocks.
 
     Args:
@@ -93,7 +93,7 @@ def enter(
                 f"the hidden states before the first block hold NaN or infinite values in calibration batch {number}"
             )
         beside = None if seen.beside is None else (None,) * len(seen.beside)
-        yield Entry(seen.hidden, tuple(seen.calls))
+        yield Entrance(seen.hidden, tuple(seen.calls))
 
 
 class _Pass:

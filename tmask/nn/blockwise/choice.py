@@ -12,11 +12,11 @@ from tmask.nn.methods.support import Plain, Support, Transposable, Unstructured
 from tmask.solving.solver import Solver
 
 Target = Pattern | str | float
-Patterns = Target | Mapping[str, Pattern | str]
+MatrixPatterns = Target | Mapping[str, Pattern | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MatrixChoice:
     """What the user asked for. A glob matches a parameter's full name, or that of any module around it.
 
     Args:
@@ -28,7 +28,9 @@ class Choice:
     exclude: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, pattern: Patterns, transposable: bool, solver: Solver | str, exclude: Sequence[str] = ()) -> Choice:
+    def parse(
+        cls, pattern: MatrixPatterns, transposable: bool, solver: Solver | str, exclude: Sequence[str] = ()
+    ) -> MatrixChoice:
         """The choice behind the arguments of `prune_blocks`.
 
         Raises:

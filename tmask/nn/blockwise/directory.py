@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, OutputError
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.journal import Journal
 from tmask.nn.blockwise.pruning import BlockPruning

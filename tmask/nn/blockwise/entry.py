@@ -16,14 +16,15 @@ from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path
 from tmask.nn.blockwise.batches import digest, hold, share
 from tmask.nn.blockwise.blocks import find_blocks
-from tmask.nn.blockwise.choice import Choice, Patterns
+from tmask.nn.blockwise.choice import MatrixChoice, MatrixPatterns
 from tmask.nn.blockwise.directory import Directory, fingerprint
 from tmask.nn.blockwise.in_memory import InMemory
-from tmask.nn.blockwise.pruning import BlockSettings, Goal
+from tmask.nn.blockwise.pruning import BlockSettings, GoalKind
 from tmask.nn.blockwise.report import BlockwiseReport, make_report
 from tmask.nn.blockwise.tuning import Tuning
-from tmask.nn.blockwise.walk import Progress, WalkSettings, walk
+from tmask.nn.blockwise.walk import WalkSettings, walk
 from tmask.nn.calibration.batches import Forward
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.methods.method import Method
 from tmask.nn.methods.registry import get_method
@@ -33,13 +34,13 @@ from tmask.solving.solver import Solver
 def prune_blocks(
     model: nn.Module | str | Path,
     calibration: Iterable[Any],
-    pattern: Patterns,
+    pattern: MatrixPatterns,
     *,
     output: str | Path | None = None,
     method: Method | str = "alps",
     transposable: bool = True,
     solver: Solver | str = "auto",
-    goal: Goal = "dense",
+    goal: GoalKind = "dense",
     by_stage: bool = True,
     tuning: Tuning | None = None,
     blocks: str = "",
@@ -93,8 +94,8 @@ def prune_blocks(
         samples, and that of the method.
     """
     begin = time.perf_counter()
-    if goal not in get_args(Goal):
-        raise InvalidProblemError(f"goal {goal!r}: choose one of {', '.join(get_args(Goal))}")
+    if goal not in get_args(GoalKind):
+        raise InvalidProblemError(f"goal {goal!r}: choose one of {', '.join(get_args(GoalKind))}")
     if not memory >= 0:
         raise InvalidProblemError(f"memory {memory!r} must be a number of bytes, at least 0")
     ranks = Ranks.of(None)
@@ -102,7 +103,7 @@ def prune_blocks(
         ranks = None
     if ranks is not None and tuning is not None:
         raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
-    choice = Choice.parse(pattern, transposable, solver, exclude)
+    choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
     chosen = get_method(method) if isinstance(method, str) else method
     settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage), tuning, memory)
     batches = hold(calibration, forward)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tmask.nn.blockwise.choice import Choice, least_sides
+from tmask.nn.blockwise.choice import MatrixChoice, least_sides
 from tmask.nn.blockwise.reading import Key, Product, Reading, matrix_parameters
 
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
@@ -50,7 +50,7 @@ class Layout:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Choice) -> Layout:
+def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: MatrixChoice) -> Layout:
     """What a block reads, in which order.
 
     Args:
@@ -135,7 +135,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _reason(
-    name: str, prefix: str, parameter: Tensor, outputs_first: bool | None, experts: bool, choice: Choice
+    name: str, prefix: str, parameter: Tensor, outputs_first: bool | None, experts: bool, choice: MatrixChoice
 ) -> str:
     """Why a parameter is left dense, or "".
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
-from tmask.files.weight_file import DAMAGE, describe
+from tmask.files.damage import DAMAGE, describe
 
 _SHAPES = "__shapes__"
 

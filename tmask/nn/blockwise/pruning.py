@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tmask.errors import TmaskError
 from tmask.nn.blockwise.calls import BlockCall
-from tmask.nn.blockwise.choice import Choice
+from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, collect
 from tmask.nn.blockwise.layout import Layout, Slot
 from tmask.nn.blockwise.reading import Key
@@ -21,7 +21,7 @@ from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.support import Support
 
-Goal = Literal["dense", "layer"]
+GoalKind = Literal["dense", "layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class BlockSettings:
     """
 
     method: Method
-    choice: Choice
-    goal: Goal = "dense"
+    choice: MatrixChoice
+    goal: GoalKind = "dense"
     by_stage: bool = True
 
 

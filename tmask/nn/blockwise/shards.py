@@ -12,7 +12,7 @@ from torch import Tensor
 from tmask.errors import FileFormatError
 from tmask.files.safetensors_files import INDEX
 from tmask.files.tensors import contents
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 
 
 class Shards:

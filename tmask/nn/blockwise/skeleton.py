@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import FileFormatError, InvalidProblemError, SolverUnavailableError, TmaskError
+from tmask.files.opening import open_weights
 from tmask.files.safetensors_files import INDEX
-from tmask.files.weights import WeightFile, open_weights
+from tmask.files.weight_file import WeightFile
 
 
 def skeleton(path: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> nn.Module:

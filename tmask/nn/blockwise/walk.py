@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,9 +28,8 @@ from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
 from tmask.nn.blockwise.states import States, closing
 from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.distributed.ranks import Ranks
-
-Progress = Callable[[int, int, str], object]
 
 
 class Source(Protocol):
