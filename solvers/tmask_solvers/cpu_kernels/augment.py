@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
-from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.constants import GRID_BITS, LAST_PLACE, PLACE_BITS
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +96,7 @@ def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept
             for j in range(m):
                 position = j - turn
                 position += m if position < 0 else 0
-                key[j] = ((q[i, j] - v[j]) << 7) + (127 - position)
+                key[j] = ((q[i, j] - v[j]) << PLACE_BITS) + (LAST_PLACE - position)
             for j in range(m):
                 greater = np.int64(0)
                 for k in range(m):
@@ -113,8 +113,8 @@ def augment(
     """Balance the column counts by shortest paths; returns their number.
 
     Dijkstra from all over-full columns at once, over columns 0..m-1 and rows m..2m-1: from a column through an entry
-    that is kept, from a row through one that is not, at reduced costs >= 0. `best` holds (distance << 7) + node, so
-    that the nearest node is a plain minimum; `closed` is FAR for scanned nodes, 0 else.
+    that is kept, from a row through one that is not, at reduced costs >= 0. `best` holds
+    distance and node in one key (`PLACE_BITS`); `closed` is FAR for scanned nodes, 0 else.
     """
     m = q.shape[0]
     paths = 0
@@ -133,15 +133,15 @@ def augment(
             low = FAR
             for k in range(2 * m):
                 low = min(low, best[k] | closed[k])
-            at = low & 127
-            distance = low >> 7
+            at = low & LAST_PLACE
+            distance = low >> PLACE_BITS
             if at < m:
                 if count[at] < n:
                     break
                 closed[at] = FAR
                 base = distance - v[at]
                 for i in range(m):
-                    to = ((base + q[i, at] - u[i]) << 7) + (m + i)
+                    to = ((base + q[i, at] - u[i]) << PLACE_BITS) + (m + i)
                     if kept[i, at] and to < best[m + i]:
                         best[m + i] = to
                         parent[m + i] = at
@@ -149,13 +149,13 @@ def augment(
                 closed[at] = FAR
                 base = distance + u[at - m]
                 for j in range(m):
-                    to = ((base + v[j] - q[at - m, j]) << 7) + j
+                    to = ((base + v[j] - q[at - m, j]) << PLACE_BITS) + j
                     if not kept[at - m, j] and to < best[j]:
                         best[j] = to
                         parent[j] = at
         for k in range(m):
-            v[k] += distance - (best[k] >> 7) if closed[k] else 0
-            u[k] -= distance - (best[m + k] >> 7) if closed[m + k] else 0
+            v[k] += distance - (best[k] >> PLACE_BITS) if closed[k] else 0
+            u[k] -= distance - (best[m + k] >> PLACE_BITS) if closed[m + k] else 0
         count[at] += 1
         while parent[at] >= 0:
             i = parent[at] - m

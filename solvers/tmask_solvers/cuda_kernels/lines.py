@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tmask_solvers.shared.constants import LAST_PLACE, PLACE_BITS
 from tmask_solvers.shared.selection import order_pair
 
 WARP = 32
@@ -46,7 +47,8 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
     - keep(mask, k, g, y, x, j, line, price, bounds, at): which do, to column j of a tile of the mask
     - extremes(line): the least, the largest, and whether all are finite (where not, the others may be anything)
     - quantise(line, q, at, s, t): s * t * entry, rounded to integers, to q[at], q[at + m + 1], ...; whether any was
-    - keys(q, at, v, turn): (q[at + j] - v[j]) * 128 + 127 - rank, ranks counting columns from `turn` on
+    - keys(q, at, v, turn): q[at + j] - v[j], above the bits of a place: the later a column comes, counted from `turn`
+      on, the lower
     - largest(line): the n-th largest
     - word(line, least): bit j is set if entry j is at least `least`
 
@@ -90,7 +92,10 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
             "return rounded",
         ],
         "keys(q, at, v, turn)": [
-            *(f"x{j} = ((q[at + {j}] - v[{j}]) << 7) + 127 - ({j + m} - turn) % {m}" for j in every),
+            *(
+                f"x{j} = ((q[at + {j}] - v[{j}]) << {PLACE_BITS}) + {LAST_PLACE} - ({j + m} - turn) % {m}"
+                for j in every
+            ),
             f"return ({listed},)",
         ],
         "largest(line)": [*unpacked, *selection, f"return x{a}"],

@@ -16,7 +16,7 @@ import numpy as np
 
 from tmask_solvers.cuda_kernels.lines import WARP, Real, inlined, make_lines
 from tmask_solvers.cuda_kernels.search import EVERYONE, make_search
-from tmask_solvers.shared.constants import GRID_BITS, WILD_PRICE
+from tmask_solvers.shared.constants import GRID_BITS, PLACE_BITS, WILD_PRICE
 
 
 def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
@@ -44,7 +44,7 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
         row = keys(q, line * stride, v, line * n % m)
         least = largest(row)
         own = word(row, least)
-        u[lane] = least >> 7
+        u[lane] = least >> PLACE_BITS
         kept[lane] = own
         cuda.syncwarp()
         return own

@@ -11,6 +11,12 @@ from __future__ import annotations
 # need some of these (`PRICE_BITS`). An objective of 2^12 terms at m = 64 must fit int64, which CP-SAT insists on.
 GRID_BITS = 46
 
+# Keys that sort by a number, then by a place: (number << PLACE_BITS) + place. The least of some keys, found by plain
+# comparisons, brings its place along, where an argmin would need a branch. A block of side 64, the largest, has 128
+# places, which are its rows and columns as nodes of a graph.
+PLACE_BITS = 7
+LAST_PLACE = (1 << PLACE_BITS) - 1
+
 # Prices below 2^PRICE_BITS units differ from scores by at most 53 bits, which is what float64 holds.
 PRICE_BITS = 52
 
