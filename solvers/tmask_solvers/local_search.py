@@ -45,4 +45,4 @@ def _solve_blocks(scores: Scores, n: int, masks: Masks) -> None:
         order = order_entries(scores[b], scratch)
         if keep_heavy(order, n, rows, cols, masks[b]):
             fill_short_lines(scores[b], rows, cols, masks[b])
-        swap_pairs(scores[b], masks[b])
+        swap_pairs(scores[b], masks[b])  # last, since swaps keep every line's count and could fill none

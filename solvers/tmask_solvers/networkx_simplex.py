@@ -37,6 +37,7 @@ class NetworkxSimplex(Solver):
         masks = np.zeros(scores.shape, np.bool_)
         for index, costs in enumerate(-integer_scores(scores)):
             try:
+                # Not the cost that comes with it, which is that of rounded scores.
                 _, flow = networkx.network_simplex(_graph(costs.tolist(), n))
             except networkx.NetworkXException as error:
                 raise SolverFailedError(f"solver {self.name!r}, block {index}: {error}") from error

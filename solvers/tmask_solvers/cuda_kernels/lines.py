@@ -22,11 +22,12 @@ Real = type[np.float32] | type[np.float64]
 
 def lanes_per_tile(m: int) -> int:
     """Threads that share a tile of side m: a power of two, so that a warp holds whole tiles."""
-    return 1 << (m - 1).bit_length()
+    return 1 << (m - 1).bit_length()  # masks of lanes are shifts then, and no tile lies in two warps
 
 
 def find(place: Any, across: Any, down: Any, groups: Any) -> Any:
     """Indices (k, g, y, x) of a tile in (K, G, down, across); unsigned, so that no index counts from the end."""
+    # In 32 bits, since a GPU divides 64 by a long routine; `launch` refuses more tiles than that.
     tile = np.uint32(place)
     x, tile = tile % np.uint32(across), tile // np.uint32(across)
     y, tile = tile % np.uint32(down), tile // np.uint32(down)
@@ -113,6 +114,7 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
         "multiply": cuda.libdevice.dmul_rn,
     }
     functions = {"find": find}
+    # Text, because m numbers in m variables is nothing that a loop in Python can write.
     for head, body in bodies.items():
         exec("\n    ".join([f"def {head}:", *body]), scope)
         name = head.partition("(")[0]

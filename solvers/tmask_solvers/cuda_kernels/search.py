@@ -60,6 +60,7 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
         `parent` holds the path, and prices are such that entries on it cost nothing.
         """
         mine = lane < m
+        # One word that all threads hold: whether a column is deficient is then asked without memory.
         short = cuda.ballot_sync(EVERYONE, mine and count < n)
         # distance and node in one key (`PLACE_BITS`), so that the nearest is a plain minimum; open until scanned
         col_best: Any = np.int64(lane) if mine and count > n else FAR
@@ -84,12 +85,14 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
                     parent[lane] = i
             elif (short >> at) & 1:
                 searching = False
+            # The branches are those of the whole warp: `nearest` is the same for all of its threads.
             else:  # a column: on through the rows that keep it
                 col_open = col_open and lane != at
                 reached = rows_of(at, distance, row_best, lane, line, q, u, v, own)
                 if reached < row_best:
                     row_best = reached
                     parent[m + lane] = at
+        # Paths are read by all threads, and were written each by its own.
         cuda.syncwarp()
         if searching:
             at = np.int64(-1)
@@ -120,6 +123,7 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
 
     def balance(lane: Any, line: Any, q: Any, u: Any, v: Any, kept: Any, parent: Any, own: Any) -> None:
         mine = lane < m
+        # Counted once; `exchange` keeps count from then on.
         count: Any = 0
         for i in range(m):
             count += (kept[i] >> line) & 1
