@@ -85,6 +85,7 @@ def solver_infos() -> list[SolverInfo]:
     """Every known solver, with what it lacks here. Imports none of their libraries."""
     infos = [SolverInfo(name, entry.lacking(), entry.install()) for name, entry in BUILTIN.items()]
     infos += [SolverInfo(name, missing_modules(cls.requires), "") for name, cls in _registered.items()]
+    # What this process has registered goes before an entry point of the same name, as in `solver_class`.
     known = {info.name for info in infos}
     return infos + [SolverInfo(name, (), "") for name in _entry_points() if name not in known]
 
@@ -112,6 +113,7 @@ def get_solver(name: str, **settings: Any) -> Solver:
         SolverUnavailableError: its library is not installed; gives the pip line.
         InvalidProblemError: a setting that it does not have, or a value that it refuses.
     """
+    # Looked at here, since a dataclass's own TypeError would not say which settings there are.
     cls = solver_class(name)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for setting in settings:
@@ -140,7 +142,7 @@ def device_solver(device_type: str, side: int) -> TensorSolver | None:
     for name in DEVICE_AUTO:
         if BUILTIN[name].lacking():
             continue
-        cls = solver_class(name)
+        cls = solver_class(name)  # loads torch, which whoever holds such a tensor has loaded
         if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
             return cls()
     return None

@@ -1,8 +1,8 @@
 """Straight-line device functions on the lines of a tile, whose entries stay in registers.
 
 An array that is indexed by a loop counter would lie in memory, so a line is a tuple and the operations on it are
-written out. This module makes the source of some functions for one n and m, from the min-max programs of `selection`;
-the CUDA compiler makes them part of the kernels that call them, which are plain Python around them.
+written out. This module makes the source of some functions for one n and m, from the min-max programs of
+`shared.selection`; the CUDA compiler makes them part of the kernels that call them, which are plain Python around them.
 """
 
 from __future__ import annotations
