@@ -34,7 +34,7 @@ class Patterns(Solver):
         num_blocks, side = scores.shape[:2]
         masks = regular_masks(n, side)  # (P, m, m)
         flat = masks.reshape(len(masks), -1).astype(np.float64)
-        # As float64 on both sides, or the product would be made, and rounded, in float32.
+        # In float64, in which sums of float32 scores seldom round (above).
         objectives = scores.reshape(num_blocks, -1).astype(np.float64) @ flat.T  # (B, P)
         return Answer(masks[objectives.argmax(1)])
 
