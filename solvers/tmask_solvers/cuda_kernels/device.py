@@ -47,6 +47,7 @@ class Device:
 
     def array(self, tensor: Tensor) -> Any:
         """The tensor's memory as an array that kernels take, without a copy; bfloat16 as int16."""
+        # The interface through which arrays change hands has no name for bfloat16.
         bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
         return self.cuda.as_cuda_array(bits, sync=False)  # its stream is the one that kernels are launched on
 
@@ -62,6 +63,7 @@ def on_device(device: torch.device) -> Iterator[Device]:
     """Make a device current for PyTorch and numba."""
     cuda: Any = numba.cuda  # which has no types
     with torch.cuda.device(device), cuda.gpus[torch.cuda.current_device()]:
+        # PyTorch's stream, so that kernels come after what made the tensors, with nobody waiting for it.
         stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
         yield Device(cuda, stream, cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
