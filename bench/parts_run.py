@@ -60,16 +60,19 @@ def _run(part: Part, log: Path, environment: Mapping[str, str], cwd: Path) -> Ou
         return Outcome(part.name, f"left out: no {part.needs} here", True, 0.0, None)
     begin = time.monotonic()
     with log.open("w") as output:
-        # In a session of its own, so that what the part has started ends with it.
-        process = subprocess.Popen(
-            part.command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            cwd=cwd,
-            start_new_session=True,
-        )
+        try:
+            # In a session of its own, so that what the part has started ends with it.
+            process = subprocess.Popen(
+                part.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Outcome(part.name, f"cannot start: {error}", False, 0.0, None)
         try:
             code = process.wait(max(part.limit - _GRACE, 0.1))
             words = "passed" if code == 0 else f"failed, exit code {code}"
