@@ -63,8 +63,8 @@ class Cusparselt(Route):
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """The sparse matrix stands on the left, so it makes the transposed result.
 
-        In bfloat16 the library transposes it as it writes. In float16 it has no good kernel for that: on an H200, with
-        cuSPARSELt 0.8, a product took 167 ms or more so, whatever its size, and 0.47 ms without.
+        In bfloat16 the library transposes it as it writes. In float16 that is slow: measured once, on an H200 with
+        cuSPARSELt 0.8, a product of any size took 167 ms or more that way, and 0.47 ms without.
         """
         if tokens.dtype == torch.float16:
             result: Tensor = torch._cslt_sparse_mm(operand[0], tokens.t(), bias=bias)  # (rows, T)
