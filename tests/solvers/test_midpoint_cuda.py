@@ -194,7 +194,9 @@ def test_what_is_not_finite_does_no_harm_to_others(machine, bad, n, m):
 
 def test_no_blocks_are_no_work(machine):
     weights = torch.zeros((1, 2, 0, 8), device=machine.device)
-    proof = machine.solver().solve_matrices(weights, 4, 8, torch.zeros(weights.shape, dtype=torch.bool))
+    proof = machine.solver().solve_matrices(
+        weights, 4, 8, torch.zeros(weights.shape, dtype=torch.bool, device=machine.device)
+    )
     assert float(proof.slack) == 0
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "tmask.solvers"
+
+log = logging.getLogger("tmask")
 
 BUILTIN: dict[str, Entry] = {
     "midpoint": Entry("midpoint:Midpoint", ("numba",), "numba"),
@@ -48,7 +52,7 @@ BUILTIN: dict[str, Entry] = {
 AUTO = ("midpoint", "augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
 
 # What "auto" takes for tensors on other devices than the CPU, likewise. All are TensorSolvers, and exact.
-DEVICE_AUTO = ("midpoint-torch",)
+DEVICE_AUTO = ("midpoint-cuda", "midpoint-torch")
 
 # What certificates take for bounds where it is installed. A bound needs prices,
 # which of the exact solvers for arrays these two give for every block.
@@ -138,14 +142,27 @@ def auto_solver(side: int) -> Solver:
 
 
 def device_solver(device_type: str, side: int) -> TensorSolver | None:
-    """The first of `DEVICE_AUTO` that is installed and takes this type of torch device and side; None if none does."""
+    """The first of `DEVICE_AUTO` that can be used and takes this type of torch device and side; None if none does."""
     for name in DEVICE_AUTO:
-        if BUILTIN[name].lacking():
+        entry = BUILTIN[name]
+        if entry.gpu and device_type != "cuda":
             continue
-        cls = solver_class(name)  # loads torch, which whoever holds such a tensor has loaded
-        if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
-            return cls()
+        if missing := entry.lacking():
+            _say_once(logging.INFO, f"'auto' passes over solver {name!r}, which lacks {', '.join(missing)}")
+            continue
+        try:
+            cls = solver_class(name)
+            if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
+                return cls()
+        except SolverUnavailableError as error:  # installed, and yet of no use here: the next one is much slower
+            _say_once(logging.WARNING, f"'auto' passes over a solver: {error}")
     return None
+
+
+@cache
+def _say_once(level: int, text: str) -> None:
+    """Log a text the first time in a process: every weight of a model asks anew."""
+    log.log(level, "%s", text)
 
 
 def reference_solver(side: int) -> Solver | None:
@@ -184,7 +201,7 @@ def _builtin_class(name: str, entry: Entry) -> type[Solver]:
     module, _, attribute = entry.target.partition(":")
     try:
         cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
-    except (ImportError, OSError) as error:  # a library that is there, but broken
+    except (ImportError, OSError, AttributeError) as error:  # a library that is there, but broken
         raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
     return cls
 

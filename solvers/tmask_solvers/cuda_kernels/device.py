@@ -12,21 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmask.errors import SolverUnavailableError
 from tmask_solvers.cuda_kernels.lines import WARP
-
-
-def require_gpu(solver: str) -> None:
-    """Return if PyTorch can use an NVIDIA GPU.
-
-    Raises:
-        SolverUnavailableError: it cannot; the text says what to look at.
-    """
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        raise SolverUnavailableError(
-            f"solver {solver!r} needs an NVIDIA GPU that PyTorch can use, and torch {torch.__version__} finds none "
-            "(torch.cuda.is_available()); solver 'midpoint' runs on any CPU"
-        )
 
 
 @dataclass(frozen=True)
