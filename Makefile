@@ -3,8 +3,11 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# Of `make gpu`, which installs nothing: what stands in .venv if there is one, else what `python3` has.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
+GPU_OUT ?= build/gpu
 
-.PHONY: demo test check format nightly bench clean
+.PHONY: demo test check format nightly bench gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +37,9 @@ bench: $(READY)  ## regenerate bench/results (about 18 minutes on 2 cores)
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.matrix
 	$(BIN)/python -m bench.matrix_report
+
+gpu:  ## on a machine with a GPU: its tests, a sanitizer and both benchmarks, at most 6 minutes
+	PYTHONPATH=.:solvers:$$PYTHONPATH $(GPU_PYTHON) -m bench.gpu_all --out $(GPU_OUT)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

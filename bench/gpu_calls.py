@@ -12,7 +12,7 @@ from torch import Tensor
 import tmask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.solving.registry import available_solvers, get_solver
+from tmask.solving.registry import available_solvers, get_solver, solver_class
 from tmask.solving.tensor_solver import TensorSolver
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.rounds import iterate
@@ -40,18 +40,29 @@ def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
         return {"bytes": weight.nbytes + mask.nbytes}
 
     calls: dict[tuple[str, str], Call] = {("memory", "copy"): copy, ("memory", "floor"): floor}
-    for name in SOLVERS:
-        if name in available_solvers():
-            calls["masks", name] = _masks_alone(name, weight, mask, pattern, {"blocks": blocks})
-            calls["solve", name] = _solving(name, weight, pattern, {"blocks": blocks})
+    for name in solvers_on(weight.device.type):
+        calls["masks", name] = _masks_alone(name, weight, mask, pattern, {"blocks": blocks})
+        calls["solve", name] = _solving(name, weight, pattern, {"blocks": blocks})
     calls["solve", "midpoint, CPU"] = _through_cpu(weight, pattern, {"blocks": blocks})
     return calls
 
 
+def solvers_on(device_type: str) -> list[str]:
+    """The solvers that are installed and take tensors on devices of this type."""
+    found = []
+    for name in SOLVERS:
+        if name in available_solvers():
+            cls = solver_class(name)
+            if not issubclass(cls, TensorSolver):
+                raise InvalidProblemError(f"solver {name!r} does not take tensors")
+            if cls.takes_device(device_type):
+                found.append(name)
+    return found
+
+
 def _masks_alone(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, row: Row) -> Call:
     solver = get_solver(name)
-    if not isinstance(solver, TensorSolver):
-        raise InvalidProblemError(f"solver {name!r} does not take tensors")
+    assert isinstance(solver, TensorSolver), "solvers_on gives no others"
     left = share_left(weight, pattern) if name == "midpoint-torch" else ""
 
     def call() -> Row:

@@ -81,7 +81,11 @@ def packing(base: Row, route: Route, dtype: torch.dtype, device: torch.device, r
     mask = random_mask(base.out_features, base.in_features, device)
     weight = torch.randn(mask.shape, device=device, dtype=dtype)
     plan = route.plan(mask, dtype)
-    calls = {"pack_seconds": lambda: route.pack(weight, plan), "plan_seconds": lambda: route.plan(mask, dtype)}
+    packed = route.pack(weight, plan)
+    calls = {
+        "pack_seconds": lambda: route.repack(packed, weight, plan),
+        "plan_seconds": lambda: route.plan(mask, dtype),
+    }
     for quantity, value in time_in_turn(calls, device, repeats).items():
         yield dataclasses.replace(base, quantity=quantity, value=value)
 

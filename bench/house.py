@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import networkx
-from tabulate import tabulate
+
+from bench.markdown import table
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"tmask": ROOT, "tmask_solvers": ROOT / "solvers"}  # where each package's folder stands
@@ -128,7 +129,7 @@ def main() -> None:
     """Print the count of files in each folder, and the circles among files and among parts."""
     graph = import_graph()
     parts = part_graph(graph)
-    print(tabulate(sorted(files_per_folder().items()), headers=["folder", "files"], tablefmt="github"))
+    print(table(["folder", "files"], [(folder, str(files)) for folder, files in sorted(files_per_folder().items())]))
     print(f"\nmost files in one folder: {max(files_per_folder().values())} (at most {MOST_FILES})")
     print(f"parts: {len(parts)}, imports among them: {parts.number_of_edges()}")
     for kind, found in (("files", circles(graph)), ("parts", circles(parts))):

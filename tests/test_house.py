@@ -3,7 +3,7 @@
 import networkx
 import pytest
 
-pytest.importorskip("tabulate")
+pytest.importorskip("networkx")
 
 from bench import house
 

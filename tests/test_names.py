@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-pytest.importorskip("tabulate")
+pytest.importorskip("networkx")
 
 from bench.house import modules
 

@@ -27,7 +27,9 @@ from tmask_solvers.cpu_kernels.compiling import kernel
 
 @dataclass(frozen=True)
 class AugmentingPaths(Solver):
-    """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22 (`cpu_kernels.augment`).
+    """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22.
+
+    docs/exactness.md, section 3, has the reason.
 
     Args:
         threads: bands of blocks solved at once; the masks do not depend on it.
@@ -57,10 +59,11 @@ def _solve_blocks(scores: Scores, n: int, masks: Masks, prices: Prices) -> None:
     q = np.empty((m, m), np.int64)
     u, v, key, count = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
     top = np.empty(n + 1, np.int64)
+    # A graph of 2 m nodes, columns before rows.
     best, closed, parent = np.empty(2 * m, np.int64), np.empty(2 * m, np.int64), np.empty(2 * m, np.int64)
     for b in range(num_blocks):
         shift = grid_exponent(scores[b])
-        quantise(scores[b], shift, q)
+        quantise(scores[b], shift, q)  # whether it rounds is not asked: the core looks at the prices with true scores
         column_midpoints(q, n, top, v)
         take_rows(q, n, u, v, top, key, masks[b], count)
         augment(q, n, u, v, best, closed, parent, masks[b], count)

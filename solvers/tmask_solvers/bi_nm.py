@@ -31,6 +31,7 @@ class BiNM(Solver):
 
 def _largest(values: Scores, n: int) -> Masks:
     """(B, m, m) bool: the n largest of each row, ties to the lower index."""
+    # Stable, and of the negated values: so ties go to the lower index, on every platform.
     order = np.argsort(-values, axis=2, kind="stable")[:, :, :n]
     masks = np.zeros(values.shape, np.bool_)
     np.put_along_axis(masks, order, True, axis=2)

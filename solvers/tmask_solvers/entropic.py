@@ -58,6 +58,7 @@ class Entropic(TensorSolver):
             raise InvalidProblemError(f"dtype must be 'float32', 'float64' or None, got {self.dtype!r}")
         if self.device is None:
             return
+        # By using it: torch knows the names of devices that it was built without, or that are not plugged in.
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
@@ -82,6 +83,7 @@ class Entropic(TensorSolver):
         values = transport(self.tau * s, n, self.iterations)
         kept = keep_in_order(values.flatten(1).argsort(dim=1, descending=True, stable=True), n, s.shape[1])
         repair(s, kept, n)
+        # Swaps compare all pairs of rows in each column: m times the memory of the scores.
         size = max(1, _SWAP_ENTRIES // s.shape[1] ** 3)
         for start in range(0, len(s), size):
             swap(s[start : start + size], kept[start : start + size])
@@ -100,7 +102,7 @@ def _scaled(scores: torch.Tensor) -> torch.Tensor:
 def transport(log_x: torch.Tensor, n: int, iterations: int) -> torch.Tensor:
     """Logarithms (B, m, m) of the entropic solution with line sums n and entries at most 1."""
     log_n = torch.log(torch.tensor(float(n), dtype=log_x.dtype, device=log_x.device))
-    correction = torch.zeros_like(log_x)
+    correction = torch.zeros_like(log_x)  # what capping took away, given back before the next time
     for _ in range(iterations):
         log_x = log_x - torch.logsumexp(log_x, 2, keepdim=True) + log_n
         log_x = log_x - torch.logsumexp(log_x, 1, keepdim=True) + log_n
@@ -119,6 +121,7 @@ def swap(s: torch.Tensor, kept: torch.Tensor) -> None:
         takes = ~mask[:, :, None, :] & mask[:, None, :, :]
         moves = (part[:, :, None, :] - part[:, None, :, :]).masked_fill(~takes, -torch.inf)
         gain, column = moves.max(3)  # (b, m, m)
+        # Rows i and k each choose a column apart from the other, so the best swap is the sum of two best moves.
         total = (gain + gain.transpose(1, 2)).flatten(1)
         best, pair = total.max(1)
         better = best > 1e-6  # scores are scaled to at most 1; below this, rounding could go round in circles

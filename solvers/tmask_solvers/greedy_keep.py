@@ -53,7 +53,7 @@ class GreedyKeep(TensorSolver):
         order = scores.flatten(1).argsort(dim=1, stable=True).flip(1)
         masks = keep_in_order(order, n, scores.shape[1])
         if self.repair:
-            repair(scores.double(), masks, n)
+            repair(scores.double(), masks, n)  # as the kernel adds, so that both trade the same entries
         return TensorAnswer(masks)
 
 

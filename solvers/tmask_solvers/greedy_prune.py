@@ -52,6 +52,7 @@ def _prune_light(order: Array, lacking: int, rows: Array, cols: Array, kept: Mas
             kept[i, j] = False
             rows[i] -= 1
             cols[j] -= 1
+            # Met once on the way down: lines that lack none go on below 0 where the other line still lacks.
             short -= np.int64(rows[i] == 0) + np.int64(cols[j] == 0)
             if short == 0:
                 break

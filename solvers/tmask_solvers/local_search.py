@@ -4,7 +4,7 @@ The mask of `greedy-keep`, every short line filled, then pairs of kept entries e
 of their rectangle while that gains; the last step of [Meng2025]. What remains are gains that need longer cycles of
 exchanges.
 
-Cost: one sort a block, O(m^3) or so a pass of swaps (36 times the greedy at m = 32, bench/results/solvers.csv).
+Cost: one sort a block, O(m^3) or so a pass of swaps (15 to 34 times the greedy at m = 32, bench/results/solvers.csv).
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def _solve_blocks(scores: Scores, n: int, masks: Masks) -> None:
         order = order_entries(scores[b], scratch)
         if keep_heavy(order, n, rows, cols, masks[b]):
             fill_short_lines(scores[b], rows, cols, masks[b])
-        swap_pairs(scores[b], masks[b])
+        swap_pairs(scores[b], masks[b])  # last, since swaps keep every line's count and could fill none

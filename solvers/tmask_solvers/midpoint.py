@@ -36,14 +36,16 @@ from tmask_solvers.cpu_kernels.midpoint.window import solve_window
 from tmask_solvers.cpu_kernels.tiles import make_window
 from tmask_solvers.shared.announce import announced
 
-_NARROW_ENTRIES = 1 << 14  # laid out at once
+_NARROW_ENTRIES = 1 << 14  # laid out at once, which bounds the copy
 _preparing = Lock()
 _prepared: set[tuple[int, int, np.dtype[Any]]] = set()
 
 
 @dataclass(frozen=True)
 class Midpoint(MatrixSolver):
-    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid (`augment.py`).
+    """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid.
+
+    docs/exactness.md has the proof, and the grid in section 3.
 
     Args:
         threads: parts of a weight solved at once; the masks do not depend on it.
@@ -65,8 +67,10 @@ class Midpoint(MatrixSolver):
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
 
+        # Before there are threads, which would all wait for the first of them to compile.
         _prepare(n, side, scores.dtype)
 
+        # Not in closed form, at side 4 either: blocks are judged by their prices, and it has none.
         def solve_band(band: slice) -> None:
             window = make_window(scores[band].reshape(-1, side), masks[band].reshape(-1, side))
             nowhere = np.empty((0, side), scores.dtype)
@@ -95,6 +99,7 @@ class Midpoint(MatrixSolver):
 
 def _prepare(n: int, m: int, dtype: np.dtype[Any]) -> None:
     """Have the kernels compiled or loaded, on a tile of ones; nothing the second time."""
+    # One after the other, else several threads would each say that they compile.
     with _preparing:
         if (n, m, dtype) not in _prepared:
             with announced(f"the midpoint kernels for {n}:{m}, {dtype}"):
@@ -117,6 +122,7 @@ def _solve_closed(n: int, weight: Values, mask: Mask, start: RowPrices | None) -
     step = _NARROW_ENTRIES // (4 * cols) * 4
     for row in range(0, rows, step):
         part = weight[row : row + step].reshape(-1, 4, cols).transpose(1, 0, 2).reshape(4, -1)
+        # What is left of the least width is zeros, whose sums round nothing and lose nothing.
         strip = np.zeros((4, max(least, part.shape[1])), np.float32)
         kept = np.empty(strip.shape, np.bool_)
         strip[:, : part.shape[1]] = part

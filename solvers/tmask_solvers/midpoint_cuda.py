@@ -21,13 +21,15 @@ from torch import Tensor
 from tmask.blocks.tensor_blocks import cut_tiles
 from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver
 from tmask_solvers.cuda_kernels.closed import SIDE
-from tmask_solvers.cuda_kernels.device import require_gpu
 from tmask_solvers.cuda_kernels.launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed
+from tmask_solvers.cuda_kernels.usable import require_gpu, require_tensors
 
 
 @dataclass(frozen=True)
 class MidpointCuda(TensorSolver):
-    """Exact; up to n * m * 2^-45 of the largest score in tiles left over with scores off their grid (`augment.py`).
+    """Exact; up to n * m * 2^-45 of the largest score in tiles left over with scores off their grid.
+
+    docs/exactness.md has the proof, and the grid in section 3.
 
     Args:
         prices: whether matrices come with column prices, from which every mask is proven once more. Without, and for
@@ -46,11 +48,14 @@ class MidpointCuda(TensorSolver):
         require_gpu(self.name)
 
     def solve_tensor(self, scores: Tensor, n: int) -> TensorAnswer:
+        require_tensors(self.name, self.device_types, scores)
         masks = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+        # By rounds at side 4, too: who calls this judges blocks by their prices, which closed forms do not have.
         results = solve_by_rounds(scores[None, None, None], n, masks[None, None, None], ALL_PRICES)
         return TensorAnswer(masks, results.row_prices, results.col_prices)
 
     def solve_matrices(self, weights: Tensor, n: int, m: int, masks: Tensor) -> TensorProof:
+        require_tensors(self.name, self.device_types, weights, masks)
         tiles, kept = cut_tiles(weights, m, m), cut_tiles(masks, m, m)
         if tiles.numel() == 0:
             return TensorProof(slack=weights.new_zeros((), dtype=torch.float64))

@@ -37,7 +37,7 @@ _ENTRIES = 1 << 26
 
 @dataclass(frozen=True)
 class MidpointTorch(TensorSolver):
-    """Exact; up to n * m * 2^-46 of the largest score in blocks that need paths and have scores off their grid."""
+    """Exact; up to n * m * 2^-45 of the largest score in blocks that need paths and have scores off their grid."""
 
     name: ClassVar[str] = "midpoint-torch"
     exact: ClassVar[bool] = True
@@ -52,6 +52,7 @@ class MidpointTorch(TensorSolver):
         for start in range(0, num_blocks, size):
             part = slice(start, start + size)
             wide = scores[part] if scores.dtype == torch.float64 else scores[part].float()
+            # Blocks last, as all kernels have them (`torch_kernels.rounds`): one copy here, contiguous reads after it.
             stack = wide.permute(1, 2, 0).contiguous()
             if m == 4:
                 kept, lost = _solve_small(stack, n)
@@ -116,6 +117,7 @@ def _finish(scores: Tensor, rounds: Rounds, n: int) -> _Solved:
         masks[:, :, tied] = again.masks
         u[:, tied], v[:, tied], good = prove(own.units, again.masks, start[:, tied])
         proven[tied] = good & again.done
+    # From the prices of whichever rounds came last: the nearer a start, the fewer paths.
     left = (~proven).nonzero()[:, 0]
     if len(left):
         units = grid.units[:, :, left]

@@ -5,7 +5,7 @@ capacity 1 and cost -score joins each pair [Hubara2021, section 3.1]. Supplies o
 sink of the paper's graph, which halves the time. Costs are integers (`shared.integer`): on floats the method may never
 end.
 
-Cost: pure Python, about a millisecond a block at m = 8; the simplest oracle, and the slowest flow.
+Cost: pure Python, about a millisecond a block at m = 8; the simplest oracle.
 Source: [Ahuja1993, chapter 11]; `networkx.network_simplex`.
 """
 
@@ -37,6 +37,7 @@ class NetworkxSimplex(Solver):
         masks = np.zeros(scores.shape, np.bool_)
         for index, costs in enumerate(-integer_scores(scores)):
             try:
+                # Not the cost that comes with it, which is that of rounded scores.
                 _, flow = networkx.network_simplex(_graph(costs.tolist(), n))
             except networkx.NetworkXException as error:
                 raise SolverFailedError(f"solver {self.name!r}, block {index}: {error}") from error

@@ -73,9 +73,8 @@ class OrtoolsCpsat(Solver):
             solver.parameters.max_time_in_seconds = self.time_limit
         status = solver.solve(model)
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return np.array(solver.boolean_values(kept.ravel()), np.bool_).reshape(
-                side, side
-            ), status == cp_model.OPTIMAL
+            found = np.array(solver.boolean_values(kept.ravel()), np.bool_).reshape(side, side)
+            return found, status == cp_model.OPTIMAL
         if status == cp_model.UNKNOWN:  # stopped before it had looked at the hint
             return hint, False
         raise SolverFailedError(f"solver {self.name!r}, block {index}: {solver.status_name(status)}")

@@ -54,7 +54,7 @@ class OrtoolsFlow(Solver):
     def _solve(self, scores: Scores, n: int) -> Answer:
         num_blocks, side = scores.shape[:2]
         batch = min(self.blocks_per_graph, num_blocks, max(1, 2 ** (_SCALED_BITS - GRID_BITS) // (2 * side)))
-        costs = -integer_scores(scores)
+        costs = -integer_scores(scores)  # the solver minimises
         masks = np.empty(scores.shape, np.bool_)
         for start in range(0, num_blocks, batch):
             part = costs[start : start + batch]
@@ -66,11 +66,11 @@ class OrtoolsFlow(Solver):
         tails, heads, nodes = _arcs(count, side)
         flow = min_cost_flow.SimpleMinCostFlow()
         arcs = flow.add_arcs_with_capacity_and_unit_cost(tails, heads, np.ones_like(tails), costs.ravel())
+        # On the nodes themselves: a source and a sink would join blocks that have nothing to do with one another.
         flow.set_nodes_supplies(nodes, np.tile(np.repeat((n, -n), side), count))
         status = flow.solve()
-        if (
-            status == flow.BAD_COST_RANGE and count > 1
-        ):  # prices overflowed; with half the nodes, costs are half as large
+        # Prices overflowed; with half of the nodes, by which costs are multiplied, they are half as large.
+        if status == flow.BAD_COST_RANGE and count > 1:
             half = count // 2
             parts = (self._solve_graph(costs[:half], n, first), self._solve_graph(costs[half:], n, first + half))
             return np.concatenate(parts)

@@ -89,6 +89,7 @@ class OrtoolsPdlp(Solver):
         parameters = solvers_pb2.PrimalDualHybridGradientParams()
         criteria = parameters.termination_criteria
         criteria.simple_optimality_criteria.eps_optimal_relative = self.tolerance
+        # Relative alone: with scores scaled per block, an absolute one would be a second tolerance that nobody set.
         criteria.simple_optimality_criteria.eps_optimal_absolute = 0
         criteria.iteration_limit = self.iteration_limit
         return parameters
@@ -110,6 +111,7 @@ def _normalise(scores: Scores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
 
 def _program(scores: npt.NDArray[np.float64], n: int) -> pdlp.QuadraticProgram:
     """Minimise -score over 0 <= x <= 1; each block has its row sums, then its column sums, all equal to n."""
+    # Bounds keep the mask within 0 and 1, not constraints: PDLP meets them by cutting off.
     count, side = scores.shape[:2]
     ones = np.ones((1, side))
     lines = scipy.sparse.eye(side)

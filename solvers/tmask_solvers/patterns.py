@@ -34,6 +34,7 @@ class Patterns(Solver):
         num_blocks, side = scores.shape[:2]
         masks = regular_masks(n, side)  # (P, m, m)
         flat = masks.reshape(len(masks), -1).astype(np.float64)
+        # In float64, in which sums of float32 scores seldom round (above).
         objectives = scores.reshape(num_blocks, -1).astype(np.float64) @ flat.T  # (B, P)
         return Answer(masks[objectives.argmax(1)])
 
@@ -44,5 +45,5 @@ def regular_masks(n: int, side: int) -> Masks:
     rows = [np.isin(np.arange(side), kept) for kept in itertools.combinations(range(side), n)]
     masks: Masks = np.array(list(itertools.product(rows, repeat=side)))  # (R^m, m, m)
     masks = masks[(masks.sum(1) == n).all(1)]
-    masks.flags.writeable = False
+    masks.flags.writeable = False  # it is cached, so all callers have the same one
     return masks

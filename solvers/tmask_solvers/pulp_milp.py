@@ -69,6 +69,7 @@ class _PulpMilp(Solver):
     def _make_solver(self) -> Any:
         settings: dict[str, Any] = {"msg": False, "timeLimit": self.time_limit}
         if self.backend in ("HiGHS", "COIN_CMD"):
+            # Their own relative gaps stop at a mask that is nearly the best.
             settings |= {"gapRel": 0, "threads": 1}
         if self.backend == "COIN_CMD" and importlib.util.find_spec("cbcbox"):
             import cbcbox  # the binary that pip installs, which is on no PATH unless its environment is activated
@@ -98,9 +99,11 @@ class _PulpMilp(Solver):
         except pulp.PulpSolverError as error:
             raise SolverFailedError(f"{where}: {error}") from error
         if problem.sol_status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            # Solvers work on real numbers: 0.9999999 is a 1. A variable that none of them reported has no value.
             found = np.array([round(variable.value() or 0) for variable in flat]) == 1
             return found.reshape(values.shape), problem.sol_status == pulp.LpSolutionOptimal
         if self.time_limit is not None and problem.sol_status == pulp.LpSolutionNoSolutionFound:
+            # Stopped before it had any mask: a valid one all the same, said to be limited.
             any_regular = (np.arange(side) - np.arange(side)[:, None]) % side < n
             return np.broadcast_to(any_regular, values.shape), False
         raise SolverFailedError(f"{where}: {self.backend} says {pulp.LpStatus[problem.status]!r}")

@@ -52,6 +52,7 @@ class RandomBest(Solver):
         best = np.full(num_blocks, -np.inf)
         kept = np.empty(scores.shape, np.bool_)
         for group, start in enumerate(range(0, self.samples, _GROUP)):
+            # Always drawn as a whole group, so that more samples add to fewer ones and do not replace them.
             masks = random_masks(n, side, self.seed, group)[: self.samples - start]
             objectives = wide @ masks.reshape(len(masks), -1).astype(np.float64).T  # (B, P)
             pick = objectives.argmax(1)
@@ -77,5 +78,5 @@ def random_masks(n: int, side: int, seed: int, group: int = 0) -> Masks:
         swap = (ij == kc) & (ic == kj) & (ij != ic)  # never so where j = c
         masks[every, i, j], masks[every, k, c] = ij ^ swap, kc ^ swap
         masks[every, i, c], masks[every, k, j] = ic ^ swap, kj ^ swap
-    masks.flags.writeable = False
+    masks.flags.writeable = False  # cached, for all callers
     return masks

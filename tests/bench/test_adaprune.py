@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-pytest.importorskip("tabulate")
-
 from bench import adaprune, adaprune_report, cifar, diversity_accuracy, diversity_accuracy_report
 from bench.resnet20 import ResNet20
 from tests.bench.pages import unpadded

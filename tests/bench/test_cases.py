@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-pytest.importorskip("tabulate")
-
 from bench.cases import CASES, PATTERNS, bfloat16, weight_case
 from bench.report import main as report
 from bench.report import table

@@ -8,7 +8,6 @@ import typer
 import tmask
 
 pytest.importorskip("torch")
-pytest.importorskip("tabulate")
 
 import torch
 
@@ -16,6 +15,7 @@ from bench import gpu, gpu_calls
 from bench.gpu_report import report
 from tests.bench.pages import unpadded
 from tmask.blocks.pattern import Pattern
+from tmask.solving import registry
 
 
 def scripted(*seconds):
@@ -32,7 +32,7 @@ def rows():
 
 
 def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
-    solvers = {name for name in gpu_calls.SOLVERS if name in tmask.available_solvers()}
+    solvers = {name for name in gpu_calls.SOLVERS if name in tmask.available_solvers()} - {"midpoint-cuda"}
     assert {"midpoint-torch", "entropic", "greedy-keep"} <= solvers
     for pattern in ((2, 4), (4, 8)):
         own = [row for row in rows if (row["n"], row["m"]) == pattern]
@@ -45,6 +45,15 @@ def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
     assert {row["bytes"] for row in rows if row["solver"] == "copy"} == {2 * 2 * 1024}
     assert {row["bytes"] for row in rows if row["solver"] == "floor"} == {3 * 1024}
     assert {row["gap"] for row in rows if row["call"] == "solve" and row["solver"] == "midpoint-torch"} == {0.0}
+
+
+def test_on_a_machine_with_a_gpu_the_cpu_is_left_to_solvers_that_take_it(monkeypatch):
+    monkeypatch.setattr(registry, "_has_driver", lambda: True)
+    assert "midpoint-cuda" in tmask.available_solvers()
+    timed = {name for _, name in gpu.calls_on(torch.randn(8, 8), Pattern(2, 4))}
+    assert "midpoint-torch" in timed
+    assert "midpoint-cuda" not in timed
+    assert gpu.solvers_on("cuda")[0] == "midpoint-cuda"
 
 
 def test_calls_are_measured_in_turn_and_slow_ones_less_often():

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("tabulate")
-
 import bench
 from bench.house import imports, modules
 

@@ -1,9 +1,5 @@
 """Tables of pages: cells as they were given, pages whole beside their CSV."""
 
-import pytest
-
-pytest.importorskip("tabulate")
-
 from bench.markdown import table, write_page
 from tests.bench.pages import unpadded
 

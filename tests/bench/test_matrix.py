@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 import tmask
-
-pytest.importorskip("tabulate")
-
 from bench.cases import CASES
 from bench.matrix import main
 from bench.matrix_calls import floor, matrix, solving

@@ -12,8 +12,6 @@ import torch
 from hypothesis import given
 from scipy import stats
 
-pytest.importorskip("tabulate")
-
 from bench.training import loop, renewals
 from bench.training import run as runner
 from bench.training.data import load_images, load_text

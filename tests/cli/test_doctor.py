@@ -45,6 +45,24 @@ def test_nothing_named_is_a_look_at_usual_shapes():
     assert torch.__version__ in output
 
 
+@pytest.mark.parametrize(("version", "shown"), [(800, "0.8.0"), (1102, "1.1.2"), (None, "none")])
+def test_it_names_the_versions_that_decide_how_fast_sparse_products_are(monkeypatch, version, shown):
+    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: version is not None)
+    monkeypatch.setattr(torch.backends.cusparselt, "version", lambda: version)
+    for name, problem in (("cusparselt", ""), ("cutlass", "another device")):
+        monkeypatch.setattr(type(routes.ROUTES[name]), "problem", lambda self, device, problem=problem: problem)
+    result = run("doctor", "--shape", "48x60")  # a shape that no route takes, so that nothing is measured
+    assert [line.split()[-2] for line in result.stdout.splitlines() if "│ cuSPARSELt" in line] == [shown]
+    said = one_line(result.stderr)
+    assert "sets up cuSPARSELt's descriptors anew at each sparse product depends on its version; 2.11 does" in said
+    assert f"pytorch PR #177866 keeps them; this is {torch.__version__}" in said
+
+
+@no_gpu
+def test_where_cusparselt_does_not_run_nothing_is_said_of_its_descriptors():
+    assert "177866" not in run("doctor").stderr
+
+
 def test_layers_are_chosen_by_name(weights):
     names = [
         layer["layer"]

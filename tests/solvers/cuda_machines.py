@@ -46,6 +46,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
 
     monkeypatch.setattr(launch, "on_device", on_device)
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
+    monkeypatch.setattr(MidpointCuda, "device_types", ("cpu",))
     # Few warps, so that each of them goes on to further tiles.
     monkeypatch.setattr(launch, "_MANY", 2)
     monkeypatch.setattr(launch, "_FEW", 2)

@@ -12,7 +12,8 @@ from tests.grid import assert_same_objectives
 from tests.solvers.cuda_machines import Machine, simulate, why_no_gpu
 from tests.strategies import KINDS, blocks, make_blocks
 from tmask.judging.certificate import judge
-from tmask.solving.registry import DRIVER, get_solver, solver_infos
+from tmask.solving.entry import DRIVER
+from tmask.solving.registry import get_solver, solver_infos
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 # On a simulated warp a shuffle takes a millisecond, and paths take many: these kinds leave much to them.
@@ -193,7 +194,9 @@ def test_what_is_not_finite_does_no_harm_to_others(machine, bad, n, m):
 
 def test_no_blocks_are_no_work(machine):
     weights = torch.zeros((1, 2, 0, 8), device=machine.device)
-    proof = machine.solver().solve_matrices(weights, 4, 8, torch.zeros(weights.shape, dtype=torch.bool))
+    proof = machine.solver().solve_matrices(
+        weights, 4, 8, torch.zeros(weights.shape, dtype=torch.bool, device=machine.device)
+    )
     assert float(proof.slack) == 0
 
 
@@ -239,7 +242,7 @@ def test_without_a_gpu_it_says_so():
 
 
 def test_without_a_driver_it_is_listed_as_missing(monkeypatch):
-    monkeypatch.setattr(tmask.solving.registry, "_has_driver", lambda: False)
+    monkeypatch.setattr(tmask.solving.entry, "_has_driver", lambda: False)
     info = next(info for info in solver_infos() if info.name == "midpoint-cuda")
     assert DRIVER in info.missing
     with pytest.raises(tmask.SolverUnavailableError, match=r'an NVIDIA driver.*"tmask\[cuda\]", on a machine with'):

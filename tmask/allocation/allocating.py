@@ -20,7 +20,8 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.solving.api import solve
 from tmask.solving.solver import Solver
 
-# Losses are rounded so that the largest of each layer sum to less than this power of two.
+# Losses are rounded so that the largest of each layer sum to less than this power of two. CP-SAT adds up all options in
+# int64, so 46 bits leave room for thousands of patterns a layer.
 _BITS = 46
 
 # The most weights that each pattern keeps of each layer.
@@ -117,6 +118,7 @@ def allocate(
         SolverFailedError: CP-SAT gave no answer.
     Cost: CP-SAT's, milliseconds for tens of layers.
     """
+    # All that can be wrong is looked at here, before OR-Tools is loaded.
     table = checked(losses, sizes)
     _check_groups(groups or {}, table)
     allowed = _allowed(density)
@@ -173,7 +175,9 @@ def retained_losses(
             try:
                 solution = solve(weight, pattern, solver, groups=(groups or {}).get(name, 1))
             except TmaskError as error:
+                # Of its own type still, with the layer's name, which `solve` does not know.
                 raise type(error)(f"layer {name!r}: {error}") from error
+            # Two sums in different orders may differ in the last place where nothing is lost.
             losses[name][pattern] = max(0.0, solution.total - solution.objective)
     return losses
 
@@ -204,6 +208,7 @@ def _check_least(shares: Shares, most: Fraction, numbers: Mapping[str, int], den
 
 def _in_whole_units(shares: Shares, most: Fraction) -> tuple[dict[str, dict[Pattern, int]], int]:
     """Weights kept, and the most of them, in units of one over the least common multiple of all denominators."""
+    # Exactly, as fractions: in floats 1/3 and a budget of 1/3 would not meet.
     unit = math.lcm(*(share.denominator for options in shares.values() for share in options.values()))
     kept = {name: {p: int(unit * share) for p, share in options.items()} for name, options in shares.items()}
     return kept, math.floor(unit * most)

@@ -43,6 +43,7 @@ def checked(losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]],
     """
     if not losses:
         raise InvalidProblemError("losses name no layer; give at least one")
+    # Both ways, or a misspelt layer would be dropped from the budget without a word.
     if missing := [name for name in losses if name not in sizes]:
         raise InvalidProblemError(f"sizes lack the layers {', '.join(missing)}")
     if extra := [name for name in sizes if name not in losses]:
@@ -50,6 +51,7 @@ def checked(losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]],
     table: dict[str, dict[Pattern, float]] = {}
     for name, options in losses.items():
         size = sizes[name]
+        # A text is a sequence, and True a whole number.
         sides = size if isinstance(size, Sequence) else [size]
         if isinstance(size, str) or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 1 for s in sides):
             raise InvalidProblemError(
@@ -59,7 +61,7 @@ def checked(losses: Mapping[str, Mapping[Pattern, float] | Mapping[str, float]],
             raise InvalidProblemError(f"layer {name!r}: no pattern to choose from")
         table[name] = {}
         for text, loss in options.items():
-            pattern = Pattern.parse(text)
+            pattern = Pattern.parse(text)  # "2:4" and "2 : 4" are one
             if pattern in table[name]:
                 raise InvalidProblemError(f"layer {name!r}: pattern {pattern} is given twice")
             value = float(loss)

@@ -35,6 +35,7 @@ def choose(
         raise SolverUnavailableError(
             'this is solved by OR-Tools, which is not installed; run: pip install "tmask[ortools]"'
         ) from error
+    # Weights of layers have large common factors; without them, more layers fit the 64 bits. All of them may be 0.
     unit = math.gcd(*(weight for options in weights.values() for weight in options.values())) or 1
     loads = {(name, item): weight // unit for name, options in weights.items() for item, weight in options.items()}
     if sum(loads.values()) > _LARGEST or sum(sum(options.values()) for options in costs.values()) > _LARGEST:
@@ -53,7 +54,7 @@ def choose(
     # Gaps are tested in float64, which cannot tell large sums apart: with limits of 0 there is no such test.
     solver.parameters.relative_gap_limit = 0
     solver.parameters.absolute_gap_limit = 0
-    status = solver.solve(model)
+    status = solver.solve(model)  # without a time limit: the answer must not depend on how busy the machine is
     if status != cp_model.OPTIMAL:
         raise SolverFailedError(f"CP-SAT on {len(weights)} layers: {solver.status_name(status)}")
     return {name: item for (name, item), variable in taken.items() if solver.boolean_value(variable)}

@@ -37,7 +37,7 @@ def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores
         InvalidProblemError: wrong dtype, shape or values; the text says where and how many.
     """
     values = to_numpy(weight, name)
-    _check_finite(values, name)
+    _check_finite(values, name)  # with a score, too: no mask makes such a weight usable
     if score is None:
         scores = np.abs(values)
     else:
@@ -48,6 +48,7 @@ def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores
         if (scores < 0).any():
             _raise_at(scores < 0, "score", "negative values", "a score is an importance, at least 0")
         scores = np.abs(scores)  # -0.0 passes for a zero above, but its bits would not
+    # What a mask keeps is no more than this, and so need not be looked at again.
     with np.errstate(over="ignore"):
         total = scores.sum(dtype=np.float64)
     if not np.isfinite(total):
@@ -66,7 +67,7 @@ def unusable(weight: Any, score: Any) -> InvalidProblemError:
 
 def magnitudes(values: npt.NDArray[Any]) -> Scores:
     """|values| of what `to_values` gave, as float32 or float64, perhaps not finite."""
-    if values.dtype == np.uint16:
+    if values.dtype == np.uint16:  # bfloat16 is the upper half of float32
         values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
     return np.asarray(np.abs(values), np.float64 if values.dtype.itemsize == 8 else np.float32)
 
@@ -78,6 +79,7 @@ def to_values(array: Any, name: str) -> npt.NDArray[Any]:
         InvalidProblemError: not an array, not a dense one, or not of a floating dtype.
     """
     if is_tensor(array):
+        # numpy has no bfloat16. Its bits go without a copy, and become numbers part by part (`parts.Stage`).
         torch = sys.modules["torch"]
         if str(array.dtype) == "torch.bfloat16" and not array.is_meta and array.layout == torch.strided:
             return np.asarray(array.detach().cpu().view(torch.int16).numpy()).view(np.uint16)
@@ -116,6 +118,7 @@ def _from_tensor(tensor: Any, name: str) -> Scores:
 
 def checked_tensor(tensor: Any, name: str) -> Any:
     """The tensor, if it is dense and of a floating dtype; raises InvalidProblemError if not."""
+    # By its text: torch's own dtypes are out of reach without an import.
     dtype = str(tensor.dtype).removeprefix("torch.")
     if "strided" not in str(tensor.layout) or tensor.is_meta:
         kind = "meta" if tensor.is_meta else str(tensor.layout)

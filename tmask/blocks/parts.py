@@ -20,7 +20,7 @@ from tmask.blocks.tiling import Mask
 Values = npt.NDArray[Any]  # a float dtype, or uint16 for the bits of bfloat16
 RowPrices = npt.NDArray[np.floating[Any]]
 
-_STAGED_BYTES = 1 << 19
+_STAGED_BYTES = 1 << 19  # of weights; with their mask, below 1 MiB a thread
 _DIRECT_ENTRIES = 1 << 20  # 4 MiB of float32: little is lost at the ends of parts, and threads share evenly
 _DIRECT_BLOCKS = 1 << 10  # enough to keep SIMD lanes busy that wait for a part's last blocks
 
@@ -78,7 +78,9 @@ def is_direct(weights: Values, masks: Mask, m: int) -> bool:
 def direct_parts(weights: Values, m: int) -> Iterator[Part]:
     """Bands of rows of each matrix."""
     matrices, groups, height, width = weights.shape
+    # Blocks count, too: at m = 32 so few entries would be too few tiles.
     step = max(1, max(_DIRECT_ENTRIES, _DIRECT_BLOCKS * m * m) // (width * m)) * m
+    # No part goes from one matrix to the next: rows of unit stride lie in one of them.
     for top in range(0, matrices * groups * height, height):
         for line in range(top, top + height, step):
             yield Part(line, min(line + step, top + height), slice(0, width))
@@ -87,6 +89,7 @@ def direct_parts(weights: Values, m: int) -> Iterator[Part]:
 def staged_parts(weights: Values, m: int) -> Iterator[Part]:
     """What fits the stage, cut at multiples of m."""
     matrices, groups, height, width = weights.shape
+    # At least one row of tiles fits. Columns are cut at 16 tiles, so that lanes, 16 blocks, come out even.
     room = _STAGED_BYTES // np.dtype(real_dtype(weights)).itemsize
     columns = min(width, room // m // (16 * m) * 16 * m)
     lines = matrices * groups * height

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tmask.errors import InvalidProblemError
 
+# Tiles cut short at an edge are solved at twice the side, and 64 is what the solvers' integers have bits for.
 MAX_M = 32
 
 
@@ -26,6 +27,7 @@ class Pattern:
 
     def __post_init__(self) -> None:
         for name, value in (("n", self.n), ("m", self.m)):
+            # True would pass for 1.
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InvalidProblemError(f"pattern: {name} must be an integer, got {value!r}")
         if not 0 < self.n <= self.m:

@@ -30,6 +30,7 @@ def cut_region(region: Region, matrices: Tensor) -> Tensor:
 
 def cut_tiles(matrices: Tensor, height: int, width: int) -> Tensor:
     """(K, G, h, w) as (K, G, down, across, height, width), a view."""
+    # Never a copy, as `reshape` may make: masks are written through this.
     number, groups, rows, cols = matrices.shape
     return matrices.view(number, groups, rows // height, height, cols // width, width).transpose(3, 4)
 
@@ -64,5 +65,6 @@ def pieces(grid: tuple[int, ...], limit: int) -> Iterator[Index]:
         axis = lengths.index(max(lengths))
         start, stop = spans[axis]
         middle = (start + stop) // 2
+        # The later half first, since what goes in last comes out first: pieces come in order.
         for half in ((middle, stop), (start, middle)):
             todo.append((*spans[:axis], half, *spans[axis + 1 :]))

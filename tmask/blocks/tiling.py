@@ -79,6 +79,7 @@ class Region:
         masks = masks.copy()
         tiles = masks[:, : self.height, : self.width]
         fits = (tiles.sum(2) <= n).all(1) & (tiles.sum(1) <= n).all(1)
+        # The columns first, then all rows, those below included, which have their share of the padded columns to fill.
         below = _take_turns(n - tiles[fits].sum(1), self.side - self.height)  # (b, width, padded rows)
         lacking = np.concatenate([n - tiles[fits].sum(2), n - below.sum(1)], axis=1)  # (b, side)
         right = _take_turns(lacking, self.side - self.width)  # (b, side, padded columns)
@@ -93,6 +94,7 @@ class Region:
         down, across = self.grid
         tiles = blocks[:, : self.height, : self.width]
         tiles = tiles.reshape(-1, down, across, self.height, self.width).transpose(0, 1, 3, 2, 4)
+        # Into the view: a reshaped one might be a copy, and nothing would be written.
         target = self.cut(matrices)
         target[...] = tiles.reshape(target.shape)
 
@@ -164,6 +166,7 @@ class Tiling:
         kept = 0
         for region in self.regions():
             high, wide = region.height, region.width
+            # Rows allow the one number, columns the other, and the lesser of them can be reached.
             kept += math.prod(region.grid) * min(high * min(n, wide), wide * min(n, high))
         return kept * self.num_matrices
 
@@ -191,7 +194,7 @@ class Tiling:
         matrix, tile = divmod(block, down * across)
         row = region.rows[0] + tile // across * region.height
         col = region.cols[0] + tile % across * region.width
-        position, group = divmod(matrix, self.groups)
+        position, group = divmod(matrix, self.groups)  # kernel positions come first, see `to_matrices`
         row += group * self.rows
         text = f"rows {row}-{row + region.height - 1}, columns {col}-{col + region.width - 1}"
         if self.kernel:
@@ -201,6 +204,7 @@ class Tiling:
 
 def _take_turns(counts: npt.NDArray[np.integer[Any]], places: int) -> Mask:
     """(B, lines, places) bool: each line in turn takes the next `counts` (B, lines) places, going round."""
+    # Where the line before has stopped: so no place gets two more than another.
     start = np.cumsum(counts, axis=1) - counts
     offset = (np.arange(places) - start[:, :, None]) % places
     return np.asarray(offset < counts[:, :, None])

@@ -55,7 +55,7 @@ def doctor(
         )
     # Late, since they import torch.
     from tmask.nn.packing.doctor import diagnose
-    from tmask.nn.packing.machine import default_device, examine, kernels
+    from tmask.nn.packing.machine import around_products, default_device, examine, kernels
 
     layers, skipped = _layers(model, shape, include, exclude, regex)
     device = default_device()
@@ -82,6 +82,8 @@ def doctor(
     if measured := [result for result in results if result.timings]:
         show_table(f"Measured, {dtype}, milliseconds (median)", _timing_rows(measured), texts=("layer", "a step"))
     show_table("Layers", _layer_rows(results), texts=("layer", "verdict", "eligible for"))
+    if text_around := around_products(machine):
+        note(text_around)
     if model is not None:
         note(
             "layers are judged by name and shape; sparsify packs nn.Linear alone, not the Conv1D of GPT-2, and its "
@@ -139,10 +141,18 @@ def _machine_rows(machine: Machine) -> list[Row]:
         "device": device,
         "torch": machine.torch,
         "CUDA": machine.cuda or "none",
-        "cuSPARSELt": machine.cusparselt or "none",
+        "cuSPARSELt": _dotted(machine.cusparselt) or "none",
         "2:4 kernels": machine.route or "none that runs here",
     }
     return [{"what": what, "found": text} for what, text in found.items()]
+
+
+def _dotted(version: str) -> str:
+    """cuSPARSELt's version, which torch gives as one number: 802 for 0.8.2."""
+    if not version.isdigit():
+        return version
+    major, rest = divmod(int(version), 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def _timing_rows(results: Sequence[Diagnosis]) -> list[Row]:

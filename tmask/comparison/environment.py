@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+# Those whose versions change results or times.
 _LIBRARIES = ("numpy", "numba", "ortools", "pulp", "highspy", "networkx", "torch")
 
 
@@ -35,7 +36,9 @@ def _cpu() -> str:
         found: dict[str, str] = {}
         for line in info.read_text().splitlines():
             key, _, value = line.partition(":")
+            # The first processor's; all have the same.
             found.setdefault(key.strip(), value.strip())
+        # With the widest vectors it has, on which the compiled kernels' speed depends most.
         if "model name" in found:
             family = f"family {found.get('cpu family', '?')} model {found.get('model', '?')}"
             widest = next((f for f in ("avx512f", "avx2", "avx") if f in found.get("flags", "").split()), "")

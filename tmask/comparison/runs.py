@@ -128,12 +128,14 @@ def compare(
     instances = [get_solver(solver) if isinstance(solver, str) else solver for solver in solvers]
     if not instances:
         raise InvalidProblemError("compare needs at least one solver")
+    # Weights come in an order; the first blocks, all that a slow solver sees, must be a sample of them.
     blocks = blocks[np.random.default_rng(seed).permutation(len(blocks))]
     note = progress or (lambda text: None)
     trials = [_Trial(solver, blocks, pattern, case) for solver in instances]
     for trial in trials:
         note(f"{trial.solver.name}: warming up")
         trial.plan(seconds_per_solver / repeats)
+    # One bound a block for all solvers, found outside the time that is measured.
     reference = reference_solver(pattern.m)
     seen = max(trial.size for trial in trials)
     note(f"bounds for {seen} blocks")
@@ -160,12 +162,16 @@ class _Trial:
     def plan(self, seconds: float) -> None:
         """Warm up (imports, compilation), then choose how many blocks take about this many seconds."""
         try:
+            # Not timed: it pays for imports and compilation, once.
             self.solver.solve(self.blocks[:_PROBE_BLOCKS], self.pattern.n)
             size = min(_PROBE_BLOCKS, len(self.blocks))
             while True:
+                # A clock need not have ticked, and what is divided by must not be 0.
                 taken = max(self.solver.solve(self.blocks[:size], self.pattern.n).seconds, 1e-9)
+                # A quarter of the time is enough to go on from; on few blocks the cost of the call hides theirs.
                 if size == len(self.blocks) or taken > seconds / 4:
                     break
+                # Step by step, since a time so short says little of many blocks.
                 size = min(int(size * min(16, 1 + seconds / taken)), len(self.blocks))
         except TmaskError:
             return  # the run meets it again, and reports it
@@ -177,6 +183,7 @@ class _Trial:
         try:
             answer = self.solver.solve(scores, self.pattern.n)
         except TmaskError as error:
+            # A row of its own, and not the end of a comparison in which other solvers have runs already.
             return replace(row, failure=f"{type(error).__name__}: {error}")
         judged = self._judge(scores, answer.masks, bounds, row)
         return replace(judged, repeat=repeat, seconds=answer.seconds, limit_reached=answer.limit_reached)
@@ -215,7 +222,9 @@ def _summary(runs: list[Run]) -> Summary:
     good = [run for run in runs if not run.failure]
     failures = [run.failure for run in runs if run.failure]
     first = good[0] if good else runs[0]
+    # A block, since solvers saw different numbers of them.
     times = [1e6 * run.seconds / run.blocks for run in good] or [float("nan")]
+    # A median, since a busy machine makes single runs slow, and none fast.
     median = statistics.median(times)
     return Summary(
         case=first.case,

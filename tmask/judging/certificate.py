@@ -136,6 +136,8 @@ def _judge(
     part: slice,
     result: Judgement,
 ) -> None:
+    # From cheap to dear: the solver's own prices, then those of the optimum, then a search from these. Each step is
+    # for the blocks alone that the ones before have left.
     regular = is_regular(masks, n)
     if own is None:
         objective, proven = objectives(scores, masks), np.zeros(len(scores), np.bool_)
@@ -153,6 +155,7 @@ def _judge(
         sure = regular[rest] & proves_optimal(s, kept, known.prices)
         # No mask beats a bound; one whose sum was rounded up past it attains it.
         sure |= regular[rest] & (objective[rest] >= known.value)
+        # Where the bound is tight and not attained, another mask keeps more, and a search would find nothing.
         unsure = np.flatnonzero(regular[rest] & ~sure & ~known.tight)
         if len(unsure):
             v = residual_prices(s[unsure], kept[unsure], known.prices[unsure])
@@ -181,6 +184,7 @@ def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[
         tight = is_regular(masks, n) & check_prices(scores, masks, v)[1]
         # The best row prices for given column prices: each row's n-th largest.
         u = np.where(masks, scores - v[:, None, :], np.inf).min(2)
+    # The sum of an optimal mask is the bound. The dual value would be, too, were it not raised by its rounding.
     value = np.where(tight, objectives(scores, masks), dual_value(scores, n, u, v))
     return value, v, tight
 

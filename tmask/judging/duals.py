@@ -106,7 +106,7 @@ def midpoint_prices(scores: Scores, n: int) -> tuple[Prices, Prices, Masks, Flag
         masks[todo] = kept
         done = is_regular(kept, n)
         solved[todo] = done
-        todo = todo[~done]
+        todo = todo[~done]  # most are done after a few rounds, and cost nothing from then on
         if not len(todo):
             break
         target = _midpoint((s[todo] - u[todo][:, :, None]).transpose(0, 2, 1), n)
@@ -133,7 +133,7 @@ def residual_prices(scores: Scores, masks: Masks, v: Prices) -> Prices:
     side = s.shape[1]
     grid = np.exp2(np.frexp(s.max((1, 2), initial=0))[1] - float(_GRID_BITS))[:, None]  # (B, 1)
     grid = np.maximum(grid, np.finfo(np.float64).smallest_subnormal)
-    v = np.round(v / grid) * grid
+    v = np.round(v / grid) * grid  # a start off the grid would put all sums off it
     todo = np.arange(len(s))
     for _ in range(2 * side):
         pruned = np.where(masks[todo], -np.inf, s[todo] - v[todo][:, None, :])

@@ -29,6 +29,7 @@ class Status(StrEnum):
 
 def status_of(worth: Worth, underfilled: bool, limit_reached: bool) -> Status:
     """What is known of a mask of this worth."""
+    # First: the optimum bounds masks of full lines, so a gap would say nothing of others.
     if underfilled:
         return Status.UNDERFILLED
     bound = worth.dual_bound

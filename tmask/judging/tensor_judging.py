@@ -30,7 +30,7 @@ class Examined:
 
 def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Examined:
     """Look at all entries once; scores are |values|, of any floating dtype."""
-    import torch
+    import torch  # late here and below: the core is imported without it
 
     scores = magnitudes(values)
     kept = scores.where(masks, 0).sum(dtype=torch.float64)
@@ -40,6 +40,7 @@ def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Examined
     regular = (rows == n).all(-1) & (cols == n).all(-1)
     unproven = None if v is None else ~(regular & clearly_optimal(scores, masks, v))
     left = over.new_zeros(()) if unproven is None else unproven.sum()
+    # Counts as float64, which is exact up to 2^53: one tensor with the sums is one transfer.
     counts = torch.stack((over, (~regular).sum(), left)).to(torch.float64)
     return Examined(torch.cat((torch.stack((kept, total)), counts)), unproven)
 
@@ -80,6 +81,7 @@ def proves_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
     """(...) bool: whether the prices prove the (regular) masks optimal; `proves_optimal` of duals.py, on the device."""
     import torch
 
+    # Each difference as a pair, rounded and rounding error, compared without a tolerance [Knuth1997, 4.2.2, theorem B].
     s, price = scores.double(), v.double().unsqueeze(-2)
     high = s - price
     back = high - s

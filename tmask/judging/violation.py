@@ -14,6 +14,7 @@ def first_violation(kept: Mask, tiling: Tiling) -> str:
         tiles = blocks[:, : region.height, : region.width]
         for axis, line in ((2, "row"), (1, "column")):
             counts = tiles.sum(axis, dtype=np.int64)  # (B, lines)
+            # Full tiles alone can keep n in every line.
             bad = counts != n if region.full else counts > n
             if bad.any():
                 block, index = (int(i) for i in np.argwhere(bad)[0])

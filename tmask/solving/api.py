@@ -63,6 +63,7 @@ def solve(
     Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
     """
     pattern = Pattern.parse(pattern)
+    # Before the weight is looked at: what is wrong with the call itself should not take a pass over it to say.
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
@@ -87,6 +88,8 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
     tiling = Tiling(scores.shape, pattern, groups)
     violation = first_violation(kept, tiling)
+    # Tiles cut short are judged as the larger blocks that stand for them, in which every line keeps n: duality is about
+    # these.
     matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
     judgements = [
         judge_blocks(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
@@ -98,6 +101,7 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
         dual_bound=float(sum(j.bound.sum() for j in judgements)),
         feasible=not violation,
         violation=violation,
+        # All blocks are judged, the bad ones too: a mask may break the pattern in one place alone.
         proven_blocks=int(sum(j.proven.sum() for j in judgements)),
         num_blocks=sum(len(j.proven) for j in judgements),
         pattern=pattern,
@@ -121,6 +125,7 @@ def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1) -> None:
 def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:
     """The solver to use for every block, or None for "auto"."""
     if isinstance(solver, Solver):
+        # A setting that is ignored looks like one that makes no difference.
         if settings:
             raise InvalidProblemError(
                 f"settings {sorted(settings)} would be ignored: the solver is given as an object, with its own"

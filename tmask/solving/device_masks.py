@@ -59,6 +59,7 @@ class DeviceMasks:
         """(6,) float64, the numbers of `Sums`, not fetched yet."""
         import torch
 
+        # In pieces, since what is looked at is copied: as float32, as differences, as counts.
         prices = self._prices()
         rows = []
         self._unproven.clear()
@@ -93,6 +94,7 @@ class DeviceMasks:
     def _excess_of_piece(self, index: Index, at: tuple[Tensor, ...], prices: Tensor) -> float:
         """The same for the blocks `at` of a piece: exactly on the device, on the CPU for what that does not prove."""
         scores, masks, v = magnitudes(self.values[index][at]), self.masks[index][at], prices[index][at]  # (b, m, m)
+        # What ties after rounding is looked at as pairs; that leaves next to nothing for the transfer.
         left = (~(is_regular(masks, self.n) & proves_optimal(scores, masks, v))).nonzero()[:, 0]
         if not len(left):
             return 0.0
@@ -102,6 +104,7 @@ class DeviceMasks:
 
     def _prices(self) -> Tensor | None:
         """(K, G, down, across, m) column prices; None where there are none, or a slack instead."""
+        # A solver that gives a slack has proven its masks itself; prices beside it are a start, and need prove nothing.
         if self.proof.slack is not None or self.proof.col_prices is None:
             return None
         return self.proof.col_prices.reshape(self.values.shape[:5])

@@ -52,10 +52,12 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())
     parts = [_solve_region(request.solver, region, matrices, masks, n) for region in regions]
+    # Whether the scores are usable comes with the sums: to ask before would be to wait once more.
     ok, *sums = _fetch(usable, parts)
     seconds = (time.perf_counter() - begin) / len(parts)  # solved together: each has an equal share
     if not ok or not sum(known.total for known in sums) < float("inf"):
         raise request.unusable()
+    # After the scores, since masks of NaN may be wrong without the solver's fault.
     for part, known in zip(parts, sums, strict=True):
         part.refuse_wrong(known)
     answers = []
@@ -97,12 +99,14 @@ def _solve_region(solver: Solver | None, region: Region, matrices: Tensor, masks
     if region.full:
         m = region.side
         weights, kept = cut_region(region, matrices), cut_region(region, masks)
+        # n = m keeps everything, which takes no solver, and no solver's slack.
         if n < m:
             proof = chosen.solve_matrices(weights, n, m, kept)
         else:
             proof = TensorProof(slack=kept.fill_(True).new_zeros((), dtype=matrices.dtype).double())
         return DeviceMasks(chosen, n, cut_tiles(weights, m, m), cut_tiles(kept, m, m), proof)
     blocks = padded_blocks(region, matrices)
+    # Solvers need not bear NaN; that there was some shows in the sums, which are made of the blocks as they were.
     answer = chosen.solve_tensor(blocks.abs().nan_to_num_(nan=0.0, posinf=0.0), n)
     join_padded(region, answer.masks, masks)
     grid = (len(blocks), 1, 1, 1, region.side, region.side)
@@ -124,7 +128,9 @@ def _bound(region: Region, matrices: Tensor, part: DeviceMasks, known: Sums) -> 
 
     if part.has_proof:
         return known.objective + part.excess(known)
+    # The solver proves nothing, so the optimum itself is the bound, found by one that does.
     masks = torch.empty(matrices.shape, dtype=torch.bool, device=matrices.device)
     best = _solve_region(None, region, matrices, masks, part.n)
     _, optimum = _fetch(masks.new_ones(()), [best])
+    # Two sums of one mask may differ in their last place.
     return max(known.objective, float(optimum.objective) + best.excess(optimum))

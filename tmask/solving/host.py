@@ -28,7 +28,7 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
     in_place = request.score is None and isinstance(request.solver or auto_solver(pattern.m), MatrixSolver)
     values = to_values(request.weight, "weight") if in_place else to_scores(request.weight, request.score)
     tiling = Tiling(values.shape, pattern, request.groups)
-    mask = np.empty(values.shape, np.bool_)
+    mask = np.empty(values.shape, np.bool_)  # every entry is in one region, which writes it
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
     answers = []
     for region in tiling.regions():
@@ -38,6 +38,7 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
             answers.append(solve_in_place(solver, region, matrices, masks, request))
         else:
             answers.append(solve_blocks(solver, region, matrices, masks, request))
+    # In place, sums are the only look at whether entries are finite, and come last.
     if not np.isfinite(sum(answer.worth.total for answer in answers)):
         raise request.unusable()
     return like(mask, request.weight), answers

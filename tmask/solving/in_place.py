@@ -22,7 +22,7 @@ def solve_in_place(
         InvalidProblemError: a warm start from a solution that does not fit.
         SolverFailedError: see `solve_matrices`.
     """
-    weights, pattern = region.cut(matrices), request.pattern
+    weights, pattern = region.cut(matrices), request.pattern  # a view, so masks are written where they belong
     row_prices = _row_prices(solver, weights, request)
     begin = time.perf_counter()
     worth = solve_matrices(solver, weights, pattern.n, pattern.m, region.cut(masks), request.progress, row_prices)
@@ -46,5 +46,5 @@ def _row_prices(solver: MatrixSolver, weights: Values, request: Request) -> RowP
         raise InvalidProblemError(
             f"warm_start is a solution {what}; give one of the same pattern and shape that was made with warm_start"
         )
-    row_prices[...] = earlier
+    row_prices[...] = earlier  # a copy, which is overwritten, while the earlier solution stays as it is
     return row_prices

@@ -78,6 +78,7 @@ def solve_matrices(
     scratch = threading.local()
 
     def solve_part(part: Part) -> tuple[float, float, float, int]:
+        # Made by the thread that uses it, at its first part: two threads must never share scratch.
         if not hasattr(scratch, "worker"):
             scratch.worker = solver._worker(n, m, real)
             scratch.stage = None if direct else Stage(real)
@@ -89,9 +90,11 @@ def solve_matrices(
             slack = scratch.worker(weight, mask, None)
         else:
             own = part.tiles(row_prices)
+            # Contiguous for the kernels, and back afterwards: a part may be narrower than the matrix.
             start = np.ascontiguousarray(own).reshape(-1, m)
             slack = scratch.worker(weight, mask, start)
             own[...] = start.reshape(own.shape)
+        # While the part is still in the cache that the solver has filled.
         kept, total, regular = examine(weight, mask, n, m)
         if not regular:
             raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; please report this")
@@ -119,6 +122,7 @@ def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, b
     if (kernels := find_compiled_kernels()) is not None:
         kept, total, regular = kernels.examine(weight, mask, n, m)
         return kept, total, regular
+    # In numpy where numba is not loaded, which takes longer than this; the sums may differ in their last place.
     scores = np.abs(weight)
     tiles = mask.reshape(len(mask) // m, m, -1, m)
     regular = bool((tiles.sum(1) == n).all() and (tiles.sum(3) == n).all())
@@ -130,7 +134,7 @@ def _in_threads(
 ) -> Iterator[tuple[float, float, float, int]]:
     """The results in the order of the parts. An interrupt drops what has not begun, and waits for what has."""
     first = list(islice(parts, threads))
-    if len(first) == 1:
+    if len(first) == 1:  # one thread, or one part, for which a pool would be in the way of an interrupt
         parts = chain(first, parts)
         yield from map(solve_part, parts)
         return

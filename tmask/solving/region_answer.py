@@ -35,6 +35,7 @@ class RegionAnswer:
 
 def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer]) -> Solution:
     """The mask of a whole weight, with what is known of all its regions together."""
+    # A region without a bound leaves the whole weight without one.
     worth = Worth.sum(answer.worth for answer in answers)
     underfilled = any(answer.underfilled for answer in answers)
     limit_reached = any(answer.limit_reached for answer in answers)
@@ -45,6 +46,7 @@ def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer]) 
         mask=mask,
         status=status_of(worth, underfilled, limit_reached),
         seconds=sum(answer.seconds for answer in answers),
+        # Each once, in order: "auto" may take another for tiles cut short, which are larger blocks.
         solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
         pattern=pattern,
         # Full tiles alone are solved in place, and they are one region.

@@ -22,7 +22,7 @@ def solve_blocks(solver: Solver, region: Region, matrices: Values, masks: Mask, 
         SolverFailedError: see `Solver.solve`.
     """
     n = request.pattern.n
-    blocks = magnitudes(region.split(matrices))
+    blocks = magnitudes(region.split(matrices))  # a copy, m by m entries together, as solvers of blocks read them
     with np.errstate(over="ignore"):
         total = float(blocks.sum(dtype=np.float64))
     if not np.isfinite(total):  # a solver must not see such entries
@@ -34,6 +34,7 @@ def solve_blocks(solver: Solver, region: Region, matrices: Values, masks: Mask, 
         worth=judged.worth(total),
         seconds=answer.seconds,
         solver=solver.name,
+        # A tile cut short may keep fewer; it is no worse for that.
         underfilled=region.full and not judged.regular.all(),
         limit_reached=answer.limit_reached,
     )

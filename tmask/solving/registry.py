@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
-import sys
+import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
+from tmask.solving.entry import Entry, missing_modules
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import TensorSolver
 
@@ -24,20 +24,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "tmask.solvers"
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a built-in solver lives, the modules that it imports, and the extra that installs them.
-
-    Args:
-        gpu: whether it runs on NVIDIA GPUs alone.
-    """
-
-    target: str
-    requires: tuple[str, ...] = ()
-    extra: str = ""
-    gpu: bool = False
-
+log = logging.getLogger("tmask")
 
 BUILTIN: dict[str, Entry] = {
     "midpoint": Entry("midpoint:Midpoint", ("numba",), "numba"),
@@ -59,17 +46,17 @@ BUILTIN: dict[str, Entry] = {
     "random-best": Entry("random_best:RandomBest"),
 }
 
-# What "auto" takes: the first of these that is installed and takes the block side. All are exact.
+# What "auto" takes: the first of these that is installed and takes the block side. All are exact; the
+# first three in the order of their speed (bench/results/solvers.csv). "patterns", which needs numpy alone, is here so
+# that 2:4 works where nothing else is installed.
 AUTO = ("midpoint", "augmenting-paths", "ortools-flow", "pulp-highs", "networkx-simplex", "patterns")
 
 # What "auto" takes for tensors on other devices than the CPU, likewise. All are TensorSolvers, and exact.
-DEVICE_AUTO = ("midpoint-torch",)
+DEVICE_AUTO = ("midpoint-cuda", "midpoint-torch")
 
-# What certificates take for bounds where it is installed.
+# What certificates take for bounds where it is installed. A bound needs prices,
+# which of the exact solvers for arrays these two give for every block.
 REFERENCES = ("midpoint", "augmenting-paths")
-
-# What a solver for GPUs lacks on a machine without one.
-DRIVER = "an NVIDIA driver"
 
 _registered: dict[str, type[Solver]] = {}
 
@@ -79,7 +66,7 @@ class SolverInfo:
     """A solver as `available_solvers` lists it, without importing its library.
 
     Args:
-        missing: modules that it needs and that are not installed, or `DRIVER`; empty if it can be used.
+        missing: modules that it needs and that are not installed, or `entry.DRIVER`; empty if it can be used.
         install: the command that brings them, or "".
     """
 
@@ -100,8 +87,9 @@ def available_solvers() -> list[str]:
 
 def solver_infos() -> list[SolverInfo]:
     """Every known solver, with what it lacks here. Imports none of their libraries."""
-    infos = [SolverInfo(name, _lacking(entry), _install(entry)) for name, entry in BUILTIN.items()]
-    infos += [SolverInfo(name, _missing(cls.requires), "") for name, cls in _registered.items()]
+    infos = [SolverInfo(name, entry.lacking(), entry.install()) for name, entry in BUILTIN.items()]
+    infos += [SolverInfo(name, missing_modules(cls.requires), "") for name, cls in _registered.items()]
+    # What this process has registered goes before an entry point of the same name, as in `solver_class`.
     known = {info.name for info in infos}
     return infos + [SolverInfo(name, (), "") for name in _entry_points() if name not in known]
 
@@ -129,6 +117,7 @@ def get_solver(name: str, **settings: Any) -> Solver:
         SolverUnavailableError: its library is not installed; gives the pip line.
         InvalidProblemError: a setting that it does not have, or a value that it refuses.
     """
+    # Looked at here, since a dataclass's own TypeError would not say which settings there are.
     cls = solver_class(name)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for setting in settings:
@@ -145,28 +134,41 @@ def auto_solver(side: int) -> Solver:
         SolverUnavailableError: none is.
     """
     for name in AUTO:
-        if not _lacking(BUILTIN[name]) and (cls := solver_class(name)).max_side >= side:
+        if not BUILTIN[name].lacking() and (cls := solver_class(name)).max_side >= side:
             return cls()
     raise SolverUnavailableError(
-        f"no exact solver for blocks of side {side} is installed here; {_install(BUILTIN[AUTO[0]])} brings the fastest"
+        f"no exact solver for blocks of side {side} is installed here; {BUILTIN[AUTO[0]].install()} brings the fastest"
     )
 
 
 def device_solver(device_type: str, side: int) -> TensorSolver | None:
-    """The first of `DEVICE_AUTO` that is installed and takes this type of torch device and side; None if none does."""
+    """The first of `DEVICE_AUTO` that can be used and takes this type of torch device and side; None if none does."""
     for name in DEVICE_AUTO:
-        if _lacking(BUILTIN[name]):
+        entry = BUILTIN[name]
+        if entry.gpu and device_type != "cuda":
             continue
-        cls = solver_class(name)
-        if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
-            return cls()
+        if missing := entry.lacking():
+            _say_once(logging.INFO, f"'auto' passes over solver {name!r}, which lacks {', '.join(missing)}")
+            continue
+        try:
+            cls = solver_class(name)
+            if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
+                return cls()
+        except SolverUnavailableError as error:  # installed, and yet of no use here: the next one is much slower
+            _say_once(logging.WARNING, f"'auto' passes over a solver: {error}")
     return None
+
+
+@cache
+def _say_once(level: int, text: str) -> None:
+    """Log a text the first time in a process: every weight of a model asks anew."""
+    log.log(level, "%s", text)
 
 
 def reference_solver(side: int) -> Solver | None:
     """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
     for name in REFERENCES:
-        if not _lacking(BUILTIN[name]) and solver_class(name).max_side >= side:
+        if not BUILTIN[name].lacking() and solver_class(name).max_side >= side:
             return get_solver(name)
     return None
 
@@ -182,29 +184,36 @@ def solver_class(name: str) -> type[Solver]:
     if name in _registered:
         return _registered[name]
     if name in BUILTIN:
-        entry = BUILTIN[name]
-        if missing := _lacking(entry):
-            raise SolverUnavailableError(
-                f"solver {name!r} needs {', '.join(missing)}, not installed here; run: {_install(entry)}"
-            )
-        module, _, attribute = entry.target.partition(":")
-        try:
-            cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
-        except (ImportError, OSError) as error:  # a library that is there, but broken
-            raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
-        return cls
+        return _builtin_class(name, BUILTIN[name])
     found = _entry_points()
     if name not in found:
         names = ", ".join([*BUILTIN, *_registered, *found])
         raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
-    try:
-        loaded = found[name].load()
-    except (ImportError, OSError, AttributeError) as error:
-        raise SolverUnavailableError(f"solver {name!r} ({found[name].value}) cannot be loaded: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
-        raise InvalidProblemError(
-            f"entry point {name!r} ({found[name].value}) is not a dataclass that extends tmask.Solver"
+    return _foreign_class(name, found[name])
+
+
+def _builtin_class(name: str, entry: Entry) -> type[Solver]:
+    # Looked for first: an ImportError from deep inside the module could not name the extra that is missing.
+    if missing := entry.lacking():
+        raise SolverUnavailableError(
+            f"solver {name!r} needs {', '.join(missing)}, not installed here; run: {entry.install()}"
         )
+    module, _, attribute = entry.target.partition(":")
+    try:
+        cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
+    except (ImportError, OSError, AttributeError) as error:  # a library that is there, but broken
+        raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
+    return cls
+
+
+def _foreign_class(name: str, point: EntryPoint) -> type[Solver]:
+    """What another package's entry point names; unlike our own table, that may be anything."""
+    try:
+        loaded = point.load()
+    except (ImportError, OSError, AttributeError) as error:
+        raise SolverUnavailableError(f"solver {name!r} ({point.value}) cannot be loaded: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
+        raise InvalidProblemError(f"entry point {name!r} ({point.value}) is not a dataclass that extends tmask.Solver")
     return loaded
 
 
@@ -212,29 +221,3 @@ def _entry_points() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # a third of the import time of tmask, and rarely needed
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in BUILTIN}
-
-
-def _lacking(entry: Entry) -> tuple[str, ...]:
-    missing = _missing(entry.requires)
-    return (*missing, DRIVER) if entry.gpu and not _has_driver() else missing
-
-
-def _missing(requires: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(module for module in requires if importlib.util.find_spec(module) is None)
-
-
-@cache
-def _has_driver() -> bool:
-    """Whether NVIDIA's driver is installed. It is not started: a process that has done so cannot be forked."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _install(entry: Entry) -> str:
-    where = ", on a machine with an NVIDIA GPU" if entry.gpu else ""
-    return f'pip install "tmask[{entry.extra}]"{where}' if entry.extra else ""

@@ -57,6 +57,7 @@ class Solver(ABC):
         """
         num_blocks, side = scores.shape[:2]
         self.check_side(side)
+        # n = m keeps everything and is proven by any prices, so no solver is bothered with it.
         masks = np.ones(scores.shape, np.bool_)
         prices = np.zeros((num_blocks, side)) if n == side else None
         limit_reached = False
@@ -64,6 +65,7 @@ class Solver(ABC):
         for start in range(0, num_blocks if n < side else 0, self.chunk):
             part = slice(start, start + self.chunk)
             contiguous = np.require(scores[part], requirements=["C", "W"])  # numba compiles anew for others
+            # The backend alone is timed: checks cost the same for all, and would blur who is fast.
             begin = time.perf_counter()
             answer = self._solve(contiguous, n)
             seconds += time.perf_counter() - begin
@@ -74,6 +76,7 @@ class Solver(ABC):
                 if prices is None:
                     prices = np.empty((num_blocks, side))
                 prices[part] = answer.prices
+            # Between chunks, which is also where an interrupt gets through to Python.
             if progress is not None:
                 progress(len(contiguous))
         return BlockSolution(masks, prices, limit_reached, seconds)
@@ -84,6 +87,7 @@ class Solver(ABC):
         if masks.shape != shape or masks.dtype != np.bool_:
             raise SolverFailedError(f"solver {self.name!r} returned {masks.dtype} {masks.shape}, expected bool {shape}")
         for counts, line in zip(count_lines(masks), ("row", "column"), strict=True):
+            # More than n is no mask, whoever made it; fewer is what heuristics, and stopped searches, may return.
             bad = counts != n if self.exact and not answer.limit_reached else counts > n
             if bad.any():
                 block, index = (int(i) for i in np.argwhere(bad)[0])

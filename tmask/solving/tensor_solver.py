@@ -101,6 +101,7 @@ class TensorSolver(Solver):
     def _solve(self, scores: Scores, n: int) -> Answer:
         import torch
 
+        # Arrays have no device to stay on, so the first one that it runs on will do.
         device = self.device_types[0] if self.device_types else "cpu"
         answer = self.solve_tensor(torch.from_numpy(scores).to(device), n)
         prices = None if answer.col_prices is None else answer.col_prices.double().cpu().numpy()

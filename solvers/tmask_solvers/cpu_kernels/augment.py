@@ -1,12 +1,8 @@
 """Shortest augmenting paths for one block, in integers: exact for every input, from any column prices.
 
-Scores become integers q on the grid 2^(e - 46), 2^e being the block's largest score rounded up to a power of two, so
-all sums are exact. The result is optimal for q; and for the scores themselves unless some of them are not on the grid,
-that is unless a float32 block spans more than 2^22 in magnitude. Then the loss is at most n * m * 2^-46 of 2^e.
-
-Entries that are kept have q - u - v >= 0, others <= 0, throughout (complementary slackness); only the column counts are
-wrong at first, and each path from a column with too many entries to one with too few repairs a unit of that. The prices
-stay dual feasible along shortest paths, so the mask that balances all columns is optimal.
+Scores become integers q, so that all sums are exact; docs/exactness.md, section 3, says what is lost where that rounds
+them. Entries that are kept have q - u - v >= 0, others <= 0, throughout; only the column counts are wrong at first, and
+each path from a column with too many entries to one with too few repairs a unit of that.
 
 Cost: O(m^3) for the start, O(m^2) a path. Source: successive shortest paths with potentials [Ahuja1993, section 9.7].
 """
@@ -20,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
-from tmask_solvers.shared.constants import GRID_BITS
+from tmask_solvers.shared.constants import GRID_BITS, LAST_PLACE, PLACE_BITS
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +42,7 @@ def quantise(score: Array, shift: int, q: Array) -> bool:
     for i in range(score.shape[0]):
         for j in range(score.shape[1]):
             scaled = np.float64(score[i, j]) * s * t
+            # Cut after adding a half, which is exact below 2^46: scores are never negative.
             q[i, j] = np.int64(scaled + 0.5)
             # What is scaled to nothing was rounded, too: float64 spans more than its own exponents.
             rounded |= np.float64(q[i, j]) != scaled or (score[i, j] > 0 and q[i, j] == 0)
@@ -88,6 +85,7 @@ def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept
         for j in range(m):
             insert_largest(q[i, j] - v[j], top)
         u[i] = top[n - 1]
+        # Ranks take m^2 comparisons, and are for rows that tie alone.
         if top[n - 1] > top[n]:
             for j in range(m):
                 kept[i, j] = q[i, j] - v[j] >= u[i]
@@ -96,7 +94,7 @@ def take_rows(q: Array, n: int, u: Array, v: Array, top: Array, key: Array, kept
             for j in range(m):
                 position = j - turn
                 position += m if position < 0 else 0
-                key[j] = ((q[i, j] - v[j]) << 7) + (127 - position)
+                key[j] = ((q[i, j] - v[j]) << PLACE_BITS) + (LAST_PLACE - position)
             for j in range(m):
                 greater = np.int64(0)
                 for k in range(m):
@@ -113,8 +111,8 @@ def augment(
     """Balance the column counts by shortest paths; returns their number.
 
     Dijkstra from all over-full columns at once, over columns 0..m-1 and rows m..2m-1: from a column through an entry
-    that is kept, from a row through one that is not, at reduced costs >= 0. `best` holds (distance << 7) + node, so
-    that the nearest node is a plain minimum; `closed` is FAR for scanned nodes, 0 else.
+    that is kept, from a row through one that is not, at reduced costs >= 0. `best` holds
+    distance and node in one key (`PLACE_BITS`); `closed` is FAR for scanned nodes, 0 else.
     """
     m = q.shape[0]
     paths = 0
@@ -132,16 +130,17 @@ def augment(
         while True:
             low = FAR
             for k in range(2 * m):
-                low = min(low, best[k] | closed[k])
-            at = low & 127
-            distance = low >> 7
+                low = min(low, best[k] | closed[k])  # FAR is one high bit: what is scanned is far, without a branch
+            at = low & LAST_PLACE
+            distance = low >> PLACE_BITS
             if at < m:
+                # Before it is scanned: a deficient column keeps the price it began with, which bounds all others.
                 if count[at] < n:
                     break
                 closed[at] = FAR
                 base = distance - v[at]
                 for i in range(m):
-                    to = ((base + q[i, at] - u[i]) << 7) + (m + i)
+                    to = ((base + q[i, at] - u[i]) << PLACE_BITS) + (m + i)
                     if kept[i, at] and to < best[m + i]:
                         best[m + i] = to
                         parent[m + i] = at
@@ -149,13 +148,14 @@ def augment(
                 closed[at] = FAR
                 base = distance + u[at - m]
                 for j in range(m):
-                    to = ((base + v[j] - q[at - m, j]) << 7) + j
+                    to = ((base + v[j] - q[at - m, j]) << PLACE_BITS) + j
                     if not kept[at - m, j] and to < best[j]:
                         best[j] = to
                         parent[j] = at
+        # Now the entries of the path cost nothing, and the others no less than that, so it can be exchanged.
         for k in range(m):
-            v[k] += distance - (best[k] >> 7) if closed[k] else 0
-            u[k] -= distance - (best[m + k] >> 7) if closed[m + k] else 0
+            v[k] += distance - (best[k] >> PLACE_BITS) if closed[k] else 0
+            u[k] -= distance - (best[m + k] >> PLACE_BITS) if closed[m + k] else 0
         count[at] += 1
         while parent[at] >= 0:
             i = parent[at] - m

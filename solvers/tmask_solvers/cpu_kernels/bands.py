@@ -17,4 +17,5 @@ def in_bands(solve_band: Callable[[slice], object], num_blocks: int, threads: in
         solve_band(bands[0])
         return
     with ThreadPoolExecutor(len(bands)) as pool:
+        # As a list, so that what a band raises is raised here, and not dropped with the iterator.
         list(pool.map(solve_band, bands))

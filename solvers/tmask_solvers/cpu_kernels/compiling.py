@@ -41,7 +41,7 @@ def inlined(function: Function) -> Function:
     hundred stores.
 
     numba writes it out there before it compiles anything. `forceinline`, which leaves that to LLVM, makes code as
-    fast, but compiles every function for itself first, as if it were called (a fifth of the time of compiling).
+    fast, but compiles every function for itself first, as if it were called, which makes the first call wait longer.
     """
     return _compile(function, _nrt=False, inline="always")
 
@@ -51,11 +51,12 @@ def _compile(function: Function, **options: Any) -> Function:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder(before))  # numba reads it while it decorates
     try:
+        # Python's error model would make each division a branch that can raise, and loops with one stay scalar.
         compiled: Function = numba.njit(
             function, cache=True, nogil=True, fastmath=False, error_model="numpy", **options
         )
     finally:
-        config.CACHE_DIR = before
+        config.CACHE_DIR = before  # the user's own kernels are cached by it, too
     return compiled
 
 

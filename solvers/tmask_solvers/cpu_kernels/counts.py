@@ -17,11 +17,12 @@ STEP = 64  # entries looked at together
 
 @lean_kernel
 def is_regular(window: Window, ns: tuple[int, ...], ms: tuple[int, ...]) -> bool:
-    """True if all tiles are n-regular; reads the mask once, at memory speed where m is 4, 8, 16 or 32."""
+    """True if all tiles are n-regular; reads the mask once, in vectors where m is 4, 8, 16 or 32."""
     n, m = len(ns), len(ms)
     mask, stride = window.mask, window.mask_stride
+    # Vectors are for tiles that fill them, of rows that fill words: then no word holds entries of two tiles.
     whole = window.cols // STEP * STEP if STEP % m == 0 and m % 4 == 0 else 0
-    wrong = 0
+    wrong = 0  # summed, not returned early: nearly all masks are right, and a branch a step would cost all of them
     for r in range(0, window.rows, m):
         for c in range(0, whole, STEP):
             wrong += _wrong_step(mask, r * stride + c, stride, ns, ms)

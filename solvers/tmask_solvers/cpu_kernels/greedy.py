@@ -22,7 +22,7 @@ def keep_heavy(order: Array, n: int, rows: Array, cols: Array, kept: Array) -> i
     rows[:] = n
     cols[:] = n
     kept[:] = False
-    missing = n * m
+    missing = n * m  # counted, to stop at the last entry that is kept and not at the lightest
     for k in range(order.size - 1, -1, -1):
         i, j = order[k] // m, order[k] % m
         if rows[i] > 0 and cols[j] > 0:
@@ -39,10 +39,7 @@ def keep_heavy(order: Array, n: int, rows: Array, cols: Array, kept: Array) -> i
 def fill_short_lines(scores: Array, rows: Array, cols: Array, kept: Array) -> None:
     """Bring every row and column to n, by the trade that gains most for each short pair.
 
-    Row i and column j are short, and (i, j) is kept already (else greedy had taken it). Some kept (k, c) then has (k,
-    j) and (i, c) free: row i keeps fewer than n and column j too, so the m - n + 1 or more columns free in row i hold
-    more kept entries than the at most n - 1 rows that keep column j can account for. Trading (k, c) for (k, j) and (i,
-    c) adds one to row i and one to column j and changes nothing else.
+    A kept (k, c) is traded for (k, j) and (i, c), which are free; `shared.rounding` says why there is one.
     """
     m = kept.shape[0]
     for i in range(m):
@@ -53,6 +50,7 @@ def fill_short_lines(scores: Array, rows: Array, cols: Array, kept: Array) -> No
             if not kept[i, j]:
                 kept[i, j] = True
             else:
+                # Of any sign: a trade may have to lose, since lines must be full.
                 gain, at, to = -np.inf, 0, 0
                 for k in range(m):
                     if not kept[k, j]:
@@ -86,11 +84,13 @@ def swap_pairs(scores: Array, kept: Array) -> None:
                 c, j = 0, 0
                 for column in range(m):
                     if kept[i, column] != kept[k, column]:
+                        # In float64 differences of float32 seldom round, and a gain is one.
                         gain = np.float64(scores[i, column]) - np.float64(scores[k, column])
                         if kept[k, column] and gain > to_i:
                             to_i, c = gain, column
                         if kept[i, column] and -gain > to_k:
                             to_k, j = -gain, column
+                # Strictly: swaps that gain nothing could go round for ever.
                 if to_i + to_k > 0:
                     kept[i, j] = False
                     kept[k, c] = False

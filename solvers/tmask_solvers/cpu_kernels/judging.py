@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 
 def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
     """See `tmask.solving.matrices.examine`."""
+    # Two passes: the sums take 64 entries a row, the counts need all rows of a tile.
     window = make_window(weight, mask)
     kept, total = sums(*window, np.empty(ROOM))
     return kept, total, is_regular(window, (0,) * n, (0,) * m)
@@ -54,6 +55,7 @@ def check_prices(scores: Scores, masks: Masks, v: Prices, objective: Array, prov
                 s = np.float64(scores[b, i, j])
                 x = s - v[b, j]
                 on = masks[b, i, j]
+                # No early way out of a block that is not proven: the sum takes every entry.
                 total += s if on else 0.0
                 kept = x if on and x < kept else kept
                 pruned = x if not on and x > pruned else pruned
@@ -70,6 +72,7 @@ def _ordered(score: Array, mask: Array, v: Array, tie: float) -> bool:
 
     Their true differences are tie + e with the rounding error e, which [Knuth1997, 4.2.2, theorem B] computes exactly.
     """
+    # Apart from the caller's loop, since few rows tie, and six more additions an entry would cost all of them.
     kept, pruned = np.inf, -np.inf
     for j in range(score.size):
         s = np.float64(score[j])

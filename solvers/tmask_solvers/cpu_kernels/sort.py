@@ -2,8 +2,7 @@
 
 float32 scores are at least 0, so their bits (less the sign, for a -0.0) order like their values: the bits in the high
 half of a 64-bit key and the entry's index in the low half make one integer sort of the whole problem. Small blocks are
-sorted by counting how many keys are less, O(m^4) but without a branch and in vectors; larger ones by radix, which
-measured faster from m = 10 on.
+sorted by counting how many keys are less, O(m^4) but without a branch and in vectors; larger ones by radix.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tmask_solvers.cpu_kernels.compiling import kernel
 Array = npt.NDArray[Any]
 
 _DIGIT = 8
-_RADIX_FROM = 65
+_RADIX_FROM = 65  # entries: blocks up to side 8 are counted
 
 
 @kernel
@@ -35,6 +34,7 @@ def order_entries(scores: Array, scratch: tuple[Array, Array, Array, Array]) -> 
     flat = scores.ravel()
     size = flat.size
     if scores.itemsize == 8:
+        # The one stable sort that numba has: ties must go by index, as they do below.
         order[:] = np.argsort(flat, kind="mergesort")  # no room for an index beside 64 bits
         return order
     bits = flat.view(np.uint32)
@@ -69,6 +69,7 @@ def _radix_sort(key: Array, spare: Array, histogram: Array) -> None:
         for digit in range(4):
             histogram[digit, np.int64((x >> np.uint64(32 + _DIGIT * digit)) & np.uint64(255))] += 1
     source, target = key, spare
+    # An even number of passes, so that the result is in `key` again.
     for digit in range(4):
         shift = np.uint64(32 + _DIGIT * digit)
         counts = histogram[digit]

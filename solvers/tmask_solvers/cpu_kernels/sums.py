@@ -1,4 +1,4 @@
-"""What a mask keeps of a matrix, and what there is: two sums of |w| in float64, in one pass, at memory speed.
+"""What a mask keeps of a matrix, and what there is: two sums of |w| in float64, in one pass.
 
 64 entries a step are widened and added pairwise, in an order that depends on rows and cols alone, so that results are
 the same on every processor. No entry passes through more than d = rows * (cols // 64 + cols % 64) + 20 additions of
@@ -42,11 +42,13 @@ def _add(typingctx, weight, at, mask, place, room):  # type: ignore[no-untyped-d
         all_parts, kept_parts = [], []
         for k in range(0, _STEP, _LANES):
             shift = ir.Constant(I64, k)
+            # Aligned to 4 at least is all that is known: a part of a matrix may begin at any entry.
             w = Vector(builder, builder.load(pointer(0, builder.add(args[1], shift), real), align=4))
             on = Vector(builder, builder.load(pointer(2, builder.add(args[3], shift), I8), align=1))
             x = abs(w).wide() if real == F32 else abs(w)
             all_parts.append(x)
             kept_parts.append(on.matches(0).where(constant(x, F64, 0.0), x))
+        # To memory and back in every step, since numba has no variable that could hold a vector in between.
         for part, (p, q, r, s) in enumerate((kept_parts, all_parts)):
             slot = pointer(4, ir.Constant(I64, part * _LANES), F64)
             total = Vector(builder, builder.load(slot, align=8)) + ((p + q) + (r + s))
@@ -69,7 +71,7 @@ def sums(
     """
     room[:ROOM] = 0.0
     whole = cols // _STEP * _STEP
-    kept, total = 0.0, 0.0
+    kept, total = 0.0, 0.0  # of the columns beyond the last whole step
     for r in range(rows):
         at, place = r * stride, r * mask_stride
         for c in range(0, whole, _STEP):

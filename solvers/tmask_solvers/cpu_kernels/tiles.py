@@ -63,7 +63,7 @@ def extremes(window: Window, at: int, ms: tuple[int, ...]) -> tuple[Any, Any, bo
         for j in range(m):
             x = abs(window.weight[np.uint64(at + i * window.stride + j)])
             low, high = min(low, x), max(high, x)
-            finite &= x < np.inf
+            finite &= x < np.inf  # which NaN is not either
     return low, high, finite
 
 
@@ -76,6 +76,7 @@ def load(window: Window, at: int, lane: int, to: Array, ms: tuple[int, ...]) -> 
     place = np.uint64(lane)
     for i in range(m):
         row = np.uint64(at + i * window.stride)
+        # Apart from the copy, which cannot be a vector operation: it writes each entry to another place.
         wild |= _wild_row(window.weight, at + i * window.stride, ms)
         for j in range(m):
             to[place] = abs(window.weight[row + np.uint64(j)])
@@ -90,6 +91,7 @@ def store(kept: Array, lane: int, lanes: int, window: Window, at: int, ms: tuple
     words = (m + 3) // 4
     for i in range(m):
         row = at + i * window.mask_stride
+        # Else a row's last word would reach into the next tile.
         if m % 4 == 0:
             for k in range(words):
                 _put_word(window.mask, row + 4 * k, kept[np.uint64((i * words + k) * lanes + lane)])
@@ -103,6 +105,7 @@ def store(kept: Array, lane: int, lanes: int, window: Window, at: int, ms: tuple
 def store_circulant(window: Window, at: int, ns: tuple[int, ...], ms: tuple[int, ...]) -> None:
     """A mask for a tile whose entries are all equal: each row keeps the n entries that follow the last row's."""
     n, m = len(ns), len(ms)
+    # Going round, m rows of n entries pass every column n times; and no other mask of such a tile keeps more.
     first = 0
     for i in range(m):
         for j in range(m):

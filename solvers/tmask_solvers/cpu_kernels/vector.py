@@ -19,6 +19,7 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 Operand: TypeAlias = "Vector | float"
 
 
+# numba has no type for a vector, so these live inside one intrinsic; what outlives it passes through an array.
 class Vector:
     """Numbers, words or truth values, one a lane.
 
@@ -105,6 +106,8 @@ class Vector:
         return self.builder.extract_element(self.value, ir.Constant(I32, k))
 
 
+# The operands stand as in the processor's own `max` and `min` on x86, NaN included: so each is one
+# instruction.
 def larger(x: Vector, y: Vector) -> Vector:
     """The larger of two floats, y if one of them is NaN."""
     return (x > y).where(x, y)

@@ -1,9 +1,9 @@
-"""1:4, 2:4 and 3:4 as a CUDA kernel in closed form, a tile a thread, at memory speed.
+"""1:4, 2:4 and 3:4 as a CUDA kernel in closed form, a tile a thread.
 
-The formulas and their proofs are those of the CPU (`cpu_kernels.closed`), which are
-written for any values that have the operators of `vector.Vector`. `Term` has them, too, and writes down a Python
-function as they are used, which becomes the kernel's. A tile whose mask rounding may have changed, in float32, goes to
-the list of tiles left over, and is solved on the integer grid (`paths`).
+The formulas and their proofs are those of the CPU (`cpu_kernels.closed`), which take any values that have the operators
+of `vector.Vector`. `Term` has them, too, and writes down a Python function as they are used, which becomes the
+kernel's. A tile whose mask float32 may have rounded wrongly goes to the list of tiles left over, and is solved on the
+integer grid (`paths`).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Term(Vector):
         return self._binary("-", other)
 
     def __mul__(self, other: Any) -> Term:
+        # Not *, which the compiler may fuse with a sum (docs/gpu-kernel.md).
         return self.new(f"multiply({self.name}, {self.wrap}({other!r}))")
 
     def __neg__(self) -> Term:
@@ -84,6 +85,7 @@ class Term(Vector):
 
 def make_formula(cuda: Any, n: int) -> Any:
     """formula(weight, k, g, y, x, widen): words of the four rows (`masks_of`), and whether float32 proves them."""
+    # Written out, since the formulas handle lists of terms, which numba-cuda does not take.
     lines: list[str] = []
     tile = Term(lines, "")
     rows: Any = [[tile.new(f"widen(weight[k, g, y, x, {i}, {j}])") for j in range(SIDE)] for i in range(SIDE)]
@@ -121,6 +123,7 @@ def make_closed(cuda: Any, n: int, widen: Any, packed: bool) -> Any:
         while tile < tiles:
             k, g, y, x = find_tile(tile, across, down, groups)
             first, second, third, fourth, proven = formula(weight, k, g, y, x, widen)
+            # Four words in four variables: indexed in a loop, they would lie in memory.
             if packed:
                 mask[k, g, y, x, 0, 0] = first
                 mask[k, g, y, x, 1, 0] = second

@@ -12,21 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmask.errors import SolverUnavailableError
 from tmask_solvers.cuda_kernels.lines import WARP
-
-
-def require_gpu(solver: str) -> None:
-    """Return if PyTorch can use an NVIDIA GPU.
-
-    Raises:
-        SolverUnavailableError: it cannot; the text says what to look at.
-    """
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        raise SolverUnavailableError(
-            f"solver {solver!r} needs an NVIDIA GPU that PyTorch can use, and torch {torch.__version__} finds none "
-            "(torch.cuda.is_available()); solver 'midpoint' runs on any CPU"
-        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +33,7 @@ class Device:
 
     def array(self, tensor: Tensor) -> Any:
         """The tensor's memory as an array that kernels take, without a copy; bfloat16 as int16."""
+        # The interface through which arrays change hands has no name for bfloat16.
         bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
         return self.cuda.as_cuda_array(bits, sync=False)  # its stream is the one that kernels are launched on
 
@@ -62,6 +49,7 @@ def on_device(device: torch.device) -> Iterator[Device]:
     """Make a device current for PyTorch and numba."""
     cuda: Any = numba.cuda  # which has no types
     with torch.cuda.device(device), cuda.gpus[torch.cuda.current_device()]:
+        # PyTorch's stream, so that kernels come after what made the tensors, with nobody waiting for it.
         stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
         yield Device(cuda, stream, cuda.get_current_device().MULTIPROCESSOR_COUNT)
 

@@ -42,6 +42,7 @@ def solve_by_rounds(tiles: Tensor, n: int, masks: Tensor, prices: int) -> Result
     """Masks of tiles (K, G, down, across, m, m), magnitudes counted, into a bool tensor of that shape."""
     count, m = _count(tiles), tiles.shape[-1]
     col_prices = torch.empty((count, m), dtype=torch.float64, device=tiles.device)
+    # A kernel takes an array in any case; where it writes no row prices, any one will do.
     row_prices = torch.empty_like(col_prices) if prices == ALL_PRICES else col_prices
     with on_device(tiles.device) as device:
         job = _Job(device, tiles, n, masks)
@@ -62,6 +63,7 @@ def solve_closed(tiles: Tensor, n: int, masks: Tensor) -> Results:
     words = _words(masks)
     with on_device(tiles.device) as device:
         job = _Job(device, tiles, n, masks)
+        # A row of the mask as one word is one store a thread, not four.
         kernel = closed_kernel(device.cuda, n, tiles.dtype, words is not None)
         weight, mask, *place = job.problem
         target = mask if words is None else device.array(words)
@@ -90,6 +92,7 @@ class _Job:
         kernel = paths_kernel(self.device.cuda, self.n, self.tiles.shape[-1], self.tiles.dtype)
         slack = self.device.array(self.slack)
         arguments = (*self.problem, row_prices, col_prices, prices, int(warm), *self.left, slack)
+        # As for all tiles: how many are left the device alone knows, and to ask it would be to wait for it.
         self.device.launch(kernel, self.count, _FEW, *arguments)
 
 
@@ -108,6 +111,8 @@ def _words(masks: Tensor) -> Tensor | None:
     return None
 
 
+# `cuda` is part of the keys, so that a simulated one in tests gets kernels of its own. Launch bounds tell the compiler
+# that a block is a warp, and that a thread may therefore have as many registers as it wants.
 @cache
 def rounds_kernel(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
     _announce(n, m, dtype)

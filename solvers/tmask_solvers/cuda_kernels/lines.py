@@ -1,8 +1,8 @@
 """Straight-line device functions on the lines of a tile, whose entries stay in registers.
 
 An array that is indexed by a loop counter would lie in memory, so a line is a tuple and the operations on it are
-written out. This module makes the source of some functions for one n and m, from the min-max programs of `selection`;
-the CUDA compiler makes them part of the kernels that call them, which are plain Python around them.
+written out. This module makes the source of some functions for one n and m, from the min-max programs of
+`shared.selection`; the CUDA compiler makes them part of the kernels that call them, which are plain Python around them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tmask_solvers.shared.constants import LAST_PLACE, PLACE_BITS
 from tmask_solvers.shared.selection import order_pair
 
 WARP = 32
@@ -21,11 +22,12 @@ Real = type[np.float32] | type[np.float64]
 
 def lanes_per_tile(m: int) -> int:
     """Threads that share a tile of side m: a power of two, so that a warp holds whole tiles."""
-    return 1 << (m - 1).bit_length()
+    return 1 << (m - 1).bit_length()  # masks of lanes are shifts then, and no tile lies in two warps
 
 
 def find(place: Any, across: Any, down: Any, groups: Any) -> Any:
     """Indices (k, g, y, x) of a tile in (K, G, down, across); unsigned, so that no index counts from the end."""
+    # In 32 bits, since a GPU divides 64 by a long routine; `launch` refuses more tiles than that.
     tile = np.uint32(place)
     x, tile = tile % np.uint32(across), tile // np.uint32(across)
     y, tile = tile % np.uint32(down), tile // np.uint32(down)
@@ -46,7 +48,8 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
     - keep(mask, k, g, y, x, j, line, price, bounds, at): which do, to column j of a tile of the mask
     - extremes(line): the least, the largest, and whether all are finite (where not, the others may be anything)
     - quantise(line, q, at, s, t): s * t * entry, rounded to integers, to q[at], q[at + m + 1], ...; whether any was
-    - keys(q, at, v, turn): (q[at + j] - v[j]) * 128 + 127 - rank, ranks counting columns from `turn` on
+    - keys(q, at, v, turn): q[at + j] - v[j], above the bits of a place: the later a column comes, counted from `turn`
+      on, the lower
     - largest(line): the n-th largest
     - word(line, least): bit j is set if entry j is at least `least`
 
@@ -90,7 +93,10 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
             "return rounded",
         ],
         "keys(q, at, v, turn)": [
-            *(f"x{j} = ((q[at + {j}] - v[{j}]) << 7) + 127 - ({j + m} - turn) % {m}" for j in every),
+            *(
+                f"x{j} = ((q[at + {j}] - v[{j}]) << {PLACE_BITS}) + {LAST_PLACE} - ({j + m} - turn) % {m}"
+                for j in every
+            ),
             f"return ({listed},)",
         ],
         "largest(line)": [*unpacked, *selection, f"return x{a}"],
@@ -108,6 +114,7 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
         "multiply": cuda.libdevice.dmul_rn,
     }
     functions = {"find": find}
+    # Text, because m numbers in m variables is nothing that a loop in Python can write.
     for head, body in bodies.items():
         exec("\n    ".join([f"def {head}:", *body]), scope)
         name = head.partition("(")[0]

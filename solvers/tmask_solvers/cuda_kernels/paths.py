@@ -16,7 +16,7 @@ import numpy as np
 
 from tmask_solvers.cuda_kernels.lines import WARP, Real, inlined, make_lines
 from tmask_solvers.cuda_kernels.search import EVERYONE, make_search
-from tmask_solvers.shared.constants import GRID_BITS, WILD_PRICE
+from tmask_solvers.shared.constants import GRID_BITS, PLACE_BITS, WILD_PRICE
 
 
 def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
@@ -33,7 +33,7 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
         first = shift >> 1  # 2^shift itself may overflow
         s, t = math.ldexp(1.0, first), math.ldexp(1.0, shift - first)
         start = multiply(multiply(price, s), t)
-        cuda.syncwarp()  # all have done with the tile before
+        cuda.syncwarp()  # all have done with the tile before, whose numbers are overwritten now
         rounded = quantise(column, q, line, s, t)
         v[lane] = np.int64(start) if abs(start) < WILD_PRICE else np.int64(0)
         cuda.syncwarp()
@@ -41,10 +41,11 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
 
     def take_rows(lane: Any, line: Any, q: Any, u: Any, v: Any, kept: Any) -> Any:
         """Rows keep their n best; ties in turn from column i * n mod m on. Returns what this lane's row keeps."""
+        # Keys differ, so exactly n are at least the n-th largest, whatever ties.
         row = keys(q, line * stride, v, line * n % m)
         least = largest(row)
         own = word(row, least)
-        u[lane] = least >> 7
+        u[lane] = least >> PLACE_BITS
         kept[lane] = own
         cuda.syncwarp()
         return own
@@ -81,6 +82,7 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
         v = cuda.shared.array(WARP, np.int64)
         kept = cuda.shared.array(WARP, np.int64)
         parent = cuda.shared.array(nodes, np.int32)
+        # The list's length is read where it was counted; the host does not know it.
         item = cuda.blockIdx.x
         while item < used[0]:
             place = left[item]
@@ -88,6 +90,7 @@ def make_paths(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             column = load(weight, k, g, y, x, line, widen)
             low, high, finite = extremes(column)
             low, high = lowest(low), highest(high)
+            # The whole warp goes one way: votes and barriers inside wait for all of its threads.
             if cuda.all_sync(EVERYONE, finite) and low < high:
                 shift = GRID_BITS - math.frexp(np.float64(high))[1]
                 rounded = to_grid(column, col_prices[place, line] if warm else np.float64(0), shift, lane, line, q, v)

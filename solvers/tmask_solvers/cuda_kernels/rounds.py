@@ -80,7 +80,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
         while first < tiles:
             place = first + lane // lanes
             real_tile = place < tiles
-            place = min(place, tiles - 1)
+            place = min(place, tiles - 1)  # idle teams read a tile that exists, and write none
             k, g, y, x = find(place, across, down, groups)
             column = load(weight, k, g, y, x, line, widen)
             cuda.syncwarp()  # all have read the tile before; votes alone would not order that
@@ -90,11 +90,13 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             v[lane] = zero
             cuda.syncwarp()
             row = gather(stage, (base + line) * stride)
+            # The sum stands for the largest, and NaN fails it too.
             tame = cuda.ballot_sync(_EVERYONE, total(column) <= largest)  # which NaN is not
             searching = real_tile and tame & team == team
             solved = False
             target, share = zero, zero
             age = 0
+            # All threads stay to the end, since votes need them; what is done writes nothing any more.
             while cuda.any_sync(_EVERYONE, searching):
                 a, b = pair(column, u, base)
                 middle = multiply(a, half) + multiply(b, half)
@@ -109,12 +111,14 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
                     bounds[lane] = b
                 cuda.syncwarp()
                 age += 1
+                # Two votes for the whole warp tell of all its tiles; each looks at its own team's bits.
                 good = cuda.ballot_sync(_EVERYONE, above(column, v[lane], bounds, base) == wanted)
                 apart = cuda.ballot_sync(_EVERYONE, a > b)
                 if searching:
                     solved = good & team == team
                     tied = apart & team != team
                     searching = not (solved or age == limit or (tied and age >= early))
+            # The mask is made again from prices and bounds: to keep it through the rounds would take registers.
             if real_tile and t < m:
                 if solved:
                     keep(mask, k, g, y, x, t, column, v[lane], bounds, base)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tmask_solvers.cuda_kernels.lines import inlined
+from tmask_solvers.shared.constants import LAST_PLACE, PLACE_BITS
 
 FAR = 1 << 62
 EVERYONE = 0xFFFFFFFF
@@ -43,12 +44,12 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
 
     def columns_of(i: Any, distance: Any, best: Any, lane: Any, line: Any, q: Any, u: Any, v: Any, kept: Any) -> Any:
         """This lane's column, reached through row i if that does not keep it."""
-        reach = ((distance + u[i] + v[line] - q[i * stride + line]) << 7) + line
+        reach = ((distance + u[i] + v[line] - q[i * stride + line]) << PLACE_BITS) + line
         return reach if lane < m and (kept[i] >> line) & 1 == 0 and reach < best else best
 
     def rows_of(at: Any, distance: Any, best: Any, lane: Any, line: Any, q: Any, u: Any, v: Any, own: Any) -> Any:
         """This lane's row, reached through column `at` if it keeps that."""
-        reach = ((distance - v[at] + q[line * stride + at] - u[line]) << 7) + m + line
+        reach = ((distance - v[at] + q[line * stride + at] - u[line]) << PLACE_BITS) + m + line
         return reach if lane < m and (own >> at) & 1 and reach < best else best
 
     columns_of, rows_of = inlined(cuda, columns_of), inlined(cuda, rows_of)
@@ -59,8 +60,9 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
         `parent` holds the path, and prices are such that entries on it cost nothing.
         """
         mine = lane < m
+        # One word that all threads hold: whether a column is deficient is then asked without memory.
         short = cuda.ballot_sync(EVERYONE, mine and count < n)
-        # (distance << 7) + node, so that the nearest is a plain minimum; open until scanned
+        # distance and node in one key (`PLACE_BITS`), so that the nearest is a plain minimum; open until scanned
         col_best: Any = np.int64(lane) if mine and count > n else FAR
         row_best: Any = FAR
         col_open, row_open = True, True
@@ -73,7 +75,7 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
         while searching and scans < nodes:  # no node twice; a GPU in error shall not hang
             scans += 1
             nearest = lowest(min(col_best if col_open else FAR, row_best if row_open else FAR))
-            at, distance = nearest & 127, nearest >> 7
+            at, distance = nearest & LAST_PLACE, nearest >> PLACE_BITS
             if at >= m:  # a row: on through the columns that it does not keep
                 i = at - m
                 row_open = row_open and lane != i
@@ -83,20 +85,22 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
                     parent[lane] = i
             elif (short >> at) & 1:
                 searching = False
+            # The branches are those of the whole warp: `nearest` is the same for all of its threads.
             else:  # a column: on through the rows that keep it
                 col_open = col_open and lane != at
                 reached = rows_of(at, distance, row_best, lane, line, q, u, v, own)
                 if reached < row_best:
                     row_best = reached
                     parent[m + lane] = at
+        # Paths are read by all threads, and were written each by its own.
         cuda.syncwarp()
         if searching:
             at = np.int64(-1)
         else:
             if not col_open:
-                v[lane] += distance - (col_best >> 7)
+                v[lane] += distance - (col_best >> PLACE_BITS)
             if not row_open:
-                u[lane] -= distance - (row_best >> 7)
+                u[lane] -= distance - (row_best >> PLACE_BITS)
         return at
 
     def exchange(lane: Any, at: Any, parent: Any, own: Any, count: Any) -> Any:
@@ -119,6 +123,7 @@ def make_search(cuda: Any, n: int, m: int) -> SimpleNamespace:
 
     def balance(lane: Any, line: Any, q: Any, u: Any, v: Any, kept: Any, parent: Any, own: Any) -> None:
         mine = lane < m
+        # Counted once; `exchange` keeps count from then on.
         count: Any = 0
         for i in range(m):
             count += (kept[i] >> line) & 1

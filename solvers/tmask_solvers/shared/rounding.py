@@ -1,10 +1,10 @@
 """From a fractional solution to a mask with exactly n per line.
 
 Greedy, heavy to light, keeps an entry if its row and column both have room. A row i and a column j may be left short.
-Then some kept (k, c) has (k, j) and (i, c) free, and trading it for those two adds one to row i and one to column j:
-row i keeps fewer than n, column j too, so among the columns that row i does not keep and the rows that column j does
-not keep such an entry exists, by counting. The one that gains most is traded. (If (i, j) itself is free, it was
-greedy's to keep.)
+Then some kept (k, c) has (k, j) and (i, c) free, and trading it for those two adds one to row i and one to column j,
+and changes nothing else: row i keeps fewer than n, and column j too, so the m - n + 1 or more columns that are free in
+row i hold more kept entries than the at most n - 1 rows that keep column j can account for. The one that gains most is
+traded. (If (i, j) itself is free, it was greedy's to keep.)
 
 Numpy, all blocks at once: one step a rank of the sorted entries. Source: [Meng2025, section 3.2] for the idea.
 """

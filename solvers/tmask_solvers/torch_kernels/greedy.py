@@ -26,7 +26,7 @@ def keep_in_order(order: Tensor, n: int, side: int) -> Tensor:
 def repair(s: Tensor, kept: Tensor, n: int) -> None:
     """Fill short lines, in place: row i and column j each gain one when kept (k, c) is traded for (k, j) and (i, c).
 
-    Such an entry exists for every short pair: see `rounding`, which does the same in numpy.
+    Such an entry exists for every short pair: see `shared.rounding`, which does the same in numpy.
     """
     while True:
         rows, cols = n - kept.sum(2), n - kept.sum(1)  # (B, m)

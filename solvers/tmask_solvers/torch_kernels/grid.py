@@ -72,10 +72,8 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 def prove(units: Tensor, masks: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Prices that prove masks (m, m, B) with n in each row and column optimal, where they are.
 
-    A mask is optimal if and only if there are u and v with units - v >= u where it keeps and <= u elsewhere. From any
-    start, u_i becomes the largest pruned units - v of row i, and v_j falls to units - u_i of kept (i, j) where it is
-    above. When nothing moves, they are the proof. If the mask is not optimal, prices fall for ever; so after 2m rounds
-    without rest, or with prices too large to be exact, there is none.
+    Bellman-Ford, as docs/exactness.md, section 2, has it. If a mask is not optimal, prices fall for ever; so after 2m
+    rounds without rest, or with prices too large to be exact, there is no proof.
 
     Returns:
         u, v (m, B), and (B,) bool, whether they are a proof.
@@ -87,6 +85,7 @@ def prove(units: Tensor, masks: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
     todo = torch.arange(num_blocks, device=units.device)
     low, high = units.masked_fill(masks, -torch.inf), units.masked_fill(~masks, torch.inf)
     price = v
+    # Unlike on a CPU, all rows at once and then all columns: a row after another would be m operations a round.
     for _ in range(2 * m):
         row = (low - price).amax(1)  # (m, b): the largest pruned
         lower = torch.minimum(price, (high - row.unsqueeze(1)).amin(0))

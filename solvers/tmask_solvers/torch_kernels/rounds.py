@@ -1,9 +1,9 @@
 """The rounds of the midpoint iteration in torch, all blocks of a stack at once.
 
 Blocks lie last: scores are (m, m, B), row, column, block, so that the entries of all blocks at one place are
-contiguous, and so are a line's order statistics: a min-max network (`selection`) runs on whole tensors, wire by wire,
-with no sort and no traffic between blocks. On a CPU it takes a fifteenth (m = 4) to a fifth (m = 32) of the time of
-`torch.sort`, and less than that of `torch.topk` (rows `order` of bench/results/torch_choices.csv).
+contiguous, and so are a line's order statistics: a min-max network (`shared.selection`) runs on whole tensors, wire by
+wire, with no sort and no traffic between blocks. On a CPU it takes a fifteenth (m = 4) to a fifth (m = 32) of the time
+of `torch.sort`, and less than that of `torch.topk` (rows `order` of bench/results/torch_choices.csv).
 
 Why a balanced round proves its mask, and why that needs a plain subtraction and a strict comparison alone, is in
 docs/exactness.md, section 1. Torch rounds each of these operations once, on every device: nothing here is compiled or

@@ -79,9 +79,7 @@ def refresh(module: nn.Module) -> None:
     if not attached(module):
         raise InvalidProblemError("refresh: the module has no packed weights; call attach first")
     copies = _copies_of(module)
-    dtypes = list(copies.operands)
-    copies.operands.clear()  # before packing, so that memory need not hold both
-    for dtype in dtypes:
+    for dtype in copies.outdate():
         copies.pack(module, dtype)
 
 

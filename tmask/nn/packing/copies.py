@@ -29,6 +29,7 @@ class Copies:
         stamp, mask_stamp: of the contents that the operands, and the plans, were made from.
         plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
         operands: the weight and its transpose, by dtype.
+        outdated: operands of these plans from an earlier weight, whose memory is written to again.
     """
 
     route: str
@@ -37,15 +38,17 @@ class Copies:
     mask_stamp: Stamp = ()
     plans: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     operands: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
+    outdated: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
 
     def are_of(self, weight: Tensor, mask: Tensor) -> bool:
         """Whether they were packed from these contents, as far as torch's counters tell."""
         return self.stamp == (*_stamp(weight), *_stamp(mask))
 
     def add(self, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
-        """Pack for one dtype, and drop what was packed from other contents.
+        """Pack for one dtype; what was packed from other contents is outdated.
 
-        The new tensors replace the old ones, which a pending backward pass may still hold.
+        Under a new mask new tensors replace the old ones, which a pending backward pass may still hold; under the same
+        mask the route may write to the old ones.
 
         Raises:
             InvalidMaskError: the mask is not a complete 2:4 one.
@@ -58,15 +61,25 @@ class Copies:
         if mask_stamp != self.mask_stamp:
             check_complete(mask)  # the kernels trust the mask, and would multiply with an incomplete one silently
             self.plans.clear()
+            self.operands.clear()
+            self.outdated.clear()
             self.mask_stamp = mask_stamp
         stamp = (*_stamp(weight), *mask_stamp)
         if stamp != self.stamp:
-            self.operands.clear()
+            self.outdate()
             self.stamp = stamp
+        contents = weight.to(dtype).contiguous()
         # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
         if dtype not in self.plans:
             self.plans[dtype] = route.plan(mask, dtype)
-        self.operands[dtype] = route.pack(weight.to(dtype).contiguous(), self.plans[dtype])
+        old, plan = self.outdated.pop(dtype, None), self.plans[dtype]
+        self.operands[dtype] = route.pack(contents, plan) if old is None else route.repack(old, contents, plan)
+
+    def outdate(self) -> list[torch.dtype]:
+        """Take the weight for changed since it was packed, and return for which dtypes it was packed."""
+        if self.operands:
+            self.outdated, self.operands = self.operands, {}
+        return list(self.outdated)
 
 
 def _stamp(tensor: Tensor) -> Stamp:

@@ -44,6 +44,17 @@ def examine(device: torch.device) -> Machine:
     )
 
 
+def around_products(machine: Machine) -> str:
+    """What else decides how fast products are here, in words, or ""."""
+    if machine.route != "cusparselt":
+        return ""
+    return (
+        "whether torch sets up cuSPARSELt's descriptors anew at each sparse product depends on its version; 2.11 does, "
+        "which costs a fixed time a product outside of CUDA graphs, and pytorch PR #177866 keeps them; this is "
+        f"{machine.torch}"
+    )
+
+
 def kernels(device: torch.device) -> list[dict[str, str]]:
     """Every route: its name, where it runs, what it asks of a weight, and why not here, or ""."""
     return [

@@ -80,6 +80,7 @@ def measure_linear(
     plan = route.plan(mask, dtype)
     detached = weight.detach()
     forward, backward = route.pack(detached, plan)
+    spare = route.pack(detached, plan)  # to be written to, which autograd forbids for what a backward pass reads
 
     def dense() -> torch.Tensor:
         return functional.linear(x, weight)
@@ -99,7 +100,7 @@ def measure_linear(
             "dense_backward": back(dense()),
             "sparse_backward": back(sparse()),
             "mask": lambda: torch.where(mask, detached, 0),
-            "pack": lambda: route.pack(detached, plan),
+            "pack": lambda: route.repack(spare, detached, plan),
         },
         device,
         repeats,

@@ -1,1 +1,1 @@
-"""1:4, 2:4 and 3:4 in closed form, at memory speed."""
+"""1:4, 2:4 and 3:4 in closed form."""

@@ -36,7 +36,7 @@ def permutation(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], 
         taken = [upper_lead, lower_lead, column[p], column[q], column[r], column[s]]
         candidates.append((upper + lower, taken))
     (best, choice), *others = candidates
-    losers = []
+    losers = []  # the best of the values that lost is the one that the winner must beat by a margin
     for value, candidate in others:
         win = value > best
         losers.append(smaller(value, best))

@@ -1,4 +1,4 @@
-"""2:4, 1:4 and 3:4 masks of a float32 matrix of 4-by-4 blocks in closed form, exact, at memory speed.
+"""2:4, 1:4 and 3:4 masks of a float32 matrix of 4-by-4 blocks in closed form, exact.
 
 16 blocks of a block row at once, a SIMD lane each, by `two_four` or `permutation`. A float32 answer stands where
 nothing was rounded, or where it wins each of its comparisons by more than 2^-20 of the block's sum, which is more than
@@ -104,9 +104,11 @@ def solve_closed(
     slack = 0.0
     for r in range(0, rows, 4):
         for c in range(0, cols, 4 * LANES):
-            first = min(c, cols - 4 * LANES)  # the last group overlaps the one before
+            # The last group overlaps the one before. What both lose is counted twice, which a bound may be.
+            first = min(c, cols - 4 * LANES)
             at, place = r * stride + first, r * mask_stride + first
             doubt = _solve_group(weight, at, stride, mask, place, mask_stride, ns)
+            # Halves apart: in float64, the entries of 16 blocks would fill all registers that there are.
             if doubt & 0xFF:
                 slack += _solve_group_wide(weight, at, stride, mask, place, mask_stride, ns)
             if doubt >> 8:
@@ -127,6 +129,7 @@ def _load(context: Any, builder: Any, sig: Any, args: Any, lanes: int) -> Rows:
     rows = []
     for i in range(4):
         place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, 4 * lanes))
+        # Four columns of 16 blocks in one load, dealt out in registers.
         entries = Vector(builder, builder.load(place, align=4))
         rows.append([abs(entries.pick([4 * lane + j for lane in range(lanes)])) for j in range(4)])
     return rows
@@ -154,5 +157,6 @@ def masks_of(rows: Rows, n: int, guard: Vector) -> tuple[list[Vector], Vector]:
         return two_four(rows, guard)
     if n == 1:
         return permutation(rows, guard)
+    # 3:4 prunes one entry a line, of the least sum.
     pruned, sure = permutation([[-x for x in row] for row in rows], guard)
     return [word ^ _ALL for word in pruned], sure

@@ -53,6 +53,7 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
     tops = [(_best_of_pair(abc, *first), _best_of_pair(abc, *second)) for first, second in _PAIRINGS]
     values = [first[0] + second[0] for first, second in tops]
     best = larger(larger(values[0], values[1]), values[2])
+    # NaN equals none of the three: the last pairing is taken then, and words stay valid.
     p, q = best.equals(values[0]), best.equals(values[1])
     # Row 0 and its partner, then the other two in order.
     upper = _row_word([abc[0][t] - p.where(abc[1][t], q.where(abc[2][t], abc[3][t])) for t in range(3)])
@@ -64,6 +65,7 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
         p.where(lower, q.where(not_upper, not_lower)),
         (p | q).where(not_lower, not_upper),
     ]
+    # Of all pairings, since a mask may belong to two of them (above).
     proofs = []
     for (first, second), (one, two), value in zip(_PAIRINGS, tops, values, strict=True):
         contains = _opposite(mask, *first) & _opposite(mask, *second)
@@ -73,6 +75,7 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
 
 def _inner_products(row: list[Vector]) -> list[Vector]:
     """With A, B and C."""
+    # In pairs, so that an entry is rounded twice on its way, as the margin above has it, and not three times.
     p, q, r, s = row[0] + row[1], row[2] + row[3], row[0] - row[1], row[2] - row[3]
     return [p - q, r + s, r - s]
 

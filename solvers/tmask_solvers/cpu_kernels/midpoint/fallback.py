@@ -19,11 +19,12 @@ def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tu
 
     Returns what the mask may lose against the optimum: 0 unless scores were rounded to the grid.
     """
-    paths.tiles[0] += 1
+    paths.tiles[0] += 1  # for tests, which count how many blocks come this way
     n, m = np.int64(len(ns)), len(ms)  # not a constant: it would compile what is called once for each n
     score, start, q, v = paths.score, paths.start, paths.q, paths.v
     for i in range(m):
         for j in range(m):
+            # The true scores again: those in the lane may have had their ties parted.
             score[i, j] = abs(np.float64(window.weight[at + i * window.stride + j]))
     shift = grid_exponent(score)
     half = shift // 2  # 2^shift itself may overflow
@@ -37,6 +38,7 @@ def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tu
     for i in range(m):
         for j in range(m):
             window.mask[mask_at + i * window.mask_stride + j] = paths.kept[i, j]
+    # They are the proof, for whoever asked for prices.
     for j in range(m):
         start[j] = v[j] * 2.0**-half * 2.0 ** (half - shift)
     # n * m entries are kept, and as many in the optimum, each off by half a unit of the grid at most.

@@ -45,6 +45,7 @@ class Emitter:
         return self.builder.bitcast(self.builder.gep(self.data[name], [offset]), self.vector[name].as_pointer())
 
     def load(self, name: str, row: Any) -> Any:
+        # `room` aligns to cache lines, which an array's type does not say; at such places this is as fast.
         return self.builder.load(self._address(name, row), align=4)
 
     def store(self, name: str, row: Any, value: Any) -> None:
@@ -62,9 +63,11 @@ class Emitter:
 
     def pair(self, x: list[Any], n: int) -> tuple[Any, Any]:
         """The n-th and (n+1)-th largest of the wires x."""
+        # No branch and no index: all lanes take the same steps whatever their blocks hold.
         operations, a, b = order_pair(len(x), n)
         wires = dict(enumerate(x))
         for kind, out, p, q in operations:
+            # Operands as in `vector.larger`: an instruction each.
             first = self.builder.fcmp_ordered("<" if kind == "min" else ">", wires[p], wires[q])
             wires[out] = self.builder.select(first, wires[p], wires[q])
         return wires[a], wires[b]
@@ -97,6 +100,7 @@ def row_step(typingctx, weight, v, u, kept, count, i, ns, ms):  # type: ignore[n
         a, b = emit.pair(x, n)
         emit.store("u", row, emit.midpoint(a, b))
         for k in range(words):
+            # Bytes, not bits, so that four columns are counted by one addition.
             word = emit.splat(emit.vector["kept"], 0)
             for j in range(4 * k, min(4 * k + 4, m)):
                 with_entry = builder.or_(word, emit.splat(word.type, 1 << 8 * (j % 4)))
@@ -123,6 +127,7 @@ def column_step(typingctx, weight, u, v, target, momentum, j, ns, ms):  # type: 
             for i in range(m)
         ]
         t = emit.midpoint(*emit.pair(x, n))
+        # Three roundings, none of which matters: whatever v becomes is the price, the same for all rows.
         change = builder.fsub(t, emit.load("target", column))
         step = builder.fmul(emit.load("momentum", emit.constant(0)), change)
         emit.store("v", column, builder.fadd(t, step))

@@ -35,6 +35,7 @@ def outcome_of(
     if success:
         if not parted:
             return STORED
+        # What balances with its ties parted is optimal for other scores; off the grid, nothing could be proven of it.
         return POOLED if enter(window, lanes, lane, room.pool, ms) else LOST
     age = now - lanes.born[lane]
     limit = _most_rounds(m)
@@ -42,6 +43,7 @@ def outcome_of(
         limit *= 2
     if age < limit and (age < EARLY_ROUNDS or not tied(lanes.counts, lane, len(lanes.block), n, ms)):
         return SEARCHING
+    # The same amounts again would part no more than they did the first time.
     if parted:
         return LOST
     part(lanes, lane, ms)
@@ -69,6 +71,7 @@ def leave(
         for j in range(len(ms)):
             paths.start[j] = lanes.v[j * width + lane]
         return solve_apart(window, lanes.block[lane], lanes.at[lane], lanes.mask_at[lane], paths, prices, ns, ms)
+    # Proofs are made for a full register of blocks, since one costs as much as all of them.
     elif pool.used[0] == width:
         return settle(window, room, prices, start, ns, ms)
     return 0.0
@@ -104,7 +107,8 @@ def solve_apart(
     if low < high and finite:
         slack = fall_back(window, at, mask_at, ns, ms, paths)
     else:
-        store_circulant(window, mask_at, ns, ms)  # of equal entries, any mask is best
+        # Of equal entries, any mask is best; of NaN and infinity none is, and the caller refuses them by their sum.
+        store_circulant(window, mask_at, ns, ms)
     if len(prices):
         for j in range(len(ms)):
             prices[tile, j] = paths.start[j]

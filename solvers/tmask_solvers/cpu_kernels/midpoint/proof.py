@@ -1,12 +1,8 @@
 """A proof that given masks are optimal, a block a lane: Bellman-Ford on the column prices.
 
-A mask with n entries in each row and column is optimal if and only if there are v and u with s - v >= u on kept entries
-and s - v <= u on the others. From any start, row by row, u_i becomes the largest pruned s - v (the least row price
-allowed), and v_j at most s - u_i for each kept j. Once no price moves in a round over all rows, they are the proof. If
-the mask is not optimal, prices fall for ever.
-
-All is exact while scores and starting prices are multiples of 2^(e-46), with 2^e above every score, and prices stay
-below 2^(e+6): then all sums have at most 53 bits.
+Row by row, u_i becomes the largest pruned s - v, and v_j falls to s - u_i for each kept j where it is above. Once no
+price moves in a round over all rows, the prices are the proof (docs/exactness.md, section 2, which also says when all
+this is exact: `ties` sees to it). If the mask is not optimal, prices fall for ever.
 """
 
 from __future__ import annotations
@@ -36,6 +32,7 @@ def row_proof(typingctx, weight, score, v, u, kept, i, ms):  # type: ignore[no-u
         free = [(packed[j // 4] & (1 << 8 * (j % 4))).matches(0) for j in range(m)]
         score = [Vector(builder, emit.load("score", emit.at(m, row, j))) for j in range(m)]
         price = [Vector(builder, emit.load("v", emit.constant(j))) for j in range(m)]
+        # A row that prunes nothing would leave this in u; n < m, so none does.
         low = constant(score[0], ir.DoubleType(), float("-inf"))
         high = reduce(larger, (free[j].where(score[j] - price[j], low) for j in range(m)))
         emit.store("u", row, high.value)

@@ -75,6 +75,7 @@ class Room(NamedTuple):
 
 def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     """Scratch for one thread."""
+    # Kernels that count no references can allocate nothing, so all their scratch is made here, once a thread.
     real = np.dtype(dtype)
     lanes = 64 // real.itemsize
     words = (m + 3) // 4
@@ -104,8 +105,9 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
 
 
 def _aligned(count: int, dtype: npt.DTypeLike) -> Array:
-    """Zeros that start on a cache line: vectors that straddle two cost a fifth of the speed."""
+    """Zeros that start on a cache line: a vector that straddles two is two loads to the processor."""
     num_bytes = count * np.dtype(dtype).itemsize
+    # numpy may align to less, so there is room to move the start.
     raw = np.zeros(num_bytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + num_bytes].view(dtype)

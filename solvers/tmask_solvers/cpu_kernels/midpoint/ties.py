@@ -37,7 +37,7 @@ def part(lanes: Lanes, lane: int, ms: tuple[int, ...]) -> None:
     m = len(ms)
     weight, noise, width = lanes.weight, lanes.noise, len(lanes.block)
     high = weight[lane]
-    low = high - high
+    low = high - high  # a zero of the scores' dtype; the literal would make all that follows float64
     for k in range(m * m):
         x = weight[np.uint64(k * width + lane)]
         high = max(high, x)
@@ -62,6 +62,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, ms: tuple[int, ..
             score = abs(np.float64(window.weight[np.uint64(at + i * window.stride + j)]))
             pool.score[np.uint64((i * m + j) * width + place)] = score
             high = max(high, score)
+    # docs/exactness.md, section 2: the grid, its bound, and what both are for.
     bound = math.ldexp(1.0, math.frexp(high)[1] + PRICE_BITS - GRID_BITS)
     magic = 1.5 * bound  # adding and subtracting it rounds numbers below bound / 2 to the grid of `proof`
     good = True
@@ -101,6 +102,7 @@ def settle(
         for j in range(m):
             column_prices[j] = pool.v[np.uint64(j * width + place)]
             row_price = pool.u[np.uint64(j * width + place)]
+            # Prices only fall, so these bounds held all the way, and nothing was rounded.
             good &= abs(column_prices[j]) < pool.bound[place] and abs(row_price) < pool.bound[place]
         if good:
             store(pool.kept, place, width, window, pool.mask_at[place], ms)
@@ -121,12 +123,13 @@ def _unproven(room: Room, used: int, ms: tuple[int, ...]) -> int:
     m = len(ms)
     pool = room.pool
     moved = 0
-    for step in range(2 * m):
+    for step in range(2 * m):  # a mask that is not optimal has prices that fall for ever
         moved = 0
         for k in range(m):
+            # One way, a price that falls is felt by later rows alone in the same round; back, by the earlier ones.
             i = k if step % 2 == 0 else m - 1 - k
             moved |= row_proof(room.lanes.weight, pool.score, pool.v, pool.u, pool.kept, i, ms)
-        moved &= (1 << used) - 1
+        moved &= (1 << used) - 1  # places beyond hold what was proven before
         if moved == 0:
             break
     return moved

@@ -1,10 +1,7 @@
 """The midpoint iteration over the tiles of a matrix, a SIMD lane each: load, |.|, solve and mask store in one pass.
 
-For column prices v let b_i be the (n+1)-th largest of x_ij = fl(s_ij - v_j) in row i. The mask S = [x_ij > b_i] has at
-most n entries a row. If every column counts n, so does every row, and S is optimal: rounding is monotone, so x_p > x_q
-proves s_p - v_p > s_q - v_q for the very vector v that was used, and complementary slackness holds. No tolerance is
-needed, only a subtraction and a strict comparison; and finite prices, so blocks with scores above 2^90 take the
-fallback (docs/exactness.md).
+In each round a row keeps what is above its (n+1)-th largest of s - v. If every column counts n then, the mask is proven
+optimal (docs/exactness.md, section 1).
 
 A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every second round a block
 that is not done is looked at: rows that tie exactly, with fewer than n entries above b, are parted (`ties`), and so is
@@ -55,6 +52,7 @@ def solve_window(
         while following < tiles and busy != everyone:
             lane = lowest_bit(~busy)
             at, mask_at = row * window.stride + col, row * window.mask_stride + col
+            # Constant tiles, whose rows keep the same columns at any prices, and wild ones never enter.
             if not _constant(window, at, ms) and load(window, at, lane, lanes.weight, ms):
                 _enlist(lanes, lane, following, at, mask_at, now, start, ms)
                 busy |= 1 << lane
@@ -68,6 +66,7 @@ def solve_window(
             break
         good = _round(lanes, ns, ms)
         now += 1
+        # Every second round for a lane: a look is branches for it alone, where a round is none for all of them.
         due = busy & (good | (odd if now & 1 else ~odd))
         while due:
             lane = lowest_bit(due)
@@ -78,6 +77,7 @@ def solve_window(
             else:
                 busy ^= 1 << lane
                 slack += leave(outcome, window, lane, room, prices, start, ns, ms)
+    # A pool that is not full is all that is left: what it lacks of a register is wasted once a window.
     if pool.used[0]:
         slack += settle(window, room, prices, start, ns, ms)
     return slack
@@ -87,6 +87,7 @@ def solve_window(
 def _round(lanes: Lanes, ns: tuple[int, ...], ms: tuple[int, ...]) -> int:
     """All column prices, then all row prices and masks; bits of the lanes whose columns balance."""
     m = len(ms)
+    # Columns first, since a start is given by row prices.
     for j in range(m):
         column_step(lanes.weight, lanes.u, lanes.v, lanes.target, lanes.momentum, j, ns, ms)
     lanes.momentum[:] = _momentum(m)  # but in the first round of a block, which has no last change to go on with

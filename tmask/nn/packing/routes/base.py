@@ -47,6 +47,13 @@ class Route(ABC):
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """The weight (rows, cols), of the plan's dtype and contiguous, and its transpose, under the plan's mask."""
 
+    def repack(self, packed: tuple[Operand, Operand], weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
+        """The same for a changed weight, where `pack` has made `packed` from another one under this very plan.
+
+        A route that can writes to the memory of `packed`, and returns it; this implementation packs anew.
+        """
+        return self.pack(weight, plan)
+
     @abstractmethod
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """tokens (T, K) @ A^T + bias -> (T, rows) contiguous, for the packed A (rows, K).

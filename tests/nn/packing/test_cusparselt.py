@@ -1,0 +1,147 @@
+"""What is particular to the cuSPARSELt route, on emulated kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nn.linears import mask_of, masked_linear, master_of
+from tests.nn.two_four import random_mask
+from tmask.nn.packing import attaching
+from tmask.nn.packing.operators import packed_product
+from tmask.nn.packing.values import kept_places, write_kept
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Whether each product asked the library to transpose its result, by dtype."""
+    calls = []
+    real = torch._cslt_sparse_mm
+
+    def noted(compressed, dense, **options):
+        calls.append((dense.dtype, options.get("transpose_result", False)))
+        return real(compressed, dense, **options)
+
+    monkeypatch.setattr(torch, "_cslt_sparse_mm", noted)
+    return calls
+
+
+def run(layer, x, upstream):
+    """Output, and the gradients of input, weight and bias."""
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    result = layer(x)
+    result.backward(upstream)
+    return [result.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_float16_never_asks_for_a_transposed_result_and_is_right(emulated_cusparselt, asked, dtype, bias):
+    layer = masked_linear(dtype=dtype, bias=bias)
+    x, upstream = torch.randn(3, 8, 128).to(dtype), torch.randn(3, 8, 64).to(dtype)
+    expected = run(layer, x, upstream)
+    attaching.attach(layer)
+    assert asked, "products are verified first"
+    ours = run(layer, x, upstream)
+    assert len(asked) >= 2
+    assert set(asked) == {(dtype, dtype == torch.bfloat16)}
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-2 * float(other.abs().max()))
+
+
+def addresses(layer):
+    """Where the packed weights of a layer lie, both directions of each dtype."""
+    operands = vars(layer)["_tmask_packed"].operands
+    return {dtype: [tensor.data_ptr() for one in pair for tensor in one] for dtype, pair in operands.items()}
+
+
+def compressed(weight, mask):
+    """What the library itself makes of a masked weight, in both directions."""
+    masked = torch.where(mask, weight, 0)
+    return [torch._cslt_compress(one.contiguous()).view(torch.int16) for one in (masked, masked.t())]
+
+
+def bits_of(packed):
+    return [one[0].view(torch.int16) for one in packed]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("shape", [(64, 128), (96, 32), (16, 16)])
+def test_packed_bytes_are_those_of_the_library_where_no_kept_weight_is_zero(emulated_cusparselt, dtype, shape):
+    mask, weight = random_mask(*shape), torch.randn(shape).to(dtype)
+    packed = emulated_cusparselt.pack(weight, emulated_cusparselt.plan(mask, dtype))
+    for ours, theirs in zip(bits_of(packed), compressed(weight, mask), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_kept_zeros_keep_their_places(emulated_cusparselt, dtype):
+    """Metadata of a weight with kept zeros are another mask's, and wrong for the values of the next step."""
+    mask, weight = random_mask(64, 128), torch.randn(64, 128).to(dtype)
+    early = weight.clone()
+    early[::2] = 0
+    early[1::4, ::3] = -0.0
+    plan = emulated_cusparselt.plan(mask, dtype)
+    packed = emulated_cusparselt.pack(early, plan)
+    tokens = torch.eye(128).to(dtype)
+    masked = [torch.where(mask, one, 0).t() for one in (early, weight)]
+    torch.testing.assert_close(packed_product(tokens, packed[0], 64, "cusparselt"), masked[0], rtol=0, atol=0)
+    emulated_cusparselt.repack(packed, weight, plan)
+    torch.testing.assert_close(packed_product(tokens, packed[0], 64, "cusparselt"), masked[1], rtol=0, atol=0)
+
+    taken_from_weight = torch._cslt_compress(torch.where(mask, early, 0))
+    taken_from_weight.view(-1)[: mask.numel() // 2] = weight[mask]
+    assert not torch.equal(packed_product(tokens, [taken_from_weight], 64, "cusparselt"), masked[1])
+
+
+def test_values_are_written_where_they_were_and_a_new_mask_moves_them(emulated_cusparselt):
+    layer = masked_linear(dtype=torch.float32)
+    attaching.attach(layer)
+    x = torch.randn(8, 128)
+
+    def both():
+        for dtype in HALVES:
+            with torch.autocast("cpu", dtype):
+                expected = nn.functional.linear(x, layer.weight, layer.bias)
+                torch.testing.assert_close(layer(x), expected, rtol=0, atol=2e-2 * float(expected.detach().abs().max()))
+        return addresses(layer)
+
+    first = both()
+    assert set(first) == set(HALVES)
+    for refresh in (True, False, True):
+        with torch.no_grad():
+            master_of(layer).mul_(-1.5)
+        if refresh:
+            attaching.refresh(layer)
+        assert both() == first
+    mask_of(layer).copy_(random_mask(64, 128, 7))
+    kept = vars(layer)["_tmask_packed"].operands.copy()  # so that their memory is not given away
+    attaching.refresh(layer)
+    last = both()
+    assert all(set(last[dtype]).isdisjoint(first[dtype]) for dtype in HALVES)
+    assert set(kept) == set(HALVES)
+
+
+def test_places_of_a_mask_are_narrow_and_in_order():
+    mask, weight = random_mask(32, 64), torch.randn(32, 64)
+    places = kept_places(mask)
+    assert {one.dtype for one in places} == {torch.int32}
+    for one, expected in zip(places, (weight[mask], weight.t()[mask.t()]), strict=True):
+        out = torch.empty(len(one))
+        write_kept(weight, one, out)
+        assert torch.equal(out, expected)
+
+
+def test_a_backward_pass_over_values_that_were_written_since_fails_loudly(emulated_cusparselt):
+    layer = masked_linear()
+    attaching.attach(layer)
+    result = layer(torch.randn(8, 128).bfloat16().requires_grad_())
+    with torch.no_grad():
+        master_of(layer).mul_(2)
+    attaching.refresh(layer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
