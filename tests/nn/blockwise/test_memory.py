@@ -39,5 +39,5 @@ def test_the_model_is_never_loaded(tmp_path):
     least, _ = peak(tmp_path, 2)
     most, size = peak(tmp_path, 20)
     assert size > 100e6
-    # 0.56 measured, where masks take 0.03: what else grows with the depth is not known.
-    assert most - least < 0.8 * size, (least, most, size)
+    # Within noise of none: the model is read block by block, and its masks are bits.
+    assert most - least < 0.3 * size, (least, most, size)

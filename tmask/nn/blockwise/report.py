@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,9 @@ def make_report(model: nn.Module, done: Iterable[BlockPruning], seconds: float) 
         for name in block.masks:
             masks[name] = block.masks[name]
     known = {row.name.partition("[")[0] for row in rows} | {name.partition("[")[0] for name in skipped}
+    tied = _tied(model)
     for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2 and name not in known:
+        if parameter.ndim >= 2 and name not in known and name not in tied:
             skipped[name] = _outside(model, name)
     return BlockwiseReport(tuple(rows), skipped, masks, seconds)
 
@@ -70,3 +71,11 @@ def _outside(model: nn.Module, name: str) -> str:
     if isinstance(module, nn.Embedding):
         return "an embedding"
     return "in no block"
+
+
+def _tied(model: nn.Module) -> Collection[str]:
+    """Other names of parameters that are named already. A skeleton has them apart, where a loaded model has one."""
+    config = getattr(model, "config", None)
+    text = config if config is None or hasattr(config, "tie_word_embeddings") else config.get_text_config()
+    names = getattr(model, "_tied_weights_keys", None)
+    return names if names and getattr(text, "tie_word_embeddings", False) else ()
