@@ -35,7 +35,7 @@ from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
 from tmask.nn import PruningReport, adaprune, collect_grams, convert, recalibrate, reconstruct, sparsegpt
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.fitting.refit import Refit
+from tmask.nn.fitting.refit import RefitMethod
 
 # one-shot: mask alone. batch-norm: with new statistics. independent, adam, sequential: AdaPrune, by least squares on
 # the dense model's inputs, by Adam on the same, and by least squares layer after layer. sparsegpt: a sweep in place of
@@ -180,7 +180,7 @@ class Seed:
 
     def _prune_dense(self, pruned: nn.Module, model: Model, stage: str) -> PruningReport:
         sequential = stage in ("sequential", "sparsegpt")
-        refits: dict[str, Refit] = {"one-shot": "none", "batch-norm": "none", "adam": "adam"}
+        refits: dict[str, RefitMethod] = {"one-shot": "none", "batch-norm": "none", "adam": "adam"}
         refit = refits.get(stage, "least-squares")
         common: dict[str, Any] = {
             "sequential": sequential,

@@ -33,7 +33,7 @@ from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
 from tmask.nn import reconstruct
 from tmask.nn.fitting.layer_masks import plain_mask
-from tmask.nn.fitting.refit import Refit
+from tmask.nn.fitting.refit import RefitMethod
 from tmask.solving.api import solve
 
 CONSTRAINTS = (
@@ -42,7 +42,7 @@ CONSTRAINTS = (
     *(("transposable", pattern) for pattern in ("1:2", "2:4", "4:8", "8:16")),
     *(("structured", pattern) for pattern in ("1:2", "2:4", "4:8", "8:16")),
 )
-STAGES: dict[str, Refit] = {"before": "none", "after": "least-squares"}
+STAGES: dict[str, RefitMethod] = {"before": "none", "after": "least-squares"}
 
 
 def best_mask(weight: Tensor, pattern: Pattern, constraint: str) -> Tensor:

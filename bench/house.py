@@ -43,13 +43,17 @@ MAY_IMPORT = {
     "tmask.nn.layers",
     "tmask.nn.calibration": "tmask.files",
     "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",
+    "tmask.nn.methods": CORE,
+    "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.distributed "
+    "tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.calibration tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
-    "tmask.nn": "tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers tmask.nn.packing "
+    "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "
+    "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",
     "tmask.cli": f"tmask {CORE} tmask.allocation tmask.comparison tmask.diversity tmask.files tmask.plots "
-    "tmask.nn.calibration tmask.nn.packing tmask.nn.pruning",
+    "tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
     "tmask_solvers.shared": "tmask.blocks",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",

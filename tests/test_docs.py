@@ -103,3 +103,29 @@ def test_the_page_on_pruning_runs():
 
     for score in available_scores():
         assert f"`{score.name}`" in page
+
+
+def test_the_page_on_language_models_runs(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from tests.nn.tiny_language import save_model, text  # transformers may be missing where this file is collected
+
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("model"), layers=2, hidden_size=32, num_key_value_heads=2, max_position_embeddings=512)
+    Path("calibration.txt").write_text(text(32 * 512))
+    Path("other.txt").write_text(text(6000, seed=1))
+    page = (ROOT / "docs/language-models.md").read_text()
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for command in block.splitlines():
+            if command.startswith("tmask "):
+                result = CliRunner().invoke(app, command.split()[1:])
+                assert result.exit_code == 0, f"{command}: {result.output}"
+    assert Path("pruned/tmask/report.json").exists()
+    (code,) = python_blocks("docs/language-models.md")
+    names = run(code)
+    for name, mask in names["masks"].items():
+        tmask.check_mask(mask, "4:8")
+        assert ((names["model"].get_parameter(name) == 0) >= ~mask).all()
+    from tmask.nn import available_methods
+
+    for method in available_methods():
+        assert f"`{method}`" in page

@@ -15,7 +15,9 @@ from tmask.cli.console import NoteHandler
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
+from tmask.cli.evaluate import evaluate
 from tmask.cli.plot import plot
+from tmask.cli.prune import prune
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
 
@@ -57,6 +59,8 @@ app.command()(doctor)
 app.command()(diversity)
 app.command()(allocate)
 app.command()(convert)
+app.command()(prune)
+app.command()(evaluate)
 
 
 def main() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.atomic import check_output
 from tmask.solving.registry import get_solver, solver_class
@@ -70,34 +68,4 @@ def make_solver(name: str, texts: list[str]) -> Solver | None:
         if texts:
             raise InvalidProblemError(f"--set {texts[0]}: settings belong to a solver; name one with --solver")
         return None
-    kinds = typing.get_type_hints(solver_class(name))
-    fields = {field.name for field in dataclasses.fields(solver_class(name))}  # type: ignore[arg-type]
-    settings: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (equals and key):
-            raise InvalidProblemError(f"--set {text!r}: write it as name=value, for example 'time_limit=10'")
-        if key in settings:
-            raise InvalidProblemError(f"--set {text!r}: {key} was given before; give it once")
-        settings[key] = _read(text, value, kinds[key]) if key in fields else value  # get_solver refuses other keys
-    return get_solver(name, **settings)
-
-
-def _read(setting: str, text: str, kind: Any) -> Any:
-    """A value of a type such as `int` or `float | None`."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    # From the narrowest: text takes anything, and a float takes every whole number.
-    for convert in (int, float, str):
-        if convert in kinds:
-            try:
-                return convert(text)
-            except ValueError:
-                continue
-    raise InvalidProblemError(f"--set {setting}: give {' or '.join(_WORDS.get(one, str(one)) for one in kinds)}")
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+    return get_solver(name, **read_settings(solver_class(name), texts))

@@ -2,14 +2,18 @@
 
 `sparsify` puts masks on a model and returns a `Sparsifier`, which renews them by a schedule; `export` bakes them in.
 `pack` and `unpack` give a 2:4 weight the layout of sparse tensor cores, and back. `adaprune`, `sparsegpt` and `convert`
-prune a trained model on calibration data.
+prune a trained model on calibration data, and `prune_blocks` a language model, block by block.
 """
 
+from tmask.nn.blockwise.entry import prune_blocks
+from tmask.nn.blockwise.report import BlockwiseReport
+from tmask.nn.blockwise.tuning import Tuning
 from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.diversity import model_diversity
 from tmask.nn.fitting.report import LayerPruning, PruningReport
 from tmask.nn.fitting.scores import available_scores, register_score
 from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report
+from tmask.nn.methods.registry import available_methods, get_method, register_method
 from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.pruning.adaprune import adaprune
 from tmask.nn.pruning.convert import ConversionReport, convert
@@ -25,6 +29,7 @@ from tmask.nn.training.schedules import Frozen, Periodic, Schedule
 from tmask.nn.training.sparsifier import Sparsifier
 
 __all__ = [
+    "BlockwiseReport",
     "ConversionReport",
     "Frozen",
     "LayerPruning",
@@ -38,18 +43,23 @@ __all__ = [
     "Report",
     "Schedule",
     "Sparsifier",
+    "Tuning",
     "adaprune",
+    "available_methods",
     "available_scores",
     "bake",
     "collect_grams",
     "convert",
     "export",
     "export_state_dict",
+    "get_method",
     "model_diversity",
     "pack",
+    "prune_blocks",
     "recalibrate",
     "reconstruct",
     "reconstruction_losses",
+    "register_method",
     "register_score",
     "sparsegpt",
     "sparsify",

@@ -1,4 +1,4 @@
-"""Refit the kept weights of a layer by Adam, the way of the paper."""
+"""RefitMethod the kept weights of a layer by Adam, the way of the paper."""
 
 from __future__ import annotations
 

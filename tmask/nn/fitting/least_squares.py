@@ -1,4 +1,4 @@
-"""Refit the kept weights of a layer to the outputs that it had, exactly.
+"""RefitMethod the kept weights of a layer to the outputs that it had, exactly.
 
 Each output's weights w on its support S minimise
 

@@ -17,7 +17,7 @@ from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.least_squares import least_squares
 from tmask.nn.fitting.scores import NamedScore, importances
 
-Refit = Literal["least-squares", "adam", "none"]
+RefitMethod = Literal["least-squares", "adam", "none"]
 # As in SparseGPT [Frantar2023]; a tenth of it does no better in AdaPrune, and worse with few data (docs/pruning.md).
 DAMPING = 1e-2
 # Of Adam, as in [Hubara2021].
@@ -38,15 +38,15 @@ class Refitting:
         InvalidProblemError: a setting that cannot be meant, or would be ignored.
     """
 
-    method: Refit
+    method: RefitMethod
     damping: float
     fold: bool
     steps: int = STEPS
     learning_rate: float = LEARNING_RATE
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Refit):
-            raise InvalidProblemError(f"method {self.method!r}: choose one of {', '.join(get_args(Refit))}")
+        if self.method not in get_args(RefitMethod):
+            raise InvalidProblemError(f"method {self.method!r}: choose one of {', '.join(get_args(RefitMethod))}")
         if not _is_number(self.damping) or not 0 <= self.damping < float("inf"):
             raise InvalidProblemError(f"damping {self.damping!r} must be a number, at least 0")
         if not isinstance(self.steps, Integral) or isinstance(self.steps, bool) or self.steps < 1:

@@ -12,12 +12,13 @@ from torch import nn
 
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
-from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
-from tmask.nn.pruning.layerwise import Progress, Settings
+from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver
 
@@ -30,7 +31,7 @@ def adaprune(
     transposable: bool = True,
     solver: Solver | str = "auto",
     score: str = "magnitude",
-    method: Refit = "least-squares",
+    method: RefitMethod = "least-squares",
     sequential: bool = True,
     damping: float = DAMPING,
     fold: bool = True,

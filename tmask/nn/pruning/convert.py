@@ -14,14 +14,15 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.fit import Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.prunable import find_layers
-from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
-from tmask.nn.pruning.layerwise import Progress, Settings, prune
+from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.nn.pruning.patterns import make_plans
 from tmask.solving.solver import Solver
 
@@ -57,7 +58,7 @@ def convert(
     transposable: bool = True,
     solver: Solver | str = "auto",
     score: str = "magnitude",
-    method: Refit = "least-squares",
+    method: RefitMethod = "least-squares",
     sequential: bool = True,
     damping: float = DAMPING,
     include: Sequence[str] = (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,12 +16,11 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.calibration.batches import Calibration, evaluating
 from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.recording import collect_pair
 from tmask.nn.fitting.fit import LayerMethod, Plan, fit_layer
 from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.grams import dense_grams
-
-Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tmask.nn.fitting.fit import LayerMethod, Plan, without_mean
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than
-from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, Refit, Refitting
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
 from tmask.nn.pruning.grams import dense_grams
 from tmask.solving.solver import Solver
@@ -29,7 +29,7 @@ def reconstruction_losses(
     transposable: bool = True,
     solver: Solver | str = "auto",
     score: str = "magnitude",
-    method: Refit = "least-squares",
+    method: RefitMethod = "least-squares",
     damping: float = DAMPING,
     fold: bool = True,
     include: Sequence[str] = (),

@@ -1,4 +1,4 @@
-"""Refit a model to masks from elsewhere."""
+"""RefitMethod a model to masks from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter, literal
 from tmask.nn.fitting.layer_masks import LayerMask
 from tmask.nn.fitting.prunable import Prunable, find_layers
-from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, Refit, Refitting
+from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, RefitMethod, Refitting
 from tmask.nn.fitting.report import PruningReport
-from tmask.nn.pruning.layerwise import Progress, Settings, prune
+from tmask.nn.pruning.layerwise import Settings, prune
 
 GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
 
@@ -31,7 +32,7 @@ def reconstruct(
     calibration: Iterable[Any],
     masks: GivenMasks,
     *,
-    method: Refit = "least-squares",
+    method: RefitMethod = "least-squares",
     sequential: bool = True,
     damping: float = DAMPING,
     update_batch_norm: bool = True,

@@ -22,13 +22,14 @@ from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.cholesky import check_samples, damped, invert
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
 from tmask.nn.fitting.refit import DAMPING, Refitting
 from tmask.nn.fitting.report import PruningReport
-from tmask.nn.pruning.layerwise import Progress, Settings
+from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver
 

@@ -1,0 +1,160 @@
+"""A Hugging Face directory as a source of blocks: the model is never loaded, one block at a time is.
+
+The model stands on the meta device; a block's tensors are read from the shards, and written over the same bytes of a
+copy of the shards. The copy is a folder beside the output until all is done. A run that was killed goes on at the first
+block that is not noted in its journal.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmask.errors import InvalidProblemError, OutputError
+from tmask.files.weight_file import WeightFile
+from tmask.nn.blockwise.blocks import find_blocks
+from tmask.nn.blockwise.journal import Journal
+from tmask.nn.blockwise.pruning import BlockPruning
+from tmask.nn.blockwise.shards import Shards
+from tmask.nn.blockwise.skeleton import open_model, put, skeleton, stored_names
+from tmask.nn.calibration.file_tensors import to_torch
+
+NOTES = "tmask"  # folder in the output with masks and report: readers of weights look no deeper than the output itself
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+class Directory:
+    """Blocks of a model in a directory, pruned into another one.
+
+    Args:
+        path: of the model: config.json and safetensors.
+        output: to make; must not exist.
+        job: what is asked for; an unfinished output of another job is not continued.
+        blocks: name of the list of blocks, "" to find it.
+        dtype: in which blocks compute; None for that of the config.
+        device: on which they do.
+    Raises:
+        FileFormatError, InvalidProblemError: no such model; one whose files hold other tensors than its blocks have.
+        OutputError: the output exists, or an unfinished one of another job.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        output: Path,
+        job: Mapping[str, Any],
+        blocks: str = "",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.path, self.output, self.device = path, output, torch.device(device)
+        if output.exists():
+            raise OutputError(f"{output} exists already; choose another name, or remove it")
+        self.model = skeleton(path, dtype, device)
+        self.blocks_name = find_blocks(self.model, blocks)
+        self._file = open_model(path)
+        self._names = stored_names(self.model, self._file, self.blocks_name)
+        self._tensors = self.model.state_dict(keep_vars=True)  # on the meta device, with the dtypes to compute in
+        self._work = output.with_name(f"{output.name}.partial")
+        self.notes = self._work / NOTES
+        self._journal = Journal(self.notes)
+        self._done = self._begin(job)
+
+    def _begin(self, job: Mapping[str, Any]) -> dict[int, BlockPruning]:
+        """Start the output, or go on with one of the same job; gives what it has done."""
+        if self._journal.path.exists():
+            if not self._journal.is_of(job):
+                raise OutputError(
+                    f"{self._work} holds an unfinished run with other settings; finish that one, or remove the folder"
+                )
+            return self._journal.read()
+        shutil.rmtree(self._work, ignore_errors=True)  # its copy was not complete
+        try:
+            self.notes.mkdir(parents=True)
+            for file in sorted(self.path.iterdir()):
+                if file.is_file() and file.suffix not in _OTHER_WEIGHTS:
+                    shutil.copyfile(file, self._work / file.name)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._work}: {error.strerror or error}") from error
+        self._journal.begin(job)
+        return {}
+
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """All that is in no block, and the first block, loaded; the head of the model is not needed."""
+        get_head: Any = getattr(self.model, "get_output_embeddings", None)
+        head = None if get_head is None else get_head()
+        unused = {id(parameter) for parameter in head.parameters()} if isinstance(head, nn.Module) else set()
+        get_embedding: Any = getattr(self.model, "get_input_embeddings", None)
+        embedding = None if get_embedding is None else get_embedding()
+        if isinstance(embedding, nn.Module):  # which may be the head's
+            unused -= {id(parameter) for parameter in embedding.parameters()}
+        inside = f"{self.blocks_name}."
+        outside = {name: value for name, value in self._tensors.items() if not name.startswith(inside)}
+        needed = {name: value for name, value in outside.items() if id(value) not in unused}
+        found = {id(value) for name, value in needed.items() if name in self._names}
+        for name, value in needed.items():
+            if value.is_meta and id(value) not in found:  # under no name at all
+                raise InvalidProblemError(f"{self._file.path} holds no tensor for {name} {tuple(value.shape)}")
+        with self._loaded([*(name for name in needed if name in self._names), *self._of_block(0)], self._file):
+            yield
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        with self._loaded(self._of_block(index), self._file):
+            yield self.model.get_submodule(f"{self.blocks_name}.{index}")
+
+    @contextmanager
+    def pruned_block(self, index: int) -> Iterator[nn.Module]:
+        with self._loaded(self._of_block(index), open_model(self._work)):
+            yield self.model.get_submodule(f"{self.blocks_name}.{index}")
+
+    def stored(self, index: int) -> BlockPruning | None:
+        return self._done.get(index)
+
+    def store(self, index: int, done: BlockPruning) -> None:
+        """Round the open block to what the files hold, write it, and note it."""
+        prefix = f"{self.blocks_name}.{index}."
+        shards = Shards(self._work, self._file)
+        for name, parameter in self.model.get_submodule(prefix[:-1]).named_parameters():
+            stored = self._names[prefix + name]
+            rounded = parameter.detach().to(getattr(torch, self._file.dtypes[stored]))
+            shards.write(stored, rounded)
+            parameter.data.copy_(rounded)
+        self._journal.add(index, done)
+
+    def after_failure(self, index: int) -> str:
+        return f"{self._work} holds the {index} blocks before; the same call goes on from there"
+
+    def finish(self) -> None:
+        """Give the output its name."""
+        try:
+            self._work.rename(self.output)
+        except OSError as error:
+            raise OutputError(f"cannot rename {self._work} to {self.output}: {error.strerror or error}") from error
+        (self.output / NOTES / self._journal.path.name).unlink()
+
+    def _of_block(self, index: int) -> list[str]:
+        inside = f"{self.blocks_name}.{index}."
+        return [name for name in self._tensors if name.startswith(inside) and name in self._names]
+
+    @contextmanager
+    def _loaded(self, names: Iterable[str], file: WeightFile) -> Iterator[None]:
+        with put(self.model, {name: self._read(name, file) for name in names}):
+            yield
+
+    def _read(self, name: str, file: WeightFile) -> Tensor:
+        value = to_torch(file.read(self._names[name]))
+        return value.to(self.device, self._tensors[name].dtype if value.is_floating_point() else value.dtype)
+
+
+def fingerprint(path: Path) -> list[Any]:
+    """Of a model's files without reading them: an output is not continued with another model's weights."""
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    return [str(path.resolve()), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file())]

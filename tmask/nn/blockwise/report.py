@@ -1,0 +1,81 @@
+"""What was done to a model, block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
+
+
+@dataclass(frozen=True, slots=True)
+class BlockwiseReport:
+    """A model that was pruned block by block.
+
+    Args:
+        rows: a matrix each, in the order in which they were pruned.
+        skipped: reasons by name, of all other parameters of two axes or more.
+        masks: by the parameter's name, bool in its shape, True = kept; unpacked when they are asked for.
+        seconds: in all.
+    """
+
+    rows: tuple[MatrixPruning, ...]
+    skipped: Mapping[str, str] = field(repr=False)
+    masks: Mapping[str, Tensor] = field(repr=False)
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """The mean of the matrices' relative errors."""
+        known = [row.error for row in self.rows if not math.isnan(row.error)]
+        return sum(known) / len(known) if known else float("nan")
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each matrix."""
+        return [dataclasses.asdict(row) | {"shape": "x".join(map(str, row.shape))} for row in self.rows]
+
+    def document(self) -> dict[str, Any]:
+        """All but the masks, for JSON."""
+        return {
+            "seconds": self.seconds,
+            "mean_error": self.error,
+            "matrices": [dataclasses.asdict(row) for row in self.rows],
+            "skipped": dict(self.skipped),
+        }
+
+
+def make_report(model: nn.Module, done: Iterable[BlockPruning], seconds: float) -> BlockwiseReport:
+    """Put the blocks together; matrices that no block accounts for are named too."""
+    rows, skipped, masks = [], dict[str, str](), PackedMasks()
+    for block in done:
+        rows += block.rows
+        skipped |= block.skipped
+        for name in block.masks:
+            masks[name] = block.masks[name]
+    known = {row.name.partition("[")[0] for row in rows} | {name.partition("[")[0] for name in skipped}
+    tied = _tied(model)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 and name not in known and name not in tied:
+            skipped[name] = _outside(model, name)
+    return BlockwiseReport(tuple(rows), skipped, masks, seconds)
+
+
+def _outside(model: nn.Module, name: str) -> str:
+    module = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, nn.Embedding):
+        return "an embedding"
+    return "in no block"
+
+
+def _tied(model: nn.Module) -> Collection[str]:
+    """Other names of parameters that are named already. A skeleton has them apart, where a loaded model has one."""
+    config = getattr(model, "config", None)
+    text = config if config is None or hasattr(config, "tie_word_embeddings") else config.get_text_config()
+    names = getattr(model, "_tied_weights_keys", None)
+    return names if names and getattr(text, "tie_word_embeddings", False) else ()
