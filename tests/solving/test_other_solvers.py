@@ -115,3 +115,93 @@ def test_a_tensor_that_a_solver_writes_into_is_not_what_is_judged():
             np.testing.assert_array_equal(weight.numpy(), WEIGHT)
             assert solution.objective == pytest.approx(np.abs(WEIGHT)[solution.mask.numpy()].sum(dtype=float))
             assert solution.optimality_gap > 0
+
+
+def returning(value):
+    """A solver that answers with this, or raises it."""
+
+    @dataclass(frozen=True)
+    class Returning(Solver):
+        name: ClassVar[str] = "returning"
+        exact: ClassVar[bool] = False
+
+        def _solve(self, scores, n):
+            if isinstance(value, BaseException):
+                raise value
+            return value(band(scores.shape, n)) if callable(value) else value
+
+    return Returning()
+
+
+BAD_ANSWERS = {
+    "raises": (ZeroDivisionError("division by zero"), r"ZeroDivisionError: division by zero \(.*, line \d+\)"),
+    "exits": (SystemExit(7), "SystemExit: 7"),
+    "none": (None, r"_solve returned None, expected tmask.Answer\(masks\)"),
+    "array": (lambda masks: masks, r"_solve returned bool \(12, 4, 4\), expected tmask.Answer\(masks\)"),
+    "list": (lambda masks: Answer(masks.tolist()), "returned a list as masks"),
+    "no masks": (Answer(None), "returned None as masks, expected bool"),
+    "masked": (lambda masks: Answer(np.ma.array(masks, mask=masks)), "returned a MaskedArray as masks"),
+    "prices": (lambda masks: Answer(masks, prices=np.zeros(4)), r"returned float64 \(4,\) as prices"),
+    "price list": (lambda masks: Answer(masks, prices=[0.0] * 4), "returned a list as prices"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_ANSWERS))
+def test_what_goes_wrong_in_a_solver_is_told_to_its_author(case):
+    value, says = BAD_ANSWERS[case]
+    with pytest.raises(tmask.SolverFailedError, match=rf"^solver 'returning', blocks 0-11: .*{says}") as failed:
+        tmask.solve(WEIGHT, "2:4", returning(value))
+    assert str(failed.value).endswith(f"for the author of {__name__} to mend")
+
+
+@pytest.mark.parametrize("case", sorted(BAD_ANSWERS))
+def test_a_comparison_keeps_the_other_rows(case):
+    blocks = np.ones((3, 4, 4))
+    failed, other = compare(blocks, "2:4", [returning(BAD_ANSWERS[case][0]), "bi-nm"], repeats=1)
+    assert failed.failure.startswith("SolverFailedError: solver 'returning'")
+    assert not other.failure
+    assert other.objective > 0
+
+
+def test_an_interrupt_in_a_solver_is_no_fault_of_the_solver():
+    with pytest.raises(KeyboardInterrupt):
+        tmask.solve(WEIGHT, "2:4", returning(KeyboardInterrupt()))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), SystemExit(3)])
+@pytest.mark.parametrize("at", ["_worker", "its worker"])
+def test_what_goes_wrong_in_a_matrix_is_told_too(error, at):
+    class Raising(WritingInPlace):
+        def _worker(self, n, m, dtype):
+            def solve(weight, mask, start):
+                raise error
+
+            if at == "_worker":
+                raise error
+            return solve
+
+    with pytest.raises(tmask.SolverFailedError, match=rf"'writing-in-place', rows 0-11: {type(error).__name__}"):
+        tmask.solve(WEIGHT, "2:4", Raising())
+
+
+@pytest.mark.parametrize("answer", [None, "mask", "shape", ZeroDivisionError("division by zero")])
+def test_what_goes_wrong_in_a_tensor_solver_is_told_too(answer):
+    torch = pytest.importorskip("torch")
+    from tests.solving.test_tensors import on_device
+    from tmask.solving.tensor_solver import TensorAnswer, TensorSolver
+
+    @dataclass(frozen=True)
+    class Wrong(TensorSolver):
+        name: ClassVar[str] = "wrong"
+        exact: ClassVar[bool] = False
+
+        def solve_tensor(self, scores, n):
+            if isinstance(answer, BaseException):
+                raise answer
+            mask = torch.zeros(scores.shape, dtype=torch.bool)
+            return {"mask": mask, "shape": TensorAnswer(mask[0])}.get(answer)
+
+    for shape in ((8, 8), (6, 7)):
+        for solve in (tmask.solve, on_device):
+            with pytest.raises(tmask.SolverFailedError, match=r"^solver 'wrong'.* for the author of"):
+                solve(torch.ones(shape), tmask.Pattern(2, 4), Wrong())

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -241,8 +240,8 @@ def _summary(runs: list[Run]) -> Summary:
 
 def settings_text(solver: Solver) -> str:
     """A solver's settings as "name=value" pairs; "" where it has none."""
-    values: dict[str, Any] = asdict(solver)  # type: ignore[call-overload]
-    return " ".join(f"{name}={value}" for name, value in values.items())
+    names = [field.name for field in fields(solver)]  # type: ignore[arg-type]
+    return " ".join(f"{name}={getattr(solver, name)}" for name in names)  # not `asdict`, which copies what it holds
 
 
 COLUMNS = tuple(field.name for field in fields(Run))

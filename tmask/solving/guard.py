@@ -2,8 +2,8 @@
 
 The solvers of `tmask_solvers` get the arrays themselves, which costs nothing: `tests/test_contract.py` holds each of
 them to leaving its scores alone, and numba would compile anew for read-only ones. The solvers of others get a copy that
-is read-only. A copy, since whoever writes past the flag (torch has none, C does not ask) must not change what is judged,
-nor what the next solver of a comparison sees; read-only, so that who writes by mistake learns of it at once.
+is read-only. A copy, since whoever writes past the flag (torch has none, C does not ask) must not change what is
+judged, nor what the next solver of a comparison sees; read-only, so that who writes by mistake learns of it at once.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy.typing as npt
 
 from tmask.errors import SolverFailedError, TmaskError
 
-if TYPE_CHECKING:
-    from tmask.solving.solver import Solver
+
+class Solver(Protocol):
+    """What this file needs of `tmask.solving.solver.Solver`, which stands on it."""
+
+    name: ClassVar[str]
 
 
 def is_ours(solver: Solver) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import logging
 import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
+from tmask.errors import InvalidProblemError, SolverUnavailableError, TmaskError, UnknownSolverError
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import TensorSolver
 
@@ -71,7 +72,13 @@ REFERENCES = ("midpoint", "augmenting-paths")
 # What a solver for GPUs lacks on a machine without one.
 DRIVER = "an NVIDIA driver"
 
+# What the code of somebody else may raise. Not KeyboardInterrupt, which is the user's own.
+_ANY_FAULT = (Exception, SystemExit)
+
 _registered: dict[str, type[Solver]] = {}
+_broken: set[str] = set()  # built-in solvers whose library is installed and does not load
+
+log = logging.getLogger("tmask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,8 @@ def register_solver(cls: type[Solver]) -> type[Solver]:
     Raises:
         InvalidProblemError: not a dataclass over Solver, or the name is taken.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Solver) and dataclasses.is_dataclass(cls)):
-        raise InvalidProblemError(f"{cls!r} is not a dataclass that extends tmask.Solver")
+    if fault := fault_of_class(cls):
+        raise InvalidProblemError(f"{cls!r} {fault}")
     name = cls.name
     if name in BUILTIN or _registered.get(name, cls) is not cls or name == "auto":
         raise InvalidProblemError(f"a solver named {name!r} exists already; choose another name")
@@ -135,7 +142,14 @@ def get_solver(name: str, **settings: Any) -> Solver:
         if setting not in fields:
             has = "its settings are " + ", ".join(sorted(fields)) if fields else "it has no settings"
             raise InvalidProblemError(f"solver {name!r} has no setting {setting!r}; {has}")
-    return cls(**settings)
+    try:
+        return cls(**settings)
+    except TmaskError:
+        raise
+    except _ANY_FAULT as error:  # its own checks, or what they need of the machine
+        if needed := [one for one in _required(cls) if one not in settings]:
+            raise InvalidProblemError(f"solver {name!r} needs the settings {', '.join(needed)}") from error
+        raise SolverUnavailableError(f"solver {name!r} cannot be made: {_text(error)}") from error
 
 
 def auto_solver(side: int) -> Solver:
@@ -145,7 +159,8 @@ def auto_solver(side: int) -> Solver:
         SolverUnavailableError: none is.
     """
     for name in AUTO:
-        if not _lacking(BUILTIN[name]) and (cls := solver_class(name)).max_side >= side:
+        cls = _loadable(name)
+        if cls is not None and cls.max_side >= side:
             return cls()
     raise SolverUnavailableError(
         f"no exact solver for blocks of side {side} is installed here; {_install(BUILTIN[AUTO[0]])} brings the fastest"
@@ -155,10 +170,8 @@ def auto_solver(side: int) -> Solver:
 def device_solver(device_type: str, side: int) -> TensorSolver | None:
     """The first of `DEVICE_AUTO` that is installed and takes this type of torch device and side; None if none does."""
     for name in DEVICE_AUTO:
-        if _lacking(BUILTIN[name]):
-            continue
-        cls = solver_class(name)
-        if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
+        cls = _loadable(name)
+        if cls is not None and issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
             return cls()
     return None
 
@@ -166,9 +179,22 @@ def device_solver(device_type: str, side: int) -> TensorSolver | None:
 def reference_solver(side: int) -> Solver | None:
     """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
     for name in REFERENCES:
-        if not _lacking(BUILTIN[name]) and solver_class(name).max_side >= side:
-            return get_solver(name)
+        cls = _loadable(name)
+        if cls is not None and cls.max_side >= side:
+            return cls()
     return None
+
+
+def _loadable(name: str) -> type[Solver] | None:
+    """The class of a built-in solver; None if its library is missing, or there and broken, which is said once."""
+    if _lacking(BUILTIN[name]) or name in _broken:
+        return None
+    try:
+        return solver_class(name)
+    except SolverUnavailableError as error:
+        _broken.add(name)
+        log.warning("%s; going on without it", error)
+        return None
 
 
 def solver_class(name: str) -> type[Solver]:
@@ -190,22 +216,55 @@ def solver_class(name: str) -> type[Solver]:
         module, _, attribute = entry.target.partition(":")
         try:
             cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
-        except (ImportError, OSError) as error:  # a library that is there, but broken
+        except _ANY_FAULT as error:  # a library that is there, but broken
             raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
         return cls
     found = _entry_points()
     if name not in found:
         names = ", ".join([*BUILTIN, *_registered, *found])
         raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
+    return _load(found[name])
+
+
+def _load(point: EntryPoint) -> type[Solver]:
+    """The class of another package. What its file raises when it is imported is its author's to mend."""
+    what = f"solver {point.name!r} ({point.value})"
     try:
-        loaded = found[name].load()
-    except (ImportError, OSError, AttributeError) as error:
-        raise SolverUnavailableError(f"solver {name!r} ({found[name].value}) cannot be loaded: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
-        raise InvalidProblemError(
-            f"entry point {name!r} ({found[name].value}) is not a dataclass that extends tmask.Solver"
-        )
-    return loaded
+        loaded: object = point.load()
+    except _ANY_FAULT as error:
+        raise SolverUnavailableError(f"{what} cannot be loaded: {_text(error)}") from error
+    fault = fault_of_class(loaded)
+    if not fault and (own := loaded.name) != point.name:  # type: ignore[attr-defined]
+        fault = f"calls itself {own!r}; entry point and class must have one name"
+    if fault:
+        raise InvalidProblemError(f"{what} {fault}")
+    return loaded  # type: ignore[return-value]
+
+
+def fault_of_class(cls: object) -> str:
+    """Why a class cannot serve as a solver, in words that follow its name; "" if it can."""
+    if not (isinstance(cls, type) and issubclass(cls, Solver) and dataclasses.is_dataclass(cls)):
+        return "is not a dataclass that extends tmask.Solver"
+    constants = {"name": str, "exact": bool, "max_side": int, "chunk": int, "requires": tuple}
+    for constant, kind in constants.items():
+        if not isinstance(getattr(cls, constant, None), kind):
+            return f"has no class constant {constant!r} of type {kind.__name__}"
+    if lacking := sorted(cls.__abstractmethods__):
+        return f"does not implement {', '.join(lacking)}"
+    return ""
+
+
+def _required(cls: type[Solver]) -> list[str]:
+    """Settings without a default."""
+    return [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and field.init
+    ]
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _entry_points() -> dict[str, EntryPoint]:
@@ -220,7 +279,14 @@ def _lacking(entry: Entry) -> tuple[str, ...]:
 
 
 def _missing(requires: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(module for module in requires if importlib.util.find_spec(module) is None)
+    return tuple(module for module in requires if not _is_installed(module))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a part of a package that is not there; a module that was not imported as usual
+        return False
 
 
 @cache
