@@ -130,6 +130,7 @@ class Seed:
 
     def prune(self, model: Model, stage: str) -> tuple[nn.Module, PruningReport | None]:
         """A model at a stage."""
+        # Kept: fine-tuning and converted models start from it.
         if stage == "independent":
             if model not in self._refitted:
                 self._refitted[model] = self._prune(model, stage)
@@ -148,6 +149,7 @@ class Seed:
         if stage == "fine-tuned":
             before, report = self.prune(model, "independent")
             assert report is not None
+            # Fine-tuning works in place, and the kept model must stay as it is.
             pruned = copy.deepcopy(before)
             self.data.fine_tune(pruned, report.masks, self.seed)
             return pruned, report
@@ -232,6 +234,7 @@ def main(
             seconds = time.perf_counter() - start
             row = _row(model, stage, number, loaded.top1(pruned), pruned, report, seconds)
             rows.append(row | machine)
+            # After each row, since an interrupted run goes on from what the file holds.
             write_csv(out, rows, overwrite=True)
             print(f"{model.name}, {stage}, seed {number}: {row['top1']:.2%} ({seconds:.0f} s)", flush=True)
 

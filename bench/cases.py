@@ -16,7 +16,7 @@ from tmask.blocks.tiling import Tiling
 from tmask.comparison.builtin import builtin_weights
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 
 Blocks = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -48,6 +48,7 @@ def _normal(rng: np.random.Generator, shape: Shape) -> Blocks:
 def bfloat16(x: Blocks) -> Blocks:
     """Rounded to the nearest bfloat16, ties to even, held as float32."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    # Just under half a step, or half where the last kept bit is odd: a tie then goes to the even one.
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return np.asarray(bits.view(np.float32))
 

@@ -69,6 +69,7 @@ class Cifar:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            # Momentum moves removed weights too.
             with torch.no_grad():
                 for weight, zeros in removed:
                     weight[zeros] = 0
@@ -111,6 +112,7 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
 
 def _threshold(values: Tensor, density: float) -> Tensor:
     """The smallest of the largest values of this share."""
+    # kthvalue counts from the smallest, and from 1.
     return values.kthvalue(len(values) - round(density * len(values)) + 1).values
 
 

@@ -5,7 +5,7 @@
 Each constraint's mask is the best for |weight| (transposable masks by an exact solver), so the constraints differ in
 the freedom that they leave and in nothing else. Accuracy before AdaPrune, with new batch norm statistics, and after it;
 as in `bench.adaprune`, every pruning starts from the model as it was trained.
-Rows that the CSV holds already are kept. The figure and the rank correlations are drawn from the CSV alone.
+Rows that the CSV holds already are kept; then `bench.diversity_accuracy_report` draws the figure from the CSV alone.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import os
 import statistics
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
 
-from bench import cifar
+from bench import cifar, diversity_accuracy_report
 from bench.adaprune import DAMPING, Seed
 from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.comparison.environment import environment
 from tmask.diversity import kept_of, tensor_diversity
-from tmask.files.atomic import atomic_path, check_output
+from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
 from tmask.nn import reconstruct
 from tmask.nn.fitting.layer_masks import plain_mask
@@ -43,13 +43,6 @@ CONSTRAINTS = (
     *(("structured", pattern) for pattern in ("1:2", "2:4", "4:8", "8:16")),
 )
 STAGES: dict[str, Refit] = {"before": "none", "after": "least-squares"}
-_STYLES = {
-    "unstructured": ("#009E73", "^"),
-    "plain": ("#E69F00", "s"),
-    "transposable": ("#0072B2", "o"),
-    "structured": ("#CC79A7", "D"),
-}
-_INK = "#333333"
 
 
 def best_mask(weight: Tensor, pattern: Pattern, constraint: str) -> Tensor:
@@ -58,6 +51,7 @@ def best_mask(weight: Tensor, pattern: Pattern, constraint: str) -> Tensor:
     if constraint == "unstructured":
         kept = kept_of(scores.size, Fraction(pattern.n, pattern.m))
         mask = np.zeros(scores.size, np.bool_)
+        # stable: weights of equal size are chosen the same way on every machine.
         mask[np.argsort(-scores, axis=None, kind="stable")[:kept]] = True
         return torch.from_numpy(mask.reshape(scores.shape))
     if constraint == "plain":
@@ -128,89 +122,7 @@ def main(
                 rows.append(row | machine)
                 write_csv(out, rows, overwrite=True)
                 print(f"{constraint} {text}, {stage}, seed {number}: {row['top1']:.2%}", flush=True)
-    means = averages(read_rows(out))
-    for stage in STAGES:
-        print(f"Spearman correlation of Top-1 with bits per weight, {stage} AdaPrune: {correlation(means, stage):.3f}")
-    print(draw(means, out.with_suffix(".png")))
-
-
-def averages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each constraint, pattern and stage: Top-1 as mean over seeds."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["constraint"], row["pattern"], row["stage"]), []).append(row)
-    return [
-        {
-            "constraint": constraint,
-            "pattern": pattern,
-            "stage": stage,
-            "bits": float(group[0]["bits_per_weight"]),
-            "top1": statistics.fmean(float(row["top1"]) for row in group),
-            "seeds": len(group),
-        }
-        for (constraint, pattern, stage), group in groups.items()
-    ]
-
-
-def correlation(means: list[dict[str, Any]], stage: str) -> float:
-    """Spearman's rank correlation over the constraints."""
-    from scipy.stats import spearmanr
-
-    chosen = [row for row in means if row["stage"] == stage]
-    return float(spearmanr([row["bits"] for row in chosen], [row["top1"] for row in chosen]).statistic)
-
-
-def draw(means: list[dict[str, Any]], path: Path) -> Path:
-    """Top-1 over bits per weight, hollow before AdaPrune and filled after."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    figure = Figure(figsize=(8.5, 5), layout="constrained")
-    axes = figure.subplots()
-    for row in means:
-        colour, marker = _STYLES[row["constraint"]]
-        after = row["stage"] == "after"
-        face, edge = (colour, _INK) if after else ("white", colour)
-        at = row["bits"], 100 * row["top1"]
-        style: dict[str, Any] = {
-            "marker": marker,
-            "color": face,
-            "markeredgecolor": edge,
-            "linestyle": "none",
-            # Of the same size, structured 1:2 would hide transposable 1:2, which allows about as many masks.
-            "markersize": 6 if row["constraint"] == "structured" else 9,
-            "zorder": 3 if row["constraint"] == "structured" else 2,
-        }
-        axes.plot(*at, **style)
-        if row["constraint"] != "unstructured":
-            # Beside the points of structured masks, which lie close together; above the others.
-            beside = row["constraint"] == "structured"
-            offset, align = ((8, -3), "left") if beside else ((0, 8), "center")
-            axes.annotate(row["pattern"], at, offset, textcoords="offset points", ha=align, fontsize=8)
-    axes.grid(color="#dddddd")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("log2 of the number of masks, per weight (bits)")
-    axes.set_ylabel("Top-1 (%)")
-    axes.set_ylim(top=axes.get_ylim()[1] + 1)
-    numbers = ", ".join(f"{correlation(means, stage):.3f} {stage} AdaPrune" for stage in STAGES)
-    title = f"ResNet-20 on CIFAR-10, half of the weights kept\nSpearman correlation {numbers}"
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    handles = [
-        Line2D([], [], label=name, color=colour, marker=marker, linestyle="none", markersize=9)
-        for name, (colour, marker) in _STYLES.items()
-    ]
-    hollow: dict[str, Any] = {
-        "marker": "o",
-        "color": "white",
-        "markeredgecolor": _INK,
-        "linestyle": "none",
-        "markersize": 9,
-    }
-    handles += [Line2D([], [], label="hollow: before AdaPrune", **hollow)]
-    axes.legend(handles=handles, loc="lower right", frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return path
+    diversity_accuracy_report.main(out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def main() -> None:
     rows = []
     for text in PATTERNS:
         pattern = Pattern.parse(text)
+        # `compare` takes the sizes in turn, so that a slow moment of the machine hits all.
         runs = compare(normal.blocks(pattern, 2048), pattern, solvers, case="normal", repeats=5, seconds_per_solver=2.0)
         rows += [asdict(run) | {"commit": commit(), "threads": 1} | environment() for run in runs]
     write_csv(RESULTS / "ortools_flow_batch.csv", rows, overwrite=True)

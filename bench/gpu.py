@@ -13,17 +13,15 @@ Without a CUDA device nothing is measured, nothing is written, and the exit code
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
-import tmask
+from bench.gpu_calls import Call, Row, calls_on
 from bench.gpu_report import report
 from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
@@ -31,27 +29,20 @@ from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
-from tmask.solving.registry import available_solvers, get_solver
-from tmask.solving.tensor_solver import TensorSolver
-from tmask_solvers.torch_kernels.closed import solve_closed
-from tmask_solvers.torch_kernels.rounds import iterate
 
-Row = dict[str, Any]
-Call = Callable[[], Row]
 Timer = Callable[[Call], tuple[float, Row]]
 
 NO_DEVICE = 3
 PATTERNS = ("1:4", "2:4", "2:8", "4:8", "4:16", "8:16", "16:32")
 SIDES = (1024, 2048, 4096, 8192, 16384)
 DTYPES = ("float32", "bfloat16")
-SOLVERS = ("midpoint-cuda", "midpoint-torch", "entropic", "greedy-keep")
 COLUMNS = ("n", "m", "side", "dtype", "call", "solver", "repeat", "seconds", "blocks", "bytes", "left", "gap")
-_SHARE_ENTRIES = 1 << 22  # enough to know which share of blocks the rounds leave
 
 
 def by_events(call: Call) -> tuple[float, Row]:
     """Seconds from before to after a call on the current CUDA stream, and what it returned."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    # Work queued before would hide the time that this call's launches take.
     torch.cuda.synchronize()
     start.record()
     row = call()
@@ -66,6 +57,7 @@ def measure(calls: dict[tuple[str, str], Call], timer: Timer, repeats: int, budg
     for (kind, solver), call in calls.items():
         seconds, row = timer(call)
         yield {"call": kind, "solver": solver, "repeat": -1, "seconds": seconds} | row
+        # The first call may have compiled, so the second tells how many turns there is time for.
         warm, _ = timer(call)
         turns[kind, solver] = max(1, min(repeats, int(budget / max(warm, 1e-9))))
     for repeat in range(repeats):
@@ -73,71 +65,6 @@ def measure(calls: dict[tuple[str, str], Call], timer: Timer, repeats: int, budg
             if repeat < turns[kind, solver]:
                 seconds, row = timer(call)
                 yield {"call": kind, "solver": solver, "repeat": repeat, "seconds": seconds} | row
-
-
-def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
-    """What is timed on a weight (side, side), wherever that lies."""
-    mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-    other = torch.empty_like(weight)
-    blocks = weight.numel() // pattern.m**2
-
-    def copy() -> Row:
-        other.copy_(weight)
-        return {"bytes": 2 * weight.nbytes}
-
-    def floor() -> Row:
-        torch.gt(weight, 0, out=mask)
-        return {"bytes": weight.nbytes + mask.nbytes}
-
-    calls: dict[tuple[str, str], Call] = {("memory", "copy"): copy, ("memory", "floor"): floor}
-    for name in SOLVERS:
-        if name in available_solvers():
-            calls["masks", name] = _masks_alone(name, weight, mask, pattern, {"blocks": blocks})
-            calls["solve", name] = _solving(name, weight, pattern, {"blocks": blocks})
-    calls["solve", "midpoint, CPU"] = _through_cpu(weight, pattern, {"blocks": blocks})
-    return calls
-
-
-def _masks_alone(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, row: Row) -> Call:
-    solver = get_solver(name)
-    if not isinstance(solver, TensorSolver):
-        raise InvalidProblemError(f"solver {name!r} does not take tensors")
-    left = share_left(weight, pattern) if name == "midpoint-torch" else ""
-
-    def call() -> Row:
-        solver.solve_matrices(weight[None, None], pattern.n, pattern.m, mask[None, None])
-        return row | {"left": left}
-
-    return call
-
-
-def _solving(name: str, weight: Tensor, pattern: Pattern, row: Row) -> Call:
-    exact = get_solver(name).exact  # a heuristic's bound would cost the optimum
-
-    def call() -> Row:
-        solution = tmask.solve(weight, pattern, name, certify=exact)
-        return row | {"gap": "" if solution.optimality_gap is None else solution.optimality_gap}
-
-    return call
-
-
-def _through_cpu(weight: Tensor, pattern: Pattern, row: Row) -> Call:
-    def call() -> Row:
-        solution = tmask.solve(weight.cpu(), pattern, "midpoint", threads=os.cpu_count() or 1)
-        solution.mask.to(weight.device)
-        return row | {"gap": solution.optimality_gap}
-
-    return call
-
-
-def share_left(weight: Tensor, pattern: Pattern) -> float:
-    """The share of blocks that closed forms or rounds do not solve: ties, and what does not balance in time."""
-    n, m = pattern.n, pattern.m
-    rows = max(1, min(len(weight) // m, _SHARE_ENTRIES // (m * weight.shape[1])))
-    tiles = weight[: rows * m].view(rows, m, -1, m).transpose(1, 2).reshape(-1, m, m)
-    stack = tiles.float().abs().permute(1, 2, 0).contiguous()
-    solved = solve_closed(stack, n)[1] if m == 4 else iterate(stack, n).done
-    return 1 - float(solved.double().mean())
 
 
 def groups_of(
@@ -184,6 +111,7 @@ def main(
     machine = {"device": torch.cuda.get_device_name(), "commit": commit()} | environment()
     rows: list[Row] = list(read_rows(out))
     for group in groups_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget):
+        # After each group, so that a run that is cut off loses one at most.
         rows = replaced(rows, [row | machine for row in group])
         write_csv(out, rows, overwrite=True)
     print(report(rows))

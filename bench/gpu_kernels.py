@@ -121,6 +121,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Write the table, and print it."""
+    # Line by line, so that an interrupt keeps what was assembled.
     with RESULTS.open("w", newline="", buffering=1) as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()

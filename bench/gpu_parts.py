@@ -60,6 +60,7 @@ def check(base: Row, route: Route, dtype: torch.dtype, device: torch.device) -> 
     for backend, result in results.items():
         ours = (result.detach(), *torch.autograd.grad(result, (x, weight), upstream))
         for (quantity, (expected, size)), value in zip(exact.items(), ours, strict=True):
+            # Against the sum of sizes, not the result: terms that cancel would make any error look large.
             error = float(((value.double() - expected).abs() / size).max())
             yield dataclasses.replace(base, backend=backend, quantity=quantity, value=error)
 
@@ -102,6 +103,7 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
     steps: dict[str, Callable[[], Any]] = {}
     seconds_of_renewal: dict[str, float] = {}
     for backend in ("dense", "masked", "semi_structured"):
+        # The same weights for every backend, hence the same masks.
         torch.manual_seed(0)
         model = GptBlock(base.in_features).to(device, torch.bfloat16)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -86,6 +86,7 @@ def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import name` may name a module of the package, or something in its face.
             submodules = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             names = [name if name in known else node.module for name in submodules.values()]
         yield from (name for name in names if name in known)

@@ -22,6 +22,7 @@ def seconds(module: str) -> float:
 def main() -> None:
     """Print both medians and their ratio."""
     seconds("tmask")  # the first import writes bytecode
+    # In turn, so that a slow moment of the machine hits both.
     pairs = [(seconds("numpy"), seconds("tmask")) for _ in range(REPEATS)]
     numpy, tmask = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(

@@ -15,7 +15,9 @@ import typer
 from bench import markdown
 from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
+from tmask.plots.styles import RC, save_options
 
+# Draws without a screen.
 mpl.use("Agg")
 
 _OTHERS = ("greedy-keep", "ortools-flow", "networkx-simplex")
@@ -80,8 +82,10 @@ def curve(rows: pd.DataFrame, target: Path) -> str:
     axes.grid(alpha=0.3)
     axes.legend(title="tmask.solve", ncols=2)
     for suffix in (".png", ".svg"):
-        with atomic_path(target.with_name(target.stem + "_curve" + suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=150)
+        path = target.with_name(target.stem + "_curve" + suffix)
+        # The salt of SVG's names is read when the figure is saved.
+        with atomic_path(path) as temporary, mpl.rc_context(RC):
+            figure.savefig(temporary, **save_options(path))
     plt.close(figure)
     return "\n" + _markdown(table) + "\n"
 

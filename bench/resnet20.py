@@ -74,6 +74,7 @@ def load_resnet20(path: Path) -> ResNet20:
 
 def normalise(images: Tensor) -> Tensor:
     """(B, 32, 32, 3) uint8 -> (B, 3, 32, 32) float32 as the weights were trained on."""
+    # ImageNet's, not CIFAR-10's: the checkpoint was trained so.
     mean = torch.tensor((0.485, 0.456, 0.406))
     std = torch.tensor((0.229, 0.224, 0.225))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -14,6 +14,7 @@ def commit() -> str:
     """The commit that is measured, "+" behind it if files differ; "" outside a checkout."""
     git = ("git", "-C", str(Path(__file__).parent))
     head = subprocess.run((*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
+    # Outside a checkout `git diff` fails too, and must not read as changed files.
     changed = (
         subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode if head.stdout else 0
     )

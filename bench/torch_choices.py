@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.matrix import measure
 from bench.rows import RESULTS, commit
+from bench.turns import measure
 from tmask.comparison.environment import environment
 from tmask.files.csv_files import write_csv
 from tmask_solvers.torch_kernels.closed import solve_closed
@@ -59,6 +59,7 @@ def rows_of(n: int, m: int, entries: int, repeats: int, parts: tuple[str, ...]) 
             continue
         head = {"part": part, "n": n, "m": m}
         for name, call in calls.items():
+            # Apart from the rest: the first call of a compiled function is the compiling.
             begin = time.perf_counter()
             call()
             yield head | _row(name, -1, time.perf_counter() - begin, entries)

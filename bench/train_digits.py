@@ -84,6 +84,7 @@ def main() -> None:
     }
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        # Beside the target: a file can be renamed within one file system alone.
         unfinished = Path(folder) / target.name
         save_file(state, unfinished, metadata)
         os.chmod(unfinished, 0o644)

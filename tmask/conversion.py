@@ -1,12 +1,7 @@
 """From unstructured sparsity to N:M: which pattern a layer's own zeros nearly satisfy already.
 
-If a share p of a layer's weights is zero, and the zeros lie anywhere, the number of zeros among m weights is binomial,
-and P(k) = P[Binomial(m, p) >= k] is the share of groups that can lose k weights without losing one that was kept. The
-pattern is (m - k):m with the largest k for which P(k) exceeds a confidence level.
-
-Under a transposable mask a weight lies in two groups, its row and its column of the tile. More zeros make either
-likelier to be sparse enough, so by Harris' inequality both are with probability at least P(k)^2, though they share a
-weight, and this is what must exceed the level then.
+The zeros among m weights are taken to be binomial; docs/pruning.md says why, and what changes under a transposable
+mask, where a weight lies in two groups of m, its row and its column of the tile.
 
 Source: [Hubara2021], section on AdaPrune, for the binomial tail; [Harris1960].
 """
@@ -52,6 +47,7 @@ class Fit:
 
 def binomial_tail(m: int, k: int, p: float) -> float:
     """P[Binomial(m, p) >= k]."""
+    # Rounding can push the sum past 1.
     return min(1.0, math.fsum(math.comb(m, i) * p**i * (1 - p) ** (m - i) for i in range(k, m + 1)))
 
 
@@ -73,6 +69,7 @@ def fitting_pattern(weight: Any, m: int, *, transposable: bool = True, confidenc
     if not np.isfinite(values).all():
         raise InvalidProblemError("weight holds NaN or infinite values, of which none counts as zero")
     p = float(np.mean(values == 0))
+    # Both groups have zeros enough with probability P(k)^2 at least [Harris1960].
     power = 2 if transposable else 1
     # A pattern must keep something, even of a layer that is all zeros.
     k = max(k for k in range(m) if k == 0 or binomial_tail(m, k, p) ** power > confidence)
@@ -98,6 +95,7 @@ def observed_share(nonzero: Mask, pattern: Pattern, *, transposable: bool = True
     tiling = Tiling(nonzero.shape, pattern, groups)
     fitting = 0
     for region, blocks in zip(tiling.regions(), tiling.split(nonzero), strict=True):
+        # Without the padding, which would count as zeros that the layer does not have.
         tiles = blocks[:, : region.height, : region.width]
         rows = tiles.sum(2, keepdims=True) <= pattern.n
         cols = tiles.sum(1, keepdims=True) <= pattern.n if transposable else True

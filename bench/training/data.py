@@ -111,6 +111,7 @@ class Text(Data):
     def held_out(self) -> Iterator[Batch]:
         """At most 512 windows, evenly spread, none over another."""
         last = len(self.test) - self.context - 1
+        # The same windows for every run, so that test losses can be compared.
         starts = torch.linspace(0, last, max(1, min(512, last // self.context))).long()
         for part in torch.split(starts, 64):
             yield self._windows(self.test, part)
@@ -173,6 +174,7 @@ def load_text(file: Path | None, context: int) -> Text:
         FileFormatError: no such file, no text, or too short for a test of one window.
     """
     if file is None:
+        # Long enough, and in every installation of Python.
         from pydoc_data.topics import topics
 
         name, text = "pydoc_data.topics", "\n".join(topics[key] for key in sorted(topics))

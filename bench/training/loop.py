@@ -134,6 +134,7 @@ def run(
         optimizer.step()
         rates.step()
         losses.append(loss.detach())
+        # The device works on behind Python: the clock must wait for it.
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)
@@ -149,6 +150,7 @@ def run(
         _note_renewal(points[0], *renewals[0])
         points[0].flip_rate = None  # from no mask at all
     under_mask = sum(layer.weight.numel() for layer in sparsifier.layers) if sparsifier else 0
+    # Only dense runs are started from by others.
     state = None if sparsifier else {name: value.cpu() for name, value in model.state_dict().items()}
     return Outcome(points, state, sum(p.numel() for p in model.parameters()), under_mask)
 
@@ -166,6 +168,7 @@ def test(model: nn.Module, data: Data, device: torch.device) -> tuple[float, flo
     loss, right, count = 0.0, 0, 0
     for inputs, targets in data.held_out():
         logits, wanted = model(inputs.to(device)), targets.to(device)
+        # Weighted by size, since the last batch may be smaller.
         loss += float(loss_of(logits, wanted)) * wanted.numel()
         right += int((logits.argmax(-1) == wanted).sum())
         count += wanted.numel()

@@ -54,6 +54,7 @@ def put_masks(
         schedule=schedule,
         optimizer=optimizer,
         exclude=DENSE_LAYERS,
+        # Dense products: kernels for 2:4 exist for some patterns and devices alone.
         backend="masked",
         decay=None if setting.pretrained else decay,
         certify=False,

@@ -48,6 +48,7 @@ def judge(differences: Sequence[float]) -> Difference:
     if count < 2:
         return Difference(count, mean, math.inf, math.nan)
     error = statistics.stdev(differences) / math.sqrt(count)
+    # Equal differences leave no spread to divide by.
     if error == 0:
         return Difference(count, mean, 0.0, 1.0 if mean == 0 else 0.0)
     half_width = float(stats.t.ppf(0.975, count - 1)) * error

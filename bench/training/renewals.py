@@ -30,6 +30,7 @@ from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
 
 _WARM_UP = 3
+# More steps than any run has.
 _NEVER = 1 << 30
 
 
@@ -64,6 +65,7 @@ def measure(size: Size, data: Data, setting: Setting, device: torch.device, repe
     steps = [_stepper(size, data, setting, device, every) for every in (_NEVER, 1)]
     seconds: tuple[list[float], list[float]] = ([], [])
     clock = time.perf_counter if cuda else time.process_time
+    # Both copies see a batch before the next comes, so that a slow moment hits both.
     for batch in data.batches(0, size.batch, _WARM_UP + repeats):
         for step, taken in zip(steps, seconds, strict=True):
             begin = clock()

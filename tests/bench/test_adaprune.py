@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("tabulate")
 
-from bench import adaprune, adaprune_report, cifar, diversity_accuracy
+from bench import adaprune, adaprune_report, cifar, diversity_accuracy, diversity_accuracy_report
 from bench.resnet20 import ResNet20
 from tests.bench.pages import unpadded
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -169,7 +169,7 @@ def test_diversity_and_accuracy(data, tmp_path, monkeypatch, capsys):
         before, after = (float(row["error_mean"]) for row in rows if row["constraint"] == name)
         assert after < before
     assert out.with_suffix(".png").stat().st_size > 5000
-    means = diversity_accuracy.averages(rows)
-    assert f"before AdaPrune: {diversity_accuracy.correlation(means, 'before'):.3f}" in capsys.readouterr().out
+    means = diversity_accuracy_report.averages(rows)
+    assert f"before AdaPrune: {diversity_accuracy_report.correlation(means, 'before'):.3f}" in capsys.readouterr().out
     diversity_accuracy.main(data, out, seeds="0")
     assert rows_of(out) == rows

@@ -12,7 +12,7 @@ pytest.importorskip("tabulate")
 
 import torch
 
-from bench import gpu
+from bench import gpu, gpu_calls
 from bench.gpu_report import report
 from tests.bench.pages import unpadded
 from tmask.blocks.pattern import Pattern
@@ -32,7 +32,7 @@ def rows():
 
 
 def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
-    solvers = {name for name in gpu.SOLVERS if name in tmask.available_solvers()}
+    solvers = {name for name in gpu_calls.SOLVERS if name in tmask.available_solvers()}
     assert {"midpoint-torch", "entropic", "greedy-keep"} <= solvers
     for pattern in ((2, 4), (4, 8)):
         own = [row for row in rows if (row["n"], row["m"]) == pattern]
@@ -60,7 +60,7 @@ def test_calls_are_measured_in_turn_and_slow_ones_less_often():
 def test_the_masks_that_are_timed_are_masks():
     weight = torch.randn(32, 32)
     seen = []
-    for (kind, name), call in gpu.calls_on(weight, Pattern(4, 8)).items():
+    for (kind, name), call in gpu_calls.calls_on(weight, Pattern(4, 8)).items():
         if kind == "masks":
             cells = {cell.cell_contents for cell in call.__closure__ if isinstance(cell.cell_contents, torch.Tensor)}
             (mask,) = [x for x in cells if x.dtype == torch.bool]
@@ -85,9 +85,9 @@ def test_a_part_that_is_measured_again_replaces_its_rows_alone(rows):
 
 def test_the_share_that_rounds_leave():
     torch.manual_seed(0)
-    assert gpu.share_left(torch.randn(64, 64), Pattern(4, 8)) < 0.2
-    assert gpu.share_left(torch.ones(64, 64), Pattern(4, 8)) == 1
-    assert gpu.share_left(torch.randn(64, 64), Pattern(2, 4)) < 0.1
+    assert gpu_calls.share_left(torch.randn(64, 64), Pattern(4, 8)) < 0.2
+    assert gpu_calls.share_left(torch.ones(64, 64), Pattern(4, 8)) == 1
+    assert gpu_calls.share_left(torch.randn(64, 64), Pattern(2, 4)) < 0.1
 
 
 def test_the_table_has_medians_spreads_and_multiples_of_the_floor():

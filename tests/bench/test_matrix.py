@@ -11,8 +11,11 @@ import tmask
 pytest.importorskip("tabulate")
 
 from bench.cases import CASES
-from bench.matrix import RESULTS, floor, main, matrix, measure, solving
+from bench.matrix import main
+from bench.matrix_calls import floor, matrix, solving
 from bench.matrix_report import report
+from bench.rows import RESULTS
+from bench.turns import measure
 from tmask.blocks.pattern import Pattern
 
 PATTERN = Pattern(4, 8)
@@ -52,3 +55,12 @@ def test_the_page_is_drawn_from_the_rows(tmp_path):
     shutil.copy(RESULTS / "matrix.csv", tmp_path)
     assert report(tmp_path / "matrix.csv") == (RESULTS / "matrix.md").read_text()
     assert (tmp_path / "matrix_curve.png").stat().st_size > 10_000
+
+
+def test_the_curve_is_the_same_file_each_time(tmp_path):
+    drawn = []
+    for _ in range(2):
+        shutil.copy(RESULTS / "matrix.csv", tmp_path)
+        report(tmp_path / "matrix.csv")
+        drawn.append((tmp_path / "matrix_curve.svg").read_bytes())
+    assert drawn[0] == drawn[1]

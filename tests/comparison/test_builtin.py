@@ -3,7 +3,7 @@ import numpy as np
 import tmask
 from tmask.comparison.builtin import builtin_weights
 from tmask.files.layers import select_layers
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 
 
 def test_the_built_in_weights_are_small_and_trained():

@@ -22,6 +22,7 @@ from tmask.diversity import (
     pattern_diversity,
     plain_count,
     product_formula,
+    root_points,
     roots,
     structured_count,
     tensor_diversity,
@@ -108,8 +109,8 @@ def test_the_table_of_partial_points_is_joined_rightly(monkeypatch):
     expected = transposable_count(4, 8)
     for table in (1, 200, 1000, 10**6):
         for calls in (1, 10**9):
-            monkeypatch.setattr(roots, "_TABLE", table)
-            monkeypatch.setattr(roots, "_CALLS", calls)
+            monkeypatch.setattr(root_points, "_TABLE", table)
+            monkeypatch.setattr(root_points, "_CALLS", calls)
             assert roots.exactly(8, 4, math.comb(8, 4) ** 8) == expected
             assert roots.at_most(7, 6, 4) == count_by_capacities(7, 6, 4, exact=False)
 

@@ -15,8 +15,8 @@ from safetensors.numpy import save, save_file
 
 import tmask
 from tmask.files.masks import MaskRecord, read_masks, write_masks
+from tmask.files.opening import open_weights
 from tmask.files.partial import PartialStore
-from tmask.files.weights import open_weights
 
 drawn = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ARRAYS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(3, dtype=np.float16)}

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 import tmask
 from tmask.files import numpy_files, torch_files
+from tmask.files.opening import open_weights
 from tmask.files.tensors import CODES, from_numpy
-from tmask.files.weights import open_weights
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import tmask
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 
 FIRST, SECOND = np.ones((4, 6), np.float16), np.zeros((3, 4, 2, 2), np.float32)
 

@@ -6,7 +6,7 @@ import pytest
 from tmask.errors import InvalidProblemError
 from tmask.files.layers import select_layers
 from tmask.files.tensors import from_numpy
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 
 SHAPES = {
     "model.embed_tokens.weight": (8, 4),

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 import tmask
 from tmask.files import safetensors_files
-from tmask.files.masks import write_masked_weights
+from tmask.files.masked_weights import write_masked_weights
+from tmask.files.opening import open_weights
 from tmask.files.tensors import from_bytes
-from tmask.files.weights import open_weights
 
 WEIGHTS = {
     "w": -np.arange(1, 17, dtype=np.float32).reshape(4, 4),

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file, save_file
 from tmask import Pattern, __version__
 from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.masks import MaskRecord, check_belongs, read_masks, write_masked_weights, write_masks
+from tmask.files.masked_weights import check_belongs, write_masked_weights
+from tmask.files.masks import MaskRecord, read_masks, write_masks
+from tmask.files.opening import open_weights
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import write_safetensors
 from tmask.files.tensors import Tensor, from_numpy
-from tmask.files.weights import open_weights
 
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

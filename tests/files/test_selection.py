@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tmask
 from tmask.files.layers import Layer, Skipped, select_layers
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 
 MODEL = {
     "embed_tokens.weight": ((8, 4), "float32"),

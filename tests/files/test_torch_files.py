@@ -7,8 +7,8 @@ import pytest
 
 import tmask
 from tmask.files.layers import select_layers
-from tmask.files.masks import write_masked_weights
-from tmask.files.weights import open_weights
+from tmask.files.masked_weights import write_masked_weights
+from tmask.files.opening import open_weights
 
 torch = pytest.importorskip("torch")
 

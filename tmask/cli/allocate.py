@@ -23,7 +23,7 @@ from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
 

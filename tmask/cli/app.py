@@ -44,6 +44,7 @@ def root(
     """Provably optimal transposable N:M sparsity masks (N weights are kept of every M)."""
     log = logging.getLogger("tmask")
     log.setLevel(logging.INFO)
+    # Set, not added: with several calls in one process, as tests make, each note would come several times.
     log.handlers = [NoteHandler()]
 
 

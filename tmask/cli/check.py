@@ -16,8 +16,10 @@ from tmask.cli.numbers import percent
 from tmask.cli.options import Json
 from tmask.cli.output import show_json, show_table
 from tmask.errors import FileFormatError, TmaskError
-from tmask.files.masks import MaskRecord, check_belongs, read_masks
-from tmask.files.weights import WeightFile, open_weights
+from tmask.files.masked_weights import check_belongs
+from tmask.files.masks import MaskRecord, read_masks
+from tmask.files.opening import open_weights
+from tmask.files.weight_file import WeightFile
 
 # Two sums of the same numbers in another order agree better than this; another mask or bound does not.
 _ROUNDING = 1e-9
@@ -43,6 +45,7 @@ def check(
         task = bar.add_task("", total=len(records))
         for record in records.values():
             bar.update(task, description=record.name)
+            # A wrong mask is a row: one that ended the run would hide those behind it.
             results.append(_check(record, source))
             bar.advance(task)
     failed = [result for result in results if result["problem"]]

@@ -16,6 +16,7 @@ def stderr() -> Console:
 
 def complain(text: str) -> None:
     """One error on stderr."""
+    # As Text, since brackets in a layer's name are mark-up to rich.
     stderr().print(Text(f"error: {text}", style="red"))
 
 

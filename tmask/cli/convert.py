@@ -55,6 +55,7 @@ def convert(
     """
     if importlib.util.find_spec("torch") is None:
         raise SolverUnavailableError('tmask convert needs torch; run: pip install "tmask[torch]"')
+    # Late, since torch takes seconds to import, and `tmask --help` is to be quick.
     import torch
 
     from tmask.nn.calibration.file_tensors import load_inputs
@@ -62,11 +63,14 @@ def convert(
     from tmask.nn.pruning.convert import convert as convert_model
     from tmask.nn.pruning.pruned_masks import mask_records
 
+    # Before the model is loaded and pruned, which can take an hour.
     check_model_output(output)
     check_outputs([model, calibration], [output, masks, csv], overwrite)
+    # `tmask check` would refuse the file, which knows of transposable masks alone.
     if masks is not None and plain:
         raise InvalidProblemError("--masks writes transposable masks, which those of --plain are not; leave one out")
     loaded = load_model(model, builder, trust=trust)
+    # Inputs in the model's own dtype: layers of half precision refuse float32.
     parameters = (p.dtype for p in loaded.model.parameters() if p.is_floating_point())
     inputs = load_inputs(calibration, key, samples, next(parameters, torch.float32))
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

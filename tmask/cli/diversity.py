@@ -62,6 +62,7 @@ def diversity(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or (_OF_A_FILE if file else DEFAULT_PATTERNS))))
     check_outputs([file] if file else [], [plot, csv], overwrite)
+    # An option that would do nothing is an error.
     if file is None:
         if include or exclude or regex or groups:
             raise InvalidProblemError("--include, --exclude, --regex and --groups choose layers: give a weight file")

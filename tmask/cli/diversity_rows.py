@@ -116,6 +116,7 @@ def _amount(value: int | None, log2: float) -> str:
     """A whole number in full if it is short, else its leading digits; ~ before an estimate."""
     if value is not None and value < 10**_DIGITS:
         return f"{value:,}"
+    # By logarithms: the product formula of 16:32 is beyond float64.
     exponent, mantissa = divmod(log2 * math.log10(2), 1)
     return f"{'~' if value is None else ''}{10**mantissa:.3f}e{exponent:.0f}"
 

@@ -20,7 +20,7 @@ from tmask.cli.options import Exclude, Include, Json, Regex
 from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Skipped, select_layers
-from tmask.files.weights import open_weights
+from tmask.files.opening import open_weights
 
 if TYPE_CHECKING:
     from tmask.nn.packing.doctor import Diagnosis
@@ -53,6 +53,7 @@ def doctor(
         raise SolverUnavailableError(
             '`tmask doctor` asks torch, which is not installed here; run: pip install "tmask[torch]"'
         )
+    # Late, since they import torch.
     from tmask.nn.packing.doctor import diagnose
     from tmask.nn.packing.machine import default_device, examine, kernels
 

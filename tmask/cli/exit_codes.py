@@ -23,6 +23,7 @@ class Code(IntEnum):
     BAD_INPUT = 2
     SOLVER = 3
     OUTPUT = 4
+    # 128 and the number of the signal, as shells count.
     INTERRUPTED = 130
 
 
@@ -32,6 +33,7 @@ def reports_errors(command: Callable[Parameters, None]) -> Callable[Parameters, 
     Notes that were added to the error (`add_note`) follow it, each on a line.
     """
 
+    # typer reads a command's options from its signature, which `wraps` hands on.
     @functools.wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:

@@ -14,6 +14,7 @@ from tmask.judging.worth import Worth
 
 def describe(record: MaskRecord) -> dict[str, Any]:
     """One layer, in numbers."""
+    # What a resumed run compares, of no use to a reader.
     known = {key: value for key, value in record.metadata().items() if key != "job"}
     worth = _worth(record)
     return known | {"retained": worth.retained, "optimality_gap": worth.optimality_gap}

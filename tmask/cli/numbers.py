@@ -11,6 +11,7 @@ def percent(value: float | None, digits: int = 2) -> str:
         return "-"
     if value == 0:
         return "0"
+    # Rounded to 0.00% a small gap would look like a proof of none.
     return f"{100 * value:.{digits}f}%" if abs(value) >= 0.5 * 10 ** -(digits + 2) else f"{100 * value:.0e}%"
 
 

@@ -90,6 +90,7 @@ def _read(setting: str, text: str, kind: Any) -> Any:
         return None
     if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
+    # From the narrowest: text takes anything, and a float takes every whole number.
     for convert in (int, float, str):
         if convert in kinds:
             try:

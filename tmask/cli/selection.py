@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tmask.cli.options import parse_groups
 from tmask.files.layers import Selection, select_layers
-from tmask.files.weights import WeightFile, open_weights
+from tmask.files.opening import open_weights
+from tmask.files.weight_file import WeightFile
 
 
 def open_selected(

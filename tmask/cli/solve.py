@@ -32,9 +32,10 @@ from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.masks import MaskRecord, write_masked_weights, write_masks
+from tmask.files.masked_weights import write_masked_weights
+from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.partial import PartialStore
-from tmask.files.weights import WeightFile
+from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
 
 
@@ -76,8 +77,10 @@ def solve(
         if csv is not None:
             write_csv(csv, [{"layer": r.name} | describe(r) for r in run.records], overwrite)
             written.append(csv)
+        # Last: while it is missing, the next run goes on from the finished layers.
         write_masks(output, run.records, overwrite)
     except (TmaskError, KeyboardInterrupt) as error:
+        # As notes, so that the error keeps its type, which decides the exit code.
         for text in _how_to_go_on(run, output, written):
             error.add_note(text)
         raise
@@ -127,6 +130,7 @@ class _Run:
             for index, layer in enumerate(self.layers):
                 bar.update(task, description=f"layer {index + 1} of {len(counts)}, {layer.name}")
                 self.records.append(self._layer(layer, lambda done: bar.advance(task, done)))
+                # A layer from the store reports no progress of its own.
                 bar.update(task, completed=sum(counts[: index + 1]))
 
     def _layer(self, layer: Layer, progress: Callable[[int], object]) -> MaskRecord:

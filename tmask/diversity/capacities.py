@@ -25,6 +25,7 @@ def count_by_capacities(rows: int, cols: int, n: int, *, exact: bool) -> int:
     room = min(n, rows)
     if exact and (rows != cols or n > rows):
         return 0
+    # At first every column has all its room.
     states: dict[State, int] = {(0,) * room + (cols,): 1}
     for row in range(rows):
         left = rows - row - 1

@@ -142,9 +142,7 @@ def transposable_bounds(n: int, m: int) -> tuple[float, float]:
     """Proven bounds on log2 `transposable_count`, as float64 rounds them.
 
     Above: the masks that obey the rows alone, C(m, n)^m. Below: that, times b^(m-1), where
-    b = C(m, n) (n/m)^n (1 - n/m)^(m-n). For e_n(x)^m is real stable with infimum C(m, n)^m over x_1 ... x_m = 1, by
-    Maclaurin's inequality, and each coefficient that is taken in one variable of degree m costs a factor of b at most,
-    by Newton's; the last costs none.
+    b = C(m, n) (n/m)^n (1 - n/m)^(m-n). docs/diversity.md says why.
 
     Source: [Gurvits2009].
     """
@@ -163,4 +161,5 @@ def _at_most(length: int, n: int) -> int:
 
 
 def _to_the(base: int, exponent: int) -> int:
+    # The type checker takes a power of whole numbers for a float, since the exponent could be below 0.
     return int(base**exponent)

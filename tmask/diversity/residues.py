@@ -38,6 +38,7 @@ def dot(a: Residues, b: Residues, p: int) -> Residues:
     total = np.zeros(np.broadcast_shapes(a.shape[1:], b.shape[1:]), np.uint64)
     for start in range(0, len(a), _LAZY):
         part = slice(start, start + _LAZY)
+        # einsum adds while it multiplies: no array of the products is made.
         total = (total + np.einsum("ij,ij->j", a[part], b[part]) % u64(p)) % u64(p)
     return total
 
@@ -100,6 +101,7 @@ def combine(bound: int, order: int, count: Callable[[int], int]) -> int:
 def primes(order: int) -> Iterator[int]:
     """Primes p = 1 modulo an order, downwards from 2^29."""
     start = (1 << PRIME_BITS) // order * order + 1
+    # Trial division is quick enough: some ten thousand divisors for a prime below 2^29.
     for p in range(start - order, 0, -order):
         if p % 2 and all(p % divisor for divisor in range(3, math.isqrt(p) + 1, 2)):
             yield p

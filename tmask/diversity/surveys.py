@@ -53,6 +53,7 @@ def pattern_diversity(patterns: Iterable[Pattern | str] = DEFAULT_PATTERNS) -> l
             masks = transposable_count(n, m)
         except InvalidProblemError:
             masks = None
+        # Whole tiles alone: one cut short at an edge allows another number of masks.
         side = _SIDE // m * m
         bits = {
             constraint: tensor_diversity((side, side), pattern, constraint, estimate=True).bits_per_weight

@@ -144,6 +144,7 @@ def _transposable(tiling: Tiling, estimate: bool) -> tuple[float, list[tuple[int
         except InvalidProblemError:
             if not estimate:
                 raise
+            # Only the logarithm is known now, so `count` must refuse.
             exact = False
             log2 += tiles * transposable_estimate(n, m)
     return log2, powers, exact

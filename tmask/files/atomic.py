@@ -40,6 +40,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
             raise OutputError(f"{path} is no regular file; give the name of a file to write")
         if not overwrite:
             raise OutputError(_exists(path))
+    # The file is made beside what a link leads to, so that folder is the one that must be writable.
     folder = _target(path).parent
     if not folder.exists():
         raise OutputError(f"cannot write {path}: the folder {folder} does not exist; create it first")
@@ -66,8 +67,10 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     target = _target(path)
     temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
     try:
+        # O_EXCL: never another process's file. Not `tempfile`'s, which others than the owner may not read.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
+        # Contents before the name: else a crash could leave the name with an empty file behind it.
         _sync(temporary)
         _move(temporary, target, overwrite)
         with contextlib.suppress(OSError):  # not every file system can; the file itself is whole either way
@@ -77,6 +80,7 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
+        # Still there after a failure, and after a link; gone after a rename.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 

@@ -64,6 +64,7 @@ def select_layers(
             raise InvalidProblemError(f"{option} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
     wanted, unwanted = [_matcher(p, regex) for p in include], [_matcher(p, regex) for p in exclude]
     grouped = [(_matcher(pattern, regex), count) for pattern, count in (groups or {}).items()]
+    # A filter without a match is a slip of the keyboard, and would choose other layers without a word.
     for pattern, match in zip(
         (*include, *exclude, *(groups or ())), (*wanted, *unwanted, *(g[0] for g in grouped)), strict=True
     ):
@@ -108,6 +109,7 @@ def _reason(
 
 
 def _matcher(pattern: str, regex: bool) -> Callable[[str], bool]:
+    # Not `fnmatch.fnmatch`, which ignores case on Windows: names of tensors differ by it.
     if not regex:
         return lambda name: fnmatch.fnmatchcase(name, pattern)
     try:
@@ -118,6 +120,7 @@ def _matcher(pattern: str, regex: bool) -> Callable[[str], bool]:
 
 
 def _no_match(pattern: str, file: WeightFile) -> str:
+    # What only marks an end, or stands for anything, would make every name look unlike.
     close = difflib.get_close_matches(pattern.strip("^*?$"), file.names, 3, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}? " if close else ""
     shown = ", ".join(file.names[:10]) + (", ..." if len(file.names) > 10 else "") or "no tensors"

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
+from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.safetensors_files import write_safetensors
 from tmask.files.tensors import Tensor
-from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
 
 FORMAT = "tmask-masks"
 FORMAT_VERSION = "1"
@@ -78,6 +78,7 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
     records = list(records)
     if repeated := [name for name, count in Counter(record.name for record in records).items() if count > 1]:
         raise InvalidProblemError(f"two masks for {repeated[0]!r}; a mask file holds one for each parameter")
+    # numpy packs from the high bit by default; the format counts from the low one.
     tensors = {record.name: Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little")) for record in records}
     metadata = {
         "format": FORMAT,
@@ -129,54 +130,9 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         )
 
 
-def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
-    """Return if the mask was made for these weights.
-
-    Raises:
-        FileFormatError: another shape, or other contents.
-    """
-    _check_shape(record.name, record.mask, tensor.shape)
-    if record.weights_sha256 != tensor.sha256():
-        raise FileFormatError(
-            f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
-        )
-
-
-def write_masked_weights(
-    path: str | Path, source: WeightFile, masks: Mapping[str, Mask], overwrite: bool = False
-) -> None:
-    """A safetensors file with every tensor of the source, pruned entries set to +0, all other bits as they are.
-
-    Raises:
-        OutputError: it cannot be written, or exists already.
-        FileFormatError: a tensor that cannot be read, or of a dtype that safetensors does not have; a mask of another
-            shape than its weight, or for a weight that the source does not have.
-    Cost: memory for one tensor.
-    """
-    path = check_output(path, overwrite)
-    for name, mask in masks.items():
-        if name not in source.shapes:
-            raise FileFormatError(f"there is a mask for {name!r}, but {source.path} holds no such tensor")
-        _check_shape(name, mask, source.shapes[name])
-
-    def load(name: str) -> Tensor:
-        tensor = source.read(name)
-        if name not in masks:
-            return tensor
-        return replace(tensor, bits=np.where(masks[name], tensor.bits, tensor.bits.dtype.type(0)))
-
-    listing = {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
-    with atomic_path(path, overwrite) as temporary:
-        write_safetensors(temporary, listing, load, {"format": "pt"})
-
-
-def _check_shape(name: str, mask: Mask, shape: tuple[int, ...]) -> None:
-    if mask.shape != shape:
-        raise FileFormatError(f"the mask of {name!r} has shape {mask.shape}, but the weight has {shape}")
-
-
 def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> MaskRecord:
     for key, types in _TYPES.items():
+        # JSON's true is an int to Python.
         if not isinstance(layer[key], types) or isinstance(layer[key], bool):
             raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
     shape = tuple(layer["shape"])
@@ -184,6 +140,7 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
     bits = np.unpackbits(packed, bitorder="little")
+    # `write_masks` leaves them 0: set ones are damage, or belong to another shape.
     if bits[count:].any():
         raise ValueError(f"the mask of {name!r} has bits beyond its last entry")
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}

@@ -10,8 +10,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from tmask.files.damage import DAMAGE, unlike
 from tmask.files.tensors import Tensor, from_numpy
-from tmask.files.weight_file import DAMAGE, WeightFile, unlike
+from tmask.files.weight_file import WeightFile
 
 
 def open_npz(path: Path) -> WeightFile:
@@ -84,6 +85,7 @@ def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any
         raise ValueError(f"version {version} of the .npy format is for records")
     if any(side < 0 for side in shape):
         raise ValueError(f"shape {shape}")
+    # A header can claim any shape, and numpy would ask for that much memory before it reads.
     if not dtype.hasobject and stream.tell() + math.prod(shape) * dtype.itemsize > size:
         raise ValueError("it ends too early")
     return shape, dtype

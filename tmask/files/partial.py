@@ -11,6 +11,7 @@ from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import TEMPORARY
 from tmask.files.masks import MaskRecord, read_masks, write_masks
 
+# What `_path` names, and what a killed process leaves of it.
 _OWN = re.compile(rf"([0-9a-f]{{32}}|{re.escape(TEMPORARY)}[0-9a-f]+)\.safetensors")
 
 
@@ -53,5 +54,6 @@ class PartialStore:
 
     def _path(self, name: str) -> Path:
         """Parameter names may hold anything, so files are named by hash."""
+        # Half a character may stand in a torch file's names; UTF-8 alone refuses it.
         digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError
+from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.tensors import CODES, NAMES, Tensor, contents, from_bytes, num_bytes
-from tmask.files.weight_file import DAMAGE, WeightFile, describe, unlike
+from tmask.files.weight_file import WeightFile
 
 INDEX = ".safetensors.index.json"
 
@@ -37,6 +38,7 @@ def open_safetensors(path: Path) -> WeightFile:
 
     def load(name: str) -> Tensor:
         start, end = header[name]["data_offsets"]
+        # Opened at each reading: all shards of a large model held open could be more than the system allows.
         with path.open("rb") as file:
             file.seek(8 + size + start)
             data = file.read(end - start)
@@ -110,11 +112,13 @@ def write_safetensors(
         start, end = end, end + math.prod(shape) * num_bytes(dtype)
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
+    # As the library does: contents start at a multiple of eight bytes.
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = load(name)
+            # The source is read late, when the header is written already, and may have changed by then.
             if (tensor.dtype, tensor.shape) != tensors[name]:
                 raise FileFormatError(f"tensor {name!r} changed while it was copied; run it again")
             file.write(contents(tensor.bits))

@@ -66,6 +66,7 @@ class Tensor:
         if self.dtype not in FLOATS:
             raise FileFormatError(f"a tensor of dtype {self.dtype} holds no weights; {', '.join(FLOATS)} do")
         if self.dtype == "bfloat16":
+            # bfloat16 is the upper half of a float32.
             return np.asarray((self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32))
         return np.asarray(self.bits.view(self.dtype))
 
@@ -84,6 +85,7 @@ def num_bytes(dtype: str) -> int:
 
 def contents(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of an array in C order; copied only where it is not contiguous."""
+    # Flat first: numpy views no 0-D array as items of another size.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
@@ -123,6 +125,7 @@ def from_torch(tensor: Any) -> Tensor:
     dtype = torch_dtype(tensor)
     if dtype not in CODES:
         raise ValueError(f"dtype {dtype}")
+    # torch conjugates and negates by setting a flag, and gives no bytes while it is set.
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().flatten()
     raw = flat.view(torch.uint8).numpy() if tensor.numel() else np.zeros(0, np.uint8)
     return from_bytes(raw, dtype, tuple(tensor.shape))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError, SolverUnavailableError
+from tmask.files.damage import unlike
 from tmask.files.tensors import from_torch, torch_dtype
-from tmask.files.weight_file import WeightFile, unlike
+from tmask.files.weight_file import WeightFile
 
 # Where training scripts put the state dict in their checkpoints.
 _NESTS = ("state_dict", "model", "model_state_dict")
@@ -36,6 +37,7 @@ def open_torch(path: Path) -> WeightFile:
     except Exception as error:  # torch raises whatever its readers raise
         what = "torch file of plain tensors (anything else is refused, since loading it could run code)"
         raise unlike(path, what, error) from error
+    # One after the other: a checkpoint may nest twice.
     for key in _NESTS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

@@ -32,5 +32,6 @@ def model_diversity(
         {name: tuple(module.weight.shape) for name, module in layers.items()},
         pattern,
         constraints,
+        # No tile crosses the groups of a convolution.
         groups={name: module.groups for name, module in layers.items() if isinstance(module, CONVOLUTIONS)},
     )

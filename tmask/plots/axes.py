@@ -17,6 +17,7 @@ def _decades(data: Figures) -> tuple[int, int]:
     """The powers of ten around the gaps above 0, in percent."""
     gaps = [100 * point.gap_mean for point in data.points() if point.gap_mean > 0] or [0.5]
     low = max(SMALLEST_DECADE, math.floor(math.log10(min(gaps))))
+    # The tiny addend makes room above a gap that is a power of ten, whose marker would sit on the frame.
     return low, max(low + 1, math.ceil(math.log10(max(gaps)) + 1e-9))
 
 
@@ -49,6 +50,7 @@ def gap_axis(axes: Axes, data: Figures) -> None:
     axes.set_ylim(10**bottom, 10**high)
     axes.axhspan(10**bottom, 10**low, facecolor="#e8e8e8", edgecolor="none", zorder=0)
     axes.axhline(10**low, color=INK, linewidth=0.8, zorder=1)
+    # Fixed, since matplotlib's own ticks would go on into the band, where heights say nothing.
     axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in range(low, high + 1)]))
     axes.yaxis.set_minor_locator(FixedLocator([d * 10.0**k for k in range(low, high) for d in range(2, 10)]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -42,6 +42,7 @@ def draw_plots(csv_path: str | Path, out_dir: str | Path) -> list[Path]:
         ) from error
     data = arrange(read_case(Path(csv_path)))
     out_dir = Path(out_dir)
+    # Around the saving too: the salt of SVG's names is read then.
     with matplotlib.rc_context(RC_PANELS):
         figures = {"gap": draw_gap(data), "time": draw_time(data), "gap_time": draw_gap_time(data)}
         try:

@@ -74,6 +74,7 @@ def _figure(data: Figures, title: str, rows: int, columns: int) -> tuple[Figure,
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     figure.suptitle(f"{title} (case {data.case!r})", fontsize=13, x=0.01, ha="left")  # the legend is on the right
+    # Made by hand: those of the axes would be one for each pattern.
     handles = [Line2D([], [], label=series.label, **series.style()) for series in data.series]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first")
     figure.supxlabel(data.footer, fontsize=7.5, color="#666666", x=0.01, ha="left")

@@ -47,6 +47,7 @@ def recalibrate(
             if exact:
                 return _one_by_one(model, norms, calibration)
             found = _pooled(model, norms, calibration)
+            # One call of few values is exact all the same: its own statistics are those of the data.
             small = any(sums.calls > 1 and sums.count < _FEW * sums.calls for sums in found.values())
             return _one_by_one(model, norms, calibration) if small and exact is None else len(found)
     except BaseException:
@@ -77,6 +78,7 @@ def _pooled(model: nn.Module, norms: _Norms, calibration: Calibration) -> dict[s
 
 def _one_by_one(model: nn.Module, norms: _Norms, calibration: Calibration) -> int:
     """A pass for each, in the order of their calls; how many there are in it."""
+    # In this order, each one's inputs are final once those before it are set.
     order = _calls(model, norms, calibration)
     for name in dict.fromkeys(order):
         # One that is called several times in a pass reads more later in it, and the pass must go on.

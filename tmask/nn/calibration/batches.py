@@ -30,6 +30,7 @@ class Calibration:
     """
 
     def __init__(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
+        # A tensor can be iterated: by rows, each of which would be taken for a batch.
         if isinstance(batches, Tensor):
             raise InvalidProblemError(
                 "calibration is one tensor; give a list of batches, for example tensor.split(100), or [tensor]"
@@ -58,6 +59,7 @@ class Calibration:
             placed = _to(batch, device)
             for model in models:
                 try:
+                    # Not inference mode, whose tensors have no versions: `tracing` tells operations in place by them.
                     with torch.no_grad():
                         self._forward(model, placed)
                 except Stopped:
@@ -73,6 +75,7 @@ class Calibration:
                     ) from error
             done += 1
             yield done
+        # A pass that its reader breaks off (the first batch is enough to trace) does not get here.
         if not done and self._count is None:
             raise InvalidProblemError("calibration is empty; give at least one batch of inputs")
         if self._count not in (None, done):

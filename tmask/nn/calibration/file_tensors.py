@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tmask.errors import FileFormatError
+from tmask.files.opening import open_weights
 from tmask.files.tensors import Tensor as FileTensor
 from tmask.files.tensors import contents
-from tmask.files.weights import open_weights
 
 # The ids of tokens, which a model looks up and must not get as floats.
 _IDS = ("int64", "int32")

@@ -2,9 +2,9 @@
 
     X^T X (G, C, C),  X^T Y (G, C, R),  sums of x, of y and of y^2
 
-They take the same memory for ten images as for a million. The inputs X come from the model that is being pruned, the
-outputs Y from the dense one. From them follow the error of any weight, and mean and variance of the layer's output
-under it, which is what a batch norm behind the layer needs, without another pass over the data.
+They take the same memory for any amount of data. The inputs X come from the model that is being pruned, the outputs Y
+from the dense one. From them follow the error of any weight, and mean and variance of the layer's output under it,
+which is what a batch norm behind the layer needs.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Gram:
             self.xy - self.x[:, :, None] * target[:, None, :],
             torch.zeros_like(self.x),
             torch.zeros_like(self.y),
+            # An output that does not vary can come out just below 0.
             (self.yy - self.y * target).clamp_min(0),
             self.samples,
             1,

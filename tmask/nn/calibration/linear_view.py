@@ -79,11 +79,13 @@ class LinearView:
         if isinstance(module, nn.Linear):
             return x.reshape(1, -1, x.shape[-1])
         axes = module.weight.ndim - 2
+        # torch's two names for one thing.
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = functional.pad(x, _padding(module), mode=mode)
         for axis, (size, stride, dilation) in enumerate(
             zip(module.kernel_size, module.stride, module.dilation, strict=True)
         ):
+            # A window of the dilated kernel's whole width, of which every dilation-th entry is kept.
             x = x.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
         # The patches are views until the reshape at the end, which copies.
         # (B, inputs, *outputs' positions, *kernel) -> (B, *outputs' positions, inputs, *kernel)

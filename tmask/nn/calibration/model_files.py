@@ -18,8 +18,8 @@ from torch import nn
 
 from tmask.errors import FileFormatError, InvalidProblemError, OutputError
 from tmask.files.atomic import atomic_path
-from tmask.files.weight_file import DAMAGE, describe, unlike
-from tmask.files.weights import open_weights
+from tmask.files.damage import DAMAGE, describe, unlike
+from tmask.files.opening import open_weights
 from tmask.nn.calibration.file_tensors import to_torch
 
 TORCH_FILES = (".pt", ".pth", ".bin")

@@ -32,7 +32,6 @@ class _Recorder:
         self.outputs.append(output.detach().clone())
 
     def on_pruned(self, module: nn.Module, inputs: Any, named: Any, output: Tensor) -> None:
-        """Add the samples of this call."""
         self.calls_now += 1
         target = output.detach()
         # One model is its own target. Of two, the calls of both must pair up, sample by sample.
@@ -47,13 +46,13 @@ class _Recorder:
         unfolded = max(1, y.numel() // rows * cols)  # numbers of the whole batch
         images = max(1, _CHUNK * len(x) // unfolded)
         for part, outputs in zip(torch.split(x, images), torch.split(y, images), strict=True):
+            # The dense bias off: what the weight gives is fitted, and the bias is set after it.
             samples = self.dense.outputs(outputs.to(torch.float64))
             if bias is not None:
                 samples = samples - bias.detach().to(torch.float64).reshape(groups, 1, rows)
             self.gram.add(self.pruned.inputs(part.to(torch.float64)), samples)
 
     def end_batch(self) -> None:
-        """Start anew with the next."""
         if self.outputs and self.calls_now < len(self.outputs):
             self._refuse()
         self.outputs.clear()
@@ -100,6 +99,7 @@ def collect_pair(calibration: Calibration, name: str, pruned: nn.Module, dense: 
     recorder = _Recorder(name, _view(pruned, name), _view(dense, name))
 
     def stop_dense(*_: object) -> None:
+        # What comes behind the layer is most of a pass for an early one, and changes none of its sums.
         if len(recorder.outputs) == calls:
             raise Stopped
 

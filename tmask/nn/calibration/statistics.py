@@ -26,6 +26,7 @@ class ChannelSums:
         x = x.detach()
         # In float64, since the variance is a difference that float32 loses where the mean is large.
         axes = [axis for axis in range(x.ndim) if axis != 1]
+        # Values of each feature: rows, or images times positions.
         count = x.numel() // x.shape[1]
         total, squares = x.sum(axes, dtype=torch.float64), x.to(torch.float64).square().sum(axes)
         self.count += count
@@ -45,6 +46,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Those that keep running statistics, by name."""
     return {
         name: module
+        # Without running statistics it uses each batch's own, and there is nothing to recompute.
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
@@ -66,6 +68,8 @@ def write_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 def set_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
     """Write a mean and a population's variance; the running variance is the unbiased one of `count` samples."""
+    # As torch does in training: it normalises by the population's variance, and keeps the unbiased one.
+    # One sample has none, and keeps its 0.
     write_running(norm, mean, variance * (count / max(1, count - 1)))
 
 

@@ -45,6 +45,7 @@ def trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.M
         if isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(watch.enters, with_kwargs=True))
             handles.append(module.register_forward_hook(watch.ends))
+    # Whoever calls the model reads what it returns, which no operation shows.
     handles.append(model.register_forward_hook(watch.returns))
     with removing(handles), watch:
         for _ in calibration.run(model):

@@ -25,6 +25,8 @@ def fingerprint(tensor: Tensor) -> int:
     factors = _factors(min(len(words), _CHUNK), tensor.device)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     for chunk in torch.split(words, _CHUNK):
+        # int64 wraps around without a word, which is just the arithmetic modulo 2^64 that is meant.
+        # The factor tells chunks apart, which share their words' factors.
         total = total * _GOLDEN + (chunk * factors[: len(chunk)]).sum()
     return int(total)
 

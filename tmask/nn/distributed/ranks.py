@@ -26,23 +26,17 @@ class Ranks:
 
     @classmethod
     def of(cls, distributed: Any) -> Ranks | None:
-        """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked.
-
-        Args:
-            distributed: None for all processes if torch.distributed runs, False for none, or a process group.
-        """
+        """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked."""
         if distributed is False or not (dist.is_available() and dist.is_initialized()):
             return None
         return cls(distributed)
 
     @property
     def size(self) -> int:
-        """How many processes."""
         return dist.get_world_size(self.group)
 
     @property
     def index(self) -> int:
-        """Of this process."""
         return dist.get_rank(self.group)
 
     def gather(self, value: Any) -> list[Any]:
@@ -53,6 +47,7 @@ class Ranks:
 
     def send(self, mask: Tensor, owner: int) -> None:
         """Copy the owner's mask into that of every other rank."""
+        # torch names the source by its place among all processes, not by that in the group.
         source = owner if self.group is None else dist.get_global_rank(self.group, owner)
         dist.broadcast(mask.view(torch.uint8), source, group=self.group)  # not every backend takes bool
 
@@ -69,6 +64,7 @@ def together(ranks: Ranks | None) -> Iterator[None]:
     error = None
     try:
         yield
+    # Not an interrupt: whoever stops this rank wants it to stop, not to wait for the others.
     except Exception as caught:
         if ranks is None:
             raise
@@ -103,4 +99,5 @@ def portable(error: Exception | None) -> TmaskError | None:
     """An error that can be sent to other ranks: itself, or one of ours with the text of any other."""
     if error is None:
         return None
+    # torch sends objects as pickles, which errors of other libraries need not survive.
     return error if isinstance(error, TmaskError) else SolverFailedError(f"{type(error).__name__}: {error}")

@@ -26,6 +26,7 @@ def adam(gram: Gram, start: Tensor, mask: Tensor, steps: int, learning_rate: flo
     scale = 2 / max(1, gram.samples)
     for _ in range(steps):
         with torch.no_grad():
+            # In closed form from the sums, so that no graph is built for a step.
             weight.grad = scale * (weight @ gram.xx - gram.xy.transpose(1, 2)) * mask
         optimizer.step()
     # Adam promises no descent: a row that it made worse stays at its start.

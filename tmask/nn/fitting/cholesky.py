@@ -1,7 +1,6 @@
 """Gram matrices made safe to factorise: damped, checked for samples enough, and refused where they are singular.
 
-The damping lambda is a share of the mean diagonal of X^T X. It has one meaning wherever it stands: least squares adds
-lambda I to the matrix of its normal equations, the score `obs` and the sweep of SparseGPT to the matrix they invert.
+The damping lambda is a share of the mean diagonal of X^T X: in least squares, the score `obs` and SparseGPT alike.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ def check_samples(gram: Gram, weights: int, damping: float) -> None:
     Raises:
         InvalidProblemError: says how many are needed.
     """
+    # The mean that was taken off has used up one sample.
     least = weights + gram.means
     if damping == 0 and gram.samples < least:
         free = " and the mean" if gram.means else ""
@@ -73,6 +73,7 @@ def factor(matrix: Tensor) -> Tensor:
     pivots = lower.diagonal(dim1=1, dim2=2).square()
     # In units of the diagonal before elimination, so that inputs of different size do not look singular.
     lost = (matrix.diagonal(dim1=1, dim2=2) / pivots).amax() if pivots.numel() else torch.tensor(1.0)
+    # Written with `not`, so that NaN is refused too.
     if bool(info.any()) or not float(lost) < _CONDITION:
         raise InvalidProblemError(
             "its Gram matrix is singular: some inputs are combinations of others on the calibration data. Give more "

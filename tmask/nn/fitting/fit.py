@@ -93,6 +93,7 @@ def fit_layer(
         retained=found.worth.retained,
         optimality_gap=found.worth.optimality_gap,
         solver=found.solver,
+        # Both against the same sums, so that their difference is what the refit gained.
         error_masked=free.relative_error(weight * found.mask),
         error=free.relative_error(stored),
         samples=gram.samples,
@@ -112,6 +113,7 @@ def _write(layer: Prunable, weight: Tensor, gram: Gram, update_bias: bool, norm:
     with torch.no_grad():
         module.weight.copy_(layer.view.tensor(weight))
         stored = layer.view.weight
+        # After the copy: a number that float64 holds can overflow in the dtype of the weight.
         check_finite(f"its new weight ({str(module.weight.dtype).removeprefix('torch.')})", stored)
         mean, variance = gram.moments(stored)
         if module.bias is not None:

@@ -20,6 +20,7 @@ def fold_means(weight: Tensor, mask: Tensor, m: int, positions: int) -> Tensor:
 
     def grouped(matrices: Tensor) -> Tensor:
         by_channel = matrices.reshape(groups, rows, channels, positions)
+        # What fills the last group up weighs 0 and is not kept, so that it changes no sum.
         padded = pad(by_channel, (0, 0, 0, padding))
         return padded.reshape(groups, rows, -1, m, positions)
 

@@ -57,6 +57,7 @@ class LayerFilter:
         included = name in self.named or _matches(name, self.include)
         if self.include and not included:
             return "not included"
+        # Whoever names an end wants it pruned; a glob that happens to match it counts as naming.
         if end and self.skip_ends and not included:
             return f"{end} (include it to prune it)"
         return ""
@@ -68,4 +69,5 @@ def literal(name: str) -> str:
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
+    # With its case on every system: `fnmatch.fnmatch` ignores it on Windows.
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)

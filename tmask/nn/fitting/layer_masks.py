@@ -100,6 +100,7 @@ def plain_mask(scores: npt.NDArray[np.floating], pattern: Pattern) -> npt.NDArra
     padded = np.full((*moved.shape[:-1], inputs + -inputs % pattern.m), -1.0)
     padded[..., :inputs] = moved
     grouped = padded.reshape(*moved.shape[:-1], -1, pattern.m)
+    # Stable, or which of two equal weights stays would depend on numpy and the processor.
     order = np.argsort(-grouped, axis=-1, kind="stable")
     kept = np.zeros(grouped.shape, np.bool_)
     np.put_along_axis(kept, order[..., : pattern.n], True, axis=-1)

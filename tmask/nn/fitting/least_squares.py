@@ -4,9 +4,8 @@ Each output's weights w on its support S minimise
 
     ||Y - X_S w||^2 + lambda ||w - w0||^2,   lambda = damping * mean diagonal of X^T X
 
-so (X_S^T X_S + lambda I) w = X_S^T Y + lambda w0: one Cholesky factorisation for each output, many at once. The damping
-pulls to the start w0, not to zero: directions of which the data say nothing stay as they were. At w0 the penalty is 0,
-so the error of the solution is never above that of the start, whatever the damping.
+so (X_S^T X_S + lambda I) w = X_S^T Y + lambda w0: one Cholesky factorisation for each output, many at once. Why the
+damping draws to the start w0, and not to zero: docs/decisions/0005.
 """
 
 from __future__ import annotations

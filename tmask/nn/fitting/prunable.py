@@ -57,6 +57,7 @@ def find_layers(
     # Layers that the batch does not reach last, since they have no place in the order.
     for name in (*calls, *(name for name in modules if name not in calls)):
         module = modules[name]
+        # What the user wants goes first, since a layer that is excluded needs no other excuse.
         reason = wanted.reason(name, ends.get(name, "")) or unfit(module, owned)
         if not reason and not calls[name]:
             reason = "the first batch of the calibration data does not reach it"
@@ -67,6 +68,7 @@ def find_layers(
         norm = found.norms.get(name)
         only = norm is not None and name not in found.shared
         layers.append(Prunable(name, LinearView(module), calls[name], norm, only))
+    # An error, and no empty report: a model that comes back unpruned would be taken for a pruned one.
     if not layers:
         raise no_layer(skipped)
     return layers, skipped
@@ -95,6 +97,7 @@ def _ends(order: Sequence[str], modules: Mapping[str, nn.Module]) -> dict[str, s
         if isinstance(modules[name], CONVOLUTIONS):
             ends[name] = "the first convolution"
             break
+    # By the last call, and not the last definition, which can stand anywhere in a class.
     if order:
         ends[order[-1]] = "the classifier"
     return ends

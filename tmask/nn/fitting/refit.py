@@ -53,6 +53,7 @@ class Refitting:
             raise InvalidProblemError(f"steps {self.steps!r} must be a whole number, at least 1")
         if not _is_number(self.learning_rate) or not 0 < self.learning_rate < float("inf"):
             raise InvalidProblemError(f"learning_rate {self.learning_rate!r} must be a number above 0")
+        # Told by their defaults: given as they are by default, they change nothing, and are let pass.
         if self.method != "adam" and (self.steps, self.learning_rate) != (STEPS, LEARNING_RATE):
             raise InvalidProblemError(f"steps and learning_rate are of Adam; method {self.method!r} would ignore them")
 
@@ -79,10 +80,12 @@ class MaskAndRefit:
 
     def __call__(self, plan: Plan, gram: Gram, free: Gram, weight: Tensor) -> Fitted:
         assert plan.pattern is not None
+        # The mask by the sums that the score is meant for, the refit always by those that are free of the mean.
         scores = importances(self.score, weight, free if self.score.centred else gram, self.refit.damping)
         found = self.search.find(scores, plan.layer.view.module.weight.shape, plan.pattern)
         return Fitted(self.refit(plan, free, weight, found.mask), found)
 
 
+# The abstract types, which take numpy's numbers as well as Python's.
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -66,6 +66,7 @@ class PruningReport:
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each pruned layer."""
+        # Written out: the names are columns of tables and files, and stay when a field is renamed.
         return [
             {
                 "layer": row.layer,

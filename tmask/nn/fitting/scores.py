@@ -116,6 +116,7 @@ def obs(weight: Tensor, gram: Gram, damping: float) -> Tensor:
     Raises:
         InvalidProblemError: too few samples, or a singular Gram matrix, and damping 0.
     """
+    # An input that is always 0 has a 1 in the damped matrix, put there to invert it, and no importance.
     alive = gram.xx.diagonal(dim1=1, dim2=2) > 0
     # All weights of a row make up for the one that goes, so all that have an input count, not only the kept ones.
     check_samples(gram, int(alive.sum(1).max()), damping)
@@ -129,6 +130,7 @@ def importances(score: NamedScore, weight: Tensor, gram: Gram, damping: float) -
     Raises:
         InvalidProblemError: negative or not finite, or another shape than the weights'.
     """
+    # Of one's own scores nothing is known; what a solver would say of such values names no score.
     found = score.function(weight, gram, damping)
     if found.shape != weight.shape or not bool(torch.isfinite(found).all()) or bool((found < 0).any()):
         raise InvalidProblemError(

@@ -26,6 +26,7 @@ def unfit(module: nn.Module, owned: Mapping[int, int]) -> str:
     """Why a new weight for a linear or convolution layer could not be written, or would mean nothing; or ""."""
     if is_parametrized(module, "weight"):
         return "its weight is parametrized"
+    # Before the next reason, which would be true of it too, and would not say what to do.
     if "weight_mask" in module._buffers:
         return "torch.nn.utils.prune holds its weight; call torch.nn.utils.prune.remove(module, 'weight') first"
     weight = module._parameters.get("weight")
@@ -34,6 +35,7 @@ def unfit(module: nn.Module, owned: Mapping[int, int]) -> str:
     # A method can be replaced in the object as well as in its class.
     if any(name in vars(module) or getattr(type(module), name, None) not in _OWN for name in _METHODS):
         return "its class has a forward of its own, which may compute something else than weight times input"
+    # A bias that is None counts 0.
     for what in ("weight", "bias"):
         if owned[id(module._parameters[what])] > 1:
             return f"its {what} is shared with another module"

@@ -31,12 +31,13 @@ def create_mask(tensor: Tensor, pattern: str = "m4n2_2d_best") -> Tensor:
             blocks.
     """
     text, solver = _parse(pattern)
+    # Not certified: ASP takes the mask alone, and nobody would see the proof.
     mask: Tensor = tmask.solve(tensor, text, solver, certify=False).mask
     return mask
 
 
 def _parse(pattern: str) -> tuple[Pattern, str]:
-    """The pattern behind Apex's name for it, and the solver."""
+    # In Apex m comes first, and n counts what is kept, as here.
     match = re.fullmatch(r"m(\d+)n(\d+)_(\w+)", pattern)
     if match is None:
         return Pattern.parse(pattern), "auto"

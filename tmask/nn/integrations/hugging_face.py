@@ -3,8 +3,8 @@
     sparsifier = sparsify(model, "2:4", schedule=Periodic(every=40))
     Trainer(model, ..., callbacks=[SparsifierCallback(sparsifier)]).train()
 
-The callback follows the optimizer that the Trainer makes. The Trainer's own checkpoints hold dense master weights and
-masks, for resuming; beside them the callback saves the masked weights in the dense layout, for `from_pretrained`.
+The callback follows the optimizer that the Trainer makes. docs/integrations.md says what the checkpoints hold, and
+which of them is for `from_pretrained`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class SparsifierCallback(TrainerCallback):
         saved = _states(state).get(_STATE)
         if saved is not None:
             self.sparsifier.load_state_dict(saved)
+        # Resumed, and no state of ours: masks would be found anew on weights that were trained without any.
         elif state.global_step:
             raise InvalidProblemError(
                 f"the checkpoint of step {state.global_step} was trained without SparsifierCallback; load its weights "
@@ -70,11 +71,13 @@ class SparsifierCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the Sparsifier's state where the Trainer saves its own."""
+        # After every step, since the Trainer writes its own state before it calls `on_save`.
         _states(state)[_STATE] = self.sparsifier.state_dict()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the figures of the latest renewal to the entry that the Trainer has just made."""
         if state.log_history:
+            # Of single layers ("figure/layer") there can be hundreds, and this history is part of every checkpoint.
             overall = {name: value for name, value in self.sparsifier.metrics().items() if "/" not in name}
             state.log_history[-1] |= {f"tmask/{name}": value for name, value in overall.items()}
 
@@ -86,6 +89,7 @@ class SparsifierCallback(TrainerCallback):
         checkpoint = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         model.save_pretrained(
             checkpoint / self.export_folder,
+            # On all ranks, since shards are put together by all; one of them writes.
             state_dict=whole_state(export_state_dict(model)),
             is_main_process=args.should_save,
         )
@@ -95,6 +99,7 @@ class SparsifierCallback(TrainerCallback):
     ) -> None:
         """Let go of the optimizer, and make the model plain."""
         self.sparsifier.unwatch()
+        # `export` cannot take masks off weights that `fully_shard` has cut.
         if self.export_at_end and not any(is_sharded(layer.weight) for layer in self.sparsifier.layers):
             export(kwargs["model"])
 

@@ -3,8 +3,8 @@
     sparsifier = sparsify(module, "2:4", schedule=Periodic(every=40))
     Trainer(..., callbacks=[SparsifierCallback(sparsifier)]).fit(module)
 
-Lightning has no hook after the optimizer's step; torch's own hook on the optimizer serves. Lightning's checkpoints hold
-dense master weights, masks and the Sparsifier's state, and resume as usual; `export_checkpoint` makes plain ones.
+Lightning has no hook after the optimizer's step; torch's own hook on the optimizer serves. docs/integrations.md says
+what its checkpoints hold.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class SparsifierCallback(Callback):
         Raises:
             InvalidProblemError: none does.
         """
+        # Here, and not in `sparsify`: Lightning makes the optimizers when fitting begins.
         weights = {id(layer.weight) for layer in self.sparsifier.layers if layer.weight.requires_grad}
         for optimizer in map(plain_optimizer, trainer.optimizers):
             if weights <= {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}:
@@ -58,6 +59,7 @@ class SparsifierCallback(Callback):
     ) -> None:
         """Log the figures of a renewal."""
         renewal = self.sparsifier.last_renewal
+        # A batch that only adds to the gradients makes no step, and the latest renewal stays the one that was logged.
         if renewal is not None and renewal.step > self._logged:
             self._logged = renewal.step
             overall = {name: value for name, value in renewal.metrics().items() if "/" not in name}
@@ -69,6 +71,7 @@ class SparsifierCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimizer."""
+        # Lightning calls no `teardown` after a training that has failed.
         self.sparsifier.unwatch()
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,8 +91,10 @@ def export_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[
     Raises:
         InvalidProblemError: there are no masks in it.
     """
+    # A checkpoint may come from elsewhere, and a pickle that is not held to weights can run code.
     checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     state: Mapping[str, Tensor] = checkpoint["state_dict"]
+    # What `load_from_checkpoint` reads, and no more: Adam's state alone is twice the weights.
     kept = (
         "pytorch-lightning_version",
         "epoch",

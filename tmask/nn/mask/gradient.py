@@ -33,6 +33,7 @@ class StraightThrough(torch.autograd.Function):
     def forward(weight: Tensor, mask: Tensor) -> Tensor:
         return apply_mask(weight, mask)
 
+    # Apart from `forward`: torch.func refuses functions that write to their context in it.
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Nothing is saved: the gradient depends on neither weight nor mask."""

@@ -42,6 +42,7 @@ class Masked(nn.Module):
         self.gradient = gradient
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
+        # Buffers, both, so that they stay together in every state dict, file and copy of the model.
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
 
@@ -49,6 +50,7 @@ class Masked(nn.Module):
         if is_sharded(weight):
             self.follow(weight)
         elif self._gather_and_apply is not None:
+            # Inside the forward pass FSDP has put the weight together; the mask is in shards still.
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
@@ -84,5 +86,6 @@ class Masked(nn.Module):
         return f"{self.target}, gradient={self.gradient}"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # Before anything is copied, so that a layer whose mask is refused keeps the one that it has.
         check_saved(state_dict, prefix, self.target, self.mask.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)

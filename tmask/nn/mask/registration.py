@@ -35,6 +35,7 @@ def put_on(module: nn.Module, tensor: str, masked: Masked) -> None:
     # already, and every hook on the old one would then wait for gradients in vain.
     weight.set_ = lambda source: weight
     try:
+        # Unsafe: torch would mask the weight twice to see whether dtype and shape stay, as `where` keeps them.
         parametrize.register_parametrization(module, tensor, masked, unsafe=True)
     finally:
         del weight.set_
@@ -53,6 +54,7 @@ def take_off(module: nn.Module, tensor: str) -> None:
     position: int = vars(steps_of(module, tensor))["position"]
     _own_class(module)
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
+    # A dict goes by the order of insertion: whatever stood behind the weight is put behind it again.
     later = [name for name in module._parameters if name != tensor][position:]
     for name in later:
         module._parameters[name] = module._parameters.pop(name)

@@ -31,6 +31,7 @@ def check_saved(
         InvalidMaskError: it is no such mask.
     """
     mask, numbers = state.get(f"{prefix}mask"), state.get(f"{prefix}terms")
+    # torch itself lists what is missing and what has another shape, for all layers at once.
     if mask is None or numbers is None or len(numbers) != LENGTH:
         return
     name = layer_name(prefix)

@@ -1,7 +1,7 @@
 """Masks cut over ranks like the weights that `fully_shard` has cut.
 
-A rank holds its shard of every mask, a byte for each weight that it holds. In forward, when FSDP has put a layer's
-weight together, its mask is put together too, for that time; under the masked rule once more in backward.
+In forward, when FSDP has put a layer's weight together, its mask is put together too, for that time; under the masked
+rule once more in backward. What that costs: docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tmask.nn.mask.gradient import apply_mask
 
 def shard_like(mask: Tensor, weight: Any) -> Tensor:
     """This rank's part of a mask that every rank holds whole, cut like the weight; no communication."""
+    # By default torch sends rank 0's; None says that the ranks hold the same.
     return distribute_tensor(mask, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
@@ -38,6 +39,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _, mask, ctx.masked_gradient = inputs
+        # As shards: a whole mask a layer, kept until backward, would undo what FSDP saves.
         if ctx.masked_gradient:
             ctx.save_for_backward(mask)
 

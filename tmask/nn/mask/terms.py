@@ -53,6 +53,7 @@ class Terms:
         try:
             n, m, present_n, present_m, groups, complete = numbers
             target, present = Pattern(n, m), Pattern(present_n, present_m)
+        # Too many or too few numbers, or an n and m that are no pattern.
         except ValueError as error:
             raise InvalidProblemError(f"layer {name!r}: {list(numbers)} are no pattern of a mask ({error})") from error
         return cls(target, None if present == _DENSE else present, groups, bool(complete))
@@ -79,8 +80,10 @@ class Terms:
         if self.in_force is None:
             return "" if bool(mask.all()) else "it prunes"
         n, m = self.in_force.n, self.in_force.m
+        # Averaged terms can be numbers that make a pattern, but not of this mask.
         if self.groups < 1 or mask.shape[0] % self.groups:
             return f"{mask.shape[0]} rows in {self.groups} groups"
+        # A byte an entry; torch adds them up in int64, so that wide tiles cannot overflow.
         kept = mask.to(torch.uint8).reshape(
             self.groups, mask.shape[0] // self.groups, mask.shape[1], -1
         )  # (G, R, C, K)

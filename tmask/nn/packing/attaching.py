@@ -23,12 +23,14 @@ from torch.nn import functional
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import masked_of
+from tmask.nn.mask.shards import is_sharded
 from tmask.nn.packing.copies import Copies
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import ROUTES, Route
 from tmask.nn.packing.support import find_fitting
 
-_COPIES = "_tmask_packed"  # among the module's attributes
+# Among the module's attributes, not its buffers: what is packed is no part of a saved state.
+_COPIES = "_tmask_packed"
 
 
 def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -45,9 +47,11 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """
     _, weight = _masked_weight(module)
     dtype = dtype or (weight.dtype if weight.dtype != torch.float32 else None)
+    # Both half types have the same routes and shapes, so that one stands for the other.
     route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
     if not attached(module):
         setattr(module, _COPIES, Copies(route.name, _outside_graphs()))
+        # A bound method, which a deep copy binds to itself; a closure would multiply with the first module's weight.
         module.forward = types.MethodType(_forward, module)
         vars(module)["_replicate_for_data_parallel"] = types.MethodType(_replicate, module)
     try:
@@ -55,6 +59,7 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
         if dtype is not None and dtype not in _copies_of(module).operands:
             _copies_of(module).pack(module, dtype)
     except Exception:
+        # Without copies the forward would pack, and fail, at every call.
         detach(module)
         raise
 
@@ -110,8 +115,8 @@ def _outside_graphs() -> Callable[[nn.Module, torch.dtype], None]:
 
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
-    """The forward of an attached module."""
     copies: Copies | None = module.__dict__.get(_COPIES)
+    # Detached, under a forward that somebody has put around this one.
     if copies is None:
         return functional.linear(x, module.weight, module.bias)
     masked: Masked = module.parametrizations.weight[0]  # type: ignore[index, union-attr, assignment]
@@ -125,6 +130,7 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
         copies.pack(module, dtype)
     packed, packed_t = copies.operands[dtype]
     bias = None if module.bias is None else module.bias.to(dtype)
+    # The straight-through rule needs no mask in backward, and then holds none.
     mask = masked.mask if masked.gradient == "masked" else None
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)
     result = packed_linear(tokens, weight, bias, packed, packed_t, mask, copies.route)
@@ -152,7 +158,6 @@ def _replicate(module: nn.Module) -> nn.Module:
 
 
 def _copies_of(module: nn.Module) -> Copies:
-    """Of an attached module."""
     copies: Copies = module.__dict__[_COPIES]
     return copies
 
@@ -167,7 +172,7 @@ def _masked_weight(module: nn.Module) -> tuple[Tensor, Tensor]:
         problem = "has no mask on its weight" if masked is None else "has other parametrizations beside the mask"
         raise InvalidProblemError(f"the linear layer {problem}; backend 'semi_structured' packs masked weights alone")
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-    if hasattr(weight, "full_tensor"):
+    if is_sharded(weight):
         raise InvalidProblemError(
             "the weight is sharded (a DTensor), and a shard cannot be packed; use backend 'masked'"
         )

@@ -32,13 +32,16 @@ def check_backend(requested: str) -> None:
 
 def misuse(module: nn.Module, tensor: str) -> str:
     """Why this layer's own forward is no plain product that another could replace, or ""."""
+    # A module with a mask has a class of torch's making; whose forward it runs, the one before tells.
     kind = type_before_parametrizations(module)
+    # A subclass of nn.Linear, which the next tests would take.
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "MultiheadAttention reads the weight of its out_proj without calling it"
     if not isinstance(module, nn.Linear):
         return f"semi_structured takes nn.Linear alone, not {tensor} of {kind.__name__}"
     if kind.forward is not nn.Linear.forward:  # type: ignore[attr-defined]
         return f"{kind.__name__} has a forward of its own"
+    # Ours replaces whatever is there, and would drop it without a word.
     if "forward" in vars(module) and not attaching.attached(module):
         return f"this {kind.__name__} was given a forward of its own, as hooks of accelerate do"
     return ""

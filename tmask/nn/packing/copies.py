@@ -63,6 +63,7 @@ class Copies:
         if stamp != self.stamp:
             self.operands.clear()
             self.stamp = stamp
+        # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
         if dtype not in self.plans:
             self.plans[dtype] = route.plan(mask, dtype)
         self.operands[dtype] = route.pack(weight.to(dtype).contiguous(), self.plans[dtype])

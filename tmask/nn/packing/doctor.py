@@ -77,6 +77,7 @@ def diagnose(
         raise InvalidProblemError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
     if wrong := [count for count in tokens if count < 1]:
         raise InvalidProblemError(f"tokens: {wrong[0]} is no count of tokens; give 1 or more")
+    # A generator of its own: in this one, bad arguments would be refused only when the first row is asked for.
     return _diagnose(layers, getattr(torch, dtype), device, tokens, measure)
 
 
@@ -113,6 +114,7 @@ def _diagnose(
 def _of_attention(names: Iterable[str]) -> set[str]:
     """Those of MultiheadAttention's projections, by its own name for the packed first one."""
     known = set(names)
+    # Shapes and names are all there is to go by, and no other module of torch has this name.
     first = {name for name in known if name.endswith("in_proj_weight")}
     return first | {name.removesuffix("in_proj_weight") + "out_proj.weight" for name in first} & known
 
@@ -133,6 +135,7 @@ def _measured(
     """The diagnosis of a shape, without a layer's name."""
     timings: list[Timing] = []
     try:
+        # First, since the time of a wrong product says nothing.
         verify(route, shape, dtype, device)
         for count in tokens:
             timings.append(measure(route, shape, dtype, device, count, REPEATS))

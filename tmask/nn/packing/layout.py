@@ -58,6 +58,7 @@ def pack(weight: Tensor, mask: Tensor) -> Packed:
     Cost: O(rows * cols).
     """
     check_packable(weight, mask)
+    # Transposed, columns are rows: the same rule, and no second one to get wrong.
     return Packed(*_pack_rows(weight, mask), *_pack_rows(weight.t(), mask.t()))
 
 

@@ -24,12 +24,14 @@ class Machine:
 
 def default_device() -> torch.device:
     """The current GPU, or the CPU where there is none."""
+    # With its index: what is verified and measured is remembered by device, and "cuda" is not equal to "cuda:0".
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def examine(device: torch.device) -> Machine:
     """The machine as far as sparse kernels are concerned."""
     route, problem = find_route(device)
+    # A device can be named on a machine that has none, and torch raises when asked about it.
     gpu = device.type == "cuda" and torch.cuda.is_available()
     return Machine(
         torch=torch.__version__,

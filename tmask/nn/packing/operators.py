@@ -3,10 +3,8 @@
     tmask::packed_product    tokens @ A^T + bias for one packed direction A; no gradient of its own
     tmask::packed_linear     y = x W^T + bias with the gradients of x (from the packed W^T), W and bias
 
-They are custom operators, not an `autograd.Function` around the kernels: torch.compile takes an operator with a fake
-implementation as one node, in both passes, where it would have to trace into private kernels that lack one. W enters
-`packed_linear` for its gradient's sake alone; its values come from what was packed, so both passes see one mask even
-where W or the mask changes in between.
+Why operators, and no `autograd.Function`: docs/decisions/0003. W enters `packed_linear` for its gradient's sake alone;
+its values come from what was packed, so both passes see one mask even where W or the mask changes in between.
 """
 
 from __future__ import annotations
@@ -104,6 +102,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     mask = rest.pop(0) if ctx.has_mask else None
     grad_x = grad_weight = grad_bias = None
+    # The first layer of a model needs no gradient of its input, and a frozen one none of its weight.
     if ctx.needs_input_grad[0]:
         grad_x = packed_product(grad, rest, x.shape[1], ctx.route)
     if ctx.needs_input_grad[1]:
@@ -112,10 +111,12 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             grad_weight = torch.where(mask, grad_weight, 0)
     if ctx.has_bias and ctx.needs_input_grad[2]:
         grad_bias = grad.sum(0)
+    # torch wants one gradient a tensor, in lists as they came in.
     none = [[None] * length for length in ctx.lengths]
     return grad_x, grad_weight, grad_bias, *none, None, None
 
 
+# Schemas are written out: annotations are text here (from __future__), which early versions of torch do not read.
 torch.library.custom_op(
     "tmask::packed_product",
     _product,

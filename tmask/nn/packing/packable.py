@@ -34,6 +34,7 @@ def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> No
         raise InvalidProblemError(f"the mask has shape {tuple(mask.shape)}, but the weight {tuple(weight.shape)}")
     if mask.device != weight.device:
         raise InvalidProblemError(f"the mask is on {mask.device}, but the weight on {weight.device}; move it there")
+    # Last: it reads the whole mask, and with a GPU waits for it.
     check_complete(mask)
 
 
@@ -60,5 +61,6 @@ def first_true(bad: Tensor) -> tuple[int, int] | None:
     """The first True of a matrix, or None."""
     if not bad.any():
         return None
+    # argmax takes no bool; of equal entries it gives the first.
     row, column = divmod(int(bad.flatten().to(torch.uint8).argmax()), bad.shape[1])
     return row, column

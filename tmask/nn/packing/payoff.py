@@ -14,6 +14,7 @@ from tmask.nn.packing.verification import verify
 
 TOKENS = 8192  # in a batch, where nobody says how many
 
+# A model has a handful of shapes, and a measurement takes seconds.
 _paid: dict[tuple[tuple[int, ...], torch.dtype, torch.device, int], tuple[bool, str]] = {}
 
 
@@ -42,10 +43,12 @@ def _measured(
         verify(route, (rows, cols), dtype, device)
         timing = measure_linear(route, (rows, cols), dtype, device, tokens)
     except KernelError as error:
+        # A warning: nobody has asked for this kernel by name, and training can go on without it.
         warnings.warn(f"masked products instead of packed ones: {error}", RuntimeWarning, stacklevel=2)
         return False, str(error)
     except torch.cuda.OutOfMemoryError as error:
         return False, f"no memory to measure it with {tokens} tokens ({error})"
+    # Against the masked product, which the layer runs otherwise; a dense one is not to be had under a mask.
     return timing.sparse < timing.masked, (
         f"{route.name}: {1e3 * timing.sparse:.3g} ms packed ({1e3 * timing.pack:.3g} of them packing) against "
         f"{1e3 * timing.masked:.3g} ms masked, measured with {tokens} tokens"

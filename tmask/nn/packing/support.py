@@ -17,6 +17,7 @@ def supported(
     Args:
         dtype: that the layer multiplies in: the autocast dtype under autocast.
     """
+    # The pattern first: on any machine, it is what the user can change.
     if Pattern.parse(pattern) != Pattern(2, 4):
         return False, f"sparse tensor cores multiply 2:4 alone, not {Pattern.parse(pattern)}"
     route, problem = find_route(torch.device(device))
@@ -30,11 +31,13 @@ def misfit(route: Route, shape: tuple[int, ...], dtype: torch.dtype) -> str:
     """Why a weight of this shape and dtype does not fit a route, wherever it runs, or ""."""
     if len(shape) != 2:
         return f"a weight of {len(shape)} axes; the kernels multiply matrices of linear layers"
+    # float32 has sparse kernels too, but for one of two, not two of four.
     if dtype not in route.dtypes:
         names = " and ".join(str(one).removeprefix("torch.") for one in route.dtypes)
         return (
             f"dtype {str(dtype).removeprefix('torch.')}; the kernels multiply {names} (autocast, or convert the model)"
         )
+    # 0 is a multiple of everything.
     if not all(side and side % route.multiple == 0 for side in shape):
         return f"shape {shape[0]}x{shape[1]}; {route.name} needs both sides in multiples of {route.multiple}"
     return ""

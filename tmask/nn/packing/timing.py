@@ -88,6 +88,7 @@ def measure_linear(
         return packed_linear(x, weight, None, forward, backward, None, route.name)
 
     def back(result: torch.Tensor) -> Callable[[], Any]:
+        # One forward pass serves every repeat, so that backward is timed alone.
         return lambda: torch.autograd.grad(result, (x, weight), gradient, retain_graph=True)
 
     # The gradient of the input is asked for too: it is the product with the packed transpose.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 def random_mask(rows: int, cols: int, device: torch.device, seed: int = 0) -> Tensor:
     """A 2:4 transposable mask for trials, (rows, cols) bool; every kind of block occurs."""
+    # Drawn on the CPU: on every device the same mask.
     chosen = torch.randint(len(_BLOCKS), (rows // 4, cols // 4), generator=torch.Generator().manual_seed(seed))
     blocks = _BLOCKS.to(device)[chosen.to(device)]  # (rows / 4, cols / 4, 4, 4)
     return blocks.transpose(1, 2).reshape(rows, cols)

@@ -1,7 +1,6 @@
 """A route is believed on a device once its products have been compared there with those of the dense masked weight.
 
-Tokens that are rows of the identity matrix make every product one weight, so it must come out exactly, each weight in
-its place; random tokens, of a count that needs padding and with a bias, must come out up to rounding.
+By rows of the identity matrix first, then by random tokens; why, and why for each shape: docs/decisions/0003.
 """
 
 from __future__ import annotations
@@ -60,6 +59,7 @@ def _check_places(route: Route, operand: list[Tensor], matrix: Tensor, what: str
     for first in range(0, cols, _SLICE):
         count = min(_SLICE, cols - first)
         tokens = matrix.new_zeros(count, cols)
+        # 1 and 0 are exact in every dtype, so that any difference is a weight in a wrong place.
         tokens.diagonal(first).fill_(1)
         wrong = packed_product(tokens, operand, rows, route.name) != matrix[:, first : first + count].t()
         if wrong.any():
@@ -83,7 +83,9 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
         if bias is not None:
             expected += bias.double()
             size += bias.double().abs()
+        # A result that is NaN counts as infinitely far off: no comparison with NaN is true.
         error = float(((result - expected).abs() / size.clamp_min(torch.finfo(dtype).tiny)).nan_to_num(torch.inf).max())
+        # Rounding the result is half an eps of it, and the bias may be one more; a lost weight is far above.
         if error > 2 * torch.finfo(dtype).eps:
             raise KernelError(
                 f"{what}, {count} tokens, {'with' if with_bias else 'without'} bias, is off by {error:.2g} of its "

@@ -83,6 +83,7 @@ def adaprune(
     Cost: sequential, half a pass of two models for each layer, else one pass; S C^2 for each layer's Gram matrix,
         which is C^2 numbers; and that of the method, see `tmask.nn.fitting.least_squares`.
     """
+    # Settings before data: what cannot be meant is refused before anything is read.
     search = MaskSearch(transposable, solver, certify)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)

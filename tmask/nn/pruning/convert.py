@@ -99,10 +99,12 @@ def convert(
             f"no layer has zeros enough for any N:{m} at a confidence of {confidence:g} (the sparsest has "
             f"{most.zeros:.1%} zeros); lower the confidence, or choose the pattern yourself and use adaprune"
         )
+    # They stay as they are, zeros and all, and are listed with the others that were left out.
     dense = {name: "no pattern fits its zeros" for name, found in fits.items() if found.dense}
     return ConversionReport(fits, prune(model, data, plans, skipped | narrow | dense, fit, settings))
 
 
 def _fit_of(view: LinearView, m: int, transposable: bool, confidence: float) -> Fit:
+    # In the shape of the weight, as tiles cross neither groups nor kernel positions.
     weight = view.module.weight
     return fitting_pattern(weight, m, transposable=transposable, confidence=confidence, groups=view.groups)

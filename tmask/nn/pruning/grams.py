@@ -30,6 +30,7 @@ def collect_grams(model: nn.Module, calibration: Iterable[Any], *, forward: Forw
     Cost: one pass.
     """
     data = Calibration(calibration, forward)
+    # The ends too: a pruning that shares the sums may include them.
     layers, _ = find_layers(model, data, LayerFilter(skip_ends=False))
     return dict(dense_grams(model, data, layers, None))
 
@@ -43,6 +44,7 @@ def dense_grams(
         InvalidProblemError: sums of other layers or other weights, and what `collect` raises.
     """
     if grams is None:
+        # As when pruning: dropout, or batch norms that learn, would give other sums at every pass.
         with evaluating(model):
             return collect(calibration, model, {layer.name: layer.view for layer in layers})
     for layer in layers:

@@ -70,6 +70,7 @@ def prune(
         # A copy, since the targets are those of the model before its first layer is changed.
         dense = copy.deepcopy(model) if settings.sequential else None
         layers = [plan.layer for plan in plans]
+        # In one pass for all layers: memory for all their sums at once is the price of it.
         grams = {} if settings.sequential else dense_grams(model, calibration, layers, settings.grams)
         for index, plan in enumerate(plans):
             name = plan.layer.name
@@ -94,6 +95,7 @@ def prune(
 def _all_or_nothing(model: nn.Module) -> Iterator[None]:
     """Parameters and buffers as they were, if the block does not end well; an interrupt counts as that."""
     tensors = [*model.parameters(), *model.buffers()]
+    # Buffers too, since batch norms are set layer by layer on the way.
     before = [tensor.detach().clone() for tensor in tensors]
     try:
         yield

@@ -57,6 +57,7 @@ def reconstruction_losses(
         UnknownSolverError, SolverUnavailableError, SolverFailedError.
     Cost: one pass; then a mask and a refit for each layer and pattern.
     """
+    # Once each, in the order that was given.
     parsed = list(dict.fromkeys(map(Pattern.parse, patterns)))
     if not parsed:
         raise InvalidProblemError("reconstruction_losses needs at least one pattern")
@@ -70,6 +71,7 @@ def reconstruction_losses(
     # Layers narrower than some patterns stay in, with fewer to choose from.
     for layer in layers:
         offered = [pattern for pattern in parsed if not narrower_than(layer.view, pattern, transposable)]
+        # A loss of 1, say, for a pattern that does not fit would let an allocation choose it.
         if offered:
             losses[layer.name] = _losses_of(layer, sums[layer.name], offered, fit, update_bias=method != "none")
     if not losses:

@@ -50,6 +50,7 @@ def by_module(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[s
     """
     modules, found = dict(model.named_modules()), dict[str, Pattern | str]()
     for name, text in patterns.items():
+        # An allocation goes by the names of weights, a model's layers by those of modules.
         layer = name if name in modules else str(name).removesuffix(".weight")
         if layer in found:
             raise InvalidProblemError(f"layer {layer!r} is given two patterns; give one")
@@ -66,16 +67,7 @@ def make_plans(
         InvalidProblemError: a name that is no such layer, or no layer that is wide enough.
     """
     each = isinstance(pattern, Mapping)
-    patterns = (
-        {name: Pattern.parse(text) for name, text in pattern.items()}
-        if isinstance(pattern, Mapping)
-        else dict.fromkeys((layer.name for layer in layers), Pattern.parse(pattern))
-    )
-    names = {layer.name: None for layer in layers}
-    for name in patterns:
-        if name not in names:
-            reason = skipped.get(name, f"the model has no such layer; those it could prune are {', '.join(names)}")
-            raise InvalidProblemError(f"a pattern is given for layer {name!r}, which is not pruned: {reason}")
+    patterns = _by_layer([layer.name for layer in layers], skipped, pattern)
     plans, left = [], dict[str, str]()
     for layer in layers:
         chosen = patterns.get(layer.name)
@@ -91,3 +83,20 @@ def make_plans(
     if not plans:
         raise no_layer({**skipped, **left})
     return plans, left
+
+
+def _by_layer(names: list[str], skipped: Mapping[str, str], pattern: LayerPatterns) -> dict[str, Pattern]:
+    """The pattern of each layer, from one for all of these names or from a pattern each.
+
+    Raises:
+        InvalidProblemError: a pattern for a layer that is not among them.
+    """
+    if not isinstance(pattern, Mapping):
+        return dict.fromkeys(names, Pattern.parse(pattern))
+    patterns = {name: Pattern.parse(text) for name, text in pattern.items()}
+    for name in patterns:
+        # A pattern that is passed over in silence leaves a layer dense that somebody has asked to prune.
+        if name not in names:
+            reason = skipped.get(name, f"the model has no such layer; those it could prune are {', '.join(names)}")
+            raise InvalidProblemError(f"a pattern is given for layer {name!r}, which is not pruned: {reason}")
+    return patterns

@@ -53,6 +53,7 @@ def reconstruct(
     data = Calibration(calibration, forward)
     # Included, so that masks at the ends of the model count.
     layers, skipped = find_layers(model, data, LayerFilter(include=[literal(name) for name in masks]))
+    # A layer that is left out is no error elsewhere; here somebody has made a mask for it.
     for name in masks:
         if name in skipped:
             raise InvalidProblemError(f"layer {name!r} cannot be pruned: {skipped[name]}")

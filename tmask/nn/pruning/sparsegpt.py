@@ -109,6 +109,7 @@ def sweep(
         _fix(left, found.mask, upper, start)
         blocks.append(found)
     kept = torch.cat([block.mask for block in blocks], 2)
+    # Back in the order of the weight, and 0 off the mask, where rounding has left next to nothing.
     swept, mask = torch.empty_like(left), torch.empty_like(kept)
     swept[:, :, order], mask[:, :, order] = left * kept, kept
     solvers = dict.fromkeys(block.solver for block in blocks)

@@ -80,6 +80,7 @@ def sparsify(
         InvalidMaskError: a given mask is not transposable N:M.
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
+    # On all ranks or none: one that refuses its arguments alone would leave the others waiting at the first renewal.
     with together(Ranks.of(distributed)):
         check_arguments(
             model=model,
@@ -102,22 +103,37 @@ def sparsify(
             choose(layer)
         if masks is not None:
             _check_masks(masks, layers, schedule)
-        optimizers = () if optimizer is None else optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
+        optimizers = _listed(optimizer)
+        # An empty list is an error, and not the same as no optimizer.
         if optimizer is not None:
             check_optimizers(optimizers, layers)
+    # Nothing of the model has been changed up to here.
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    _start(sparsifier, masks, optimizers)
+    return sparsifier
+
+
+def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Optimizer]:
+    if optimizer is None:
+        return ()
+    return optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
+
+
+def _start(sparsifier: Sparsifier, masks: Mapping[str, Any] | None, optimizers: Sequence[Optimizer]) -> None:
+    """Put masks on the model and follow its optimizers, or leave the model as it was."""
     try:
         sparsifier.start(masks)
         if optimizers:
             sparsifier.watch(*optimizers)
+    # An interrupt too: the first masks of a large model take long enough to meet one.
     except BaseException:
         sparsifier.remove()
         raise
-    return sparsifier
 
 
 def _checked_solver(solver: Solver | str, layers: Sequence[SparseLayer]) -> Solver | str:
     """The solver itself where one is named, which takes the blocks of every layer."""
+    # Now, since under a schedule that begins late it is first called in the middle of training.
     if isinstance(solver, str) and solver != "auto":
         solver = get_solver(solver)
     if isinstance(solver, Solver):
@@ -133,6 +149,7 @@ def _check_masks(masks: Mapping[str, Any], layers: Sequence[SparseLayer], schedu
         raise InvalidProblemError(
             f"masks for {', '.join(unknown)}: no such layer gets one; there are {', '.join(names)}"
         )
+    # They are put on at step 0, under the layers' own patterns: no later renewal reads them.
     late = [layer.name for layer in layers if schedule.pattern_at(0, layer.pattern) != layer.pattern]
     if late or not schedule.renews_at(0):
         raise InvalidProblemError(f"masks would be ignored: {schedule} is not at the layers' patterns at step 0")

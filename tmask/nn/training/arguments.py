@@ -13,6 +13,7 @@ from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.schedules import Schedule
 from tmask.solving.solver import Solver
 
+# A wrong schedule or callable would else fail at its first use, perhaps thousands of steps on.
 _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda value: isinstance(value, nn.Module), "a torch.nn.Module"),
     "solver": (lambda value: isinstance(value, str | Solver), 'the name of a solver, "auto" or a Solver'),
@@ -27,6 +28,7 @@ _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "decay": (lambda value: value is None or isinstance(value, MaskedDecay), "MaskedDecay(rate), or None"),
     "on_renewal": (lambda value: value is None or callable(value), "a function of a Renewal, or None"),
+    # To Python, True is an int; as a number of steps it is a mistake.
     "check_finite_every": (
         lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0),
         "a number of steps, 0 or None",

@@ -11,6 +11,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.mask.gradient import apply_mask
 from tmask.nn.mask.saved import check_saved, layer_name
 
+# `.0`: weights that are parametrized already get no mask, so that it is the first step of its list.
 _MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
 
 
@@ -31,8 +32,11 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         path = key.removesuffix(_MASK)
         if others := [k for k in state if k.startswith(f"{path}.") and k not in _own(path)]:
             raise InvalidProblemError(f"{layer_name(path)!r} has other parametrizations beside its mask: {others}")
+        # Without a model to compare with: any pattern is right, if the mask keeps to it.
         check_saved(state, f"{path}.0.")
         original = state[path + _ORIGINAL]
+        # Tied weights are there under every name; each baked for itself, they would be untied, and saved twice.
+        # The shape too, since a view can begin where its base does.
         place = (original.data_ptr(), original.shape)
         if place not in shared:
             shared[place] = apply_mask(original, state[key])

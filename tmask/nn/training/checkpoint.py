@@ -65,12 +65,14 @@ def restore(
         _check_settings(state, schedule, layers)
         _check_order(state, order)
     saved = state["layers"]
+    # Outside of `together`, whose block must not communicate: masks in shards are put together by all ranks.
     judged = [(layer, *_judge(layer)) for layer in layers]
     with together(ranks):
         for layer, terms, found in judged:
             if isinstance(terms, TmaskError):
                 raise terms
             own = saved[layer.name]
+            # The saved fingerprint is None where something else than a renewal had changed a mask in shards.
             if str(terms.in_force) != str(own["in_force"]) or own.get("mask") not in (None, found):
                 raise InvalidProblemError(
                     f"layer {layer.name!r}: its mask is not the one that this state of step {state['steps']} belongs "
@@ -109,6 +111,7 @@ def _check_settings(state: Mapping[str, Any], schedule: Schedule, layers: Sequen
 
 def _check_order(state: Mapping[str, Any], order: list[int | None] | None) -> None:
     """torch saves an optimizer's state by the places of parameters, and loads it into wrong ones without a word."""
+    # None: no optimizer was watched in the run that was saved.
     if order is not None and state.get("order") not in (None, order):
         raise InvalidProblemError(
             "the optimizer's parameters are in another order than when its state was saved, by which that state "

@@ -1,7 +1,6 @@
 """Decay of the weights that are masked out, which makes a dynamic mask settle.
 
-Both forms act once per optimizer step, just before it: not once per micro-batch, after gradients were unscaled and
-clipped.
+Both forms act once per optimizer step, just before it: after gradients were added up, unscaled and clipped.
 """
 
 from __future__ import annotations
@@ -58,6 +57,7 @@ class MaskedDecay:
         rates = learning_rates(optimizer)
         ascending = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
         for weight, mask in masks:
+            # Where several optimizers share the weights, each is called with all of them.
             if weight.grad is None or id(weight) not in rates:
                 continue
             if self.through == "gradient":
@@ -66,11 +66,13 @@ class MaskedDecay:
             else:
                 factor = self._of_weight(optimizer, weight, rates[id(weight)])
                 target = weight
+            # Not by an index: how many entries the mask prunes, a GPU would have to be waited for.
             target.add_(torch.where(mask, 0.0, weight) * factor)
 
     def _of_gradient(self, optimizer: torch.optim.Optimizer, weight: Tensor, *, ascending: bool) -> float | Tensor:
         """The share of a masked-out weight that is added to its gradient."""
         scale = getattr(optimizer, "grad_scale", None)
+        # A fused optimizer divides the gradient by the scale in its step, and this share of it with the rest.
         factor = self.rate if scale is None else self.rate * scale.to(weight.device)
         # An optimizer that goes up the gradient must still be made to shrink the weight.
         return -factor if ascending else factor

@@ -30,12 +30,16 @@ def export(model: nn.Module) -> nn.Module:
             is then as it was.
     """
     found = _masked_tensors(model)
+    # All, before the first comes off: a model that is exported by half would be of no use.
     for module, tensor, _ in found:
         check_alone(module, tensor)
+    # In reverse, since `take_off` restores the order of parameters step by step.
+    # A tied weight comes by once for each module: to mask it again changes nothing.
     for module, tensor, steps in reversed(found):
         original, effective = steps.original, steps()
         take_off(module, tensor)
         release(module)
+        # Into the Parameter itself, which optimizers and other owners of the weight hold.
         original.copy_(effective)
     return model
 
@@ -53,6 +57,7 @@ def export_state_dict(model: nn.Module) -> dict[str, Tensor]:
     masked = _masked_tensors(model)
     effective = {id(steps.original): steps() for _, _, steps in masked}
     state = cast("dict[str, Tensor]", dict(model.state_dict()))
+    # A state dict holds a module that is in the model twice under both names.
     for name, steps in list(model.named_modules(remove_duplicate=False)):
         if isinstance(steps, ParametrizationList) and id(steps.original) in effective:
             for key in [key for key in state if key.startswith(f"{name}.")]:

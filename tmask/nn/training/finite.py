@@ -36,6 +36,8 @@ def check_finite(layers: Sequence[SparseLayer], step: int, every: int | None, ra
     if step % every:
         return
     sharded = any(map(is_sharded, weights.values()))
+    # Whole weights are alike on all ranks, which fail together without asking one another at every step.
+    # Of a small weight a rank may hold nothing, and `aminmax` takes no empty tensor.
     with together(ranks if sharded else None):
         _check_own({name: part for name, weight in weights.items() if (part := local_part(weight)).numel()}, step)
 
@@ -46,7 +48,8 @@ def _check_own(parts: Mapping[str, Tensor], step: int) -> None:
     for name, part in parts.items():
         kinds[part.device, part.dtype].append(name)
     for names in kinds.values():
-        extremes = torch.stack([extreme for name in names for extreme in torch.aminmax(parts[name])])  # NaN is both
+        # Stacked, so that a GPU is waited for once, not once a layer; of a weight with a NaN both extremes are NaN.
+        extremes = torch.stack([extreme for name in names for extreme in torch.aminmax(parts[name])])
         for name, finite in zip(names, extremes.isfinite().view(-1, 2).all(1).tolist(), strict=True):
             if not finite:
                 bad = ~torch.isfinite(parts[name])

@@ -42,6 +42,7 @@ def find_masks(
             return finder.judge(name, weight, given[name], pattern, layer.groups)
         return finder.find(name, weight, pattern, layer.groups, step)
 
+    # At each renewal: torch.distributed may have been started since the last one.
     ranks = Ranks.of(distributed)
     sharded = [layer.name for layer in layers if is_sharded(layer.weight)]
     if sharded and ranks is None:
@@ -49,9 +50,10 @@ def find_masks(
             f"layer {sharded[0]!r} is sharded over ranks, which have to find its mask together; leave out "
             "distributed=False"
         )
+    # One rank alone holds shards all the same where `fully_shard` was called, and they must be put together.
     if ranks is None or (ranks.size == 1 and not sharded):
         return {layer.name: find(layer, layer.weight.detach()) for layer in layers}
-    from tmask.nn.training.sharing import Shared
+    from tmask.nn.training.sharing import Shared  # late: it loads torch's tensors over ranks
 
     return Shared(layers, find, frozenset(given), ranks).masks(patterns, step)
 
@@ -64,6 +66,7 @@ def put_on(
     Raises:
         InvalidMaskError: a backend that was asked for by name cannot take one of them; no layer is changed then.
     """
+    # All are asked before any is changed, or one that is refused would leave the model half renewed.
     for layer in layers:
         prepare(layer, patterns[layer.name], found[layer.name].complete)
     rows = []

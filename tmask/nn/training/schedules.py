@@ -44,6 +44,7 @@ class Frozen(Schedule):
     Source: [Hubara2021], section 4, static masks from a pretrained model.
     """
 
+    # What a frozen mask prunes never comes back: a gradient would move only what nobody reads.
     gradient: Gradient = "masked"
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Periodic(Schedule):
     def _check_ranges(self) -> None:
         for name, least in (("every", 1), ("begin", 0), ("ramp", 0), ("end", 0), ("dense_from", 1)):
             value = getattr(self, name)
+            # Only the two that mean "never" may be left open.
             if value is None and name in ("end", "dense_from"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -99,6 +101,7 @@ class Periodic(Schedule):
 
     def _check_sequence(self) -> None:
         """The ramp arrives, renewals end, the dense tail begins: in this order, or a setting would be ignored."""
+        # The ramp arrives at the first renewal after its end, since masks change at renewals alone.
         arrival = self.begin + math.ceil(self.ramp / self.every) * self.every
         if self.end is not None and self.end < arrival:
             raise InvalidProblemError(
@@ -115,6 +118,7 @@ class Periodic(Schedule):
             )
 
     def renews_at(self, step: int) -> bool:
+        # The last renewal drops the masks: to keep everything is a mask too, with figures of its own.
         if self.dense_from is not None and step >= self.dense_from:
             return step == self.dense_from
         if step < self.begin or (self.end is not None and step > self.end):

@@ -1,11 +1,7 @@
 """Masks for a model that several processes train together: DDP, and FSDP2 (`fully_shard`).
 
-Every mask is found on one rank, from the whole weight, and sent to the others; the layers are shared out by size. Masks
-are then the same whatever the solver does, and a renewal takes a share of the time: ranks on one machine share its
-cores, so that solving every mask on every rank would cost as much as solving alone.
-
-What ranks hold is compared at every renewal, by fingerprint: under DDP the weights (equal ones are what makes one
-rank's mask right for all) and the masks in force until now; always the new masks.
+Every mask is found on one rank, from the whole weight, and sent to the others, so that all have the same whatever the
+solver does; what ranks hold is compared at every renewal, by fingerprint. docs/distributed.md says more.
 """
 
 from __future__ import annotations
@@ -75,11 +71,13 @@ class Shared:
         """Whether all ranks train the same model, and are at the same point."""
         plan = (step, [(la.name, tuple(la.weight.shape), la.groups, str(patterns[la.name])) for la in self.layers])
         alone = "if they train models of their own, pass distributed=False; if some do, their process group"
+        # First, since ranks with other layers would wait for one another in what follows.
         plans = self.ranks.gather((plan, self.given))
         check_same(plans, "step, layers or patterns at a renewal differ", alone)
         plain = [layer for layer in self.layers if not is_sharded(layer.weight)]
         held = self.ranks.gather({la.name: (fingerprint(la.weight), fingerprint(la.masked.mask)) for la in plain})
         weights, masks = ([{name: pair[i] for name, pair in part.items()} for part in held] for i in range(2))
+        # Masks before weights: under masks that differ the weights soon do, and the cause is what helps.
         self._compare_each(masks, "the mask in force differs", "one of them was changed or loaded on some ranks only")
         self._compare_each(
             weights, "the weight differs", f"seed all ranks alike, or wrap the model in DDP before sparsify; {alone}"
@@ -94,6 +92,7 @@ class Shared:
         loads = [0] * self.ranks.size
         owners = {}
         for layer in sorted(self.layers, key=lambda layer: -layer.weight.numel()):
+            # Each rank works this out for itself, so ties must fall alike: a stable sort, and the first of equal loads.
             owners[layer.name] = rank = loads.index(min(loads))
             loads[rank] += layer.weight.numel()
         return owners
@@ -120,6 +119,7 @@ class Shared:
             mask = own[layer.name].mask.contiguous()
         else:
             mask = torch.empty(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
+        # Every rank has judged a given mask for itself, and `masks` compares what they have.
         if layer.name not in self.given:
             self.ranks.send(mask, owners[layer.name])
         return mask

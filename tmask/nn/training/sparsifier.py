@@ -58,6 +58,7 @@ class Sparsifier:
         self._on_renewal = on_renewal
         self._distributed = distributed
         self._check_finite_every = check_finite_every
+        # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
 
@@ -84,6 +85,7 @@ class Sparsifier:
         plain = check_optimizers(optimizers, self.layers)
         for layer in self.layers:
             choose_anew(layer)
+        # Closures are wrapped only where the decay has to act between them and the step.
         self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
 
     def unwatch(self) -> None:
@@ -142,9 +144,10 @@ class Sparsifier:
         """
         self._follow_shards()
         watch = self._watch
+        # torch goes by the order only where it has loaded states; a fresh optimizer may have any.
         order = watch.order(self.layers) if watch is not None and watch.has_state else None
         self.steps = restore(state, self.schedule, self.layers, order, Ranks.of(self._distributed))
-        self.last_renewal = None
+        self.last_renewal = None  # its figures are those of the masks that the loaded ones have replaced
 
     def remove(self) -> None:
         """Undo sparsify: hooks and masks off, the dense master weights are the layers' parameters again.
@@ -154,6 +157,7 @@ class Sparsifier:
         Raises:
             InvalidProblemError: a mask cannot come off; all of them are then on, and an optimizer is watched as before.
         """
+        # All or none, and in reverse, as in `export`.
         for layer in self.layers:
             layer.check_removable()
         self.unwatch()
@@ -181,6 +185,7 @@ class Sparsifier:
             self._decayed = True
 
     def _step(self) -> Renewal | None:
+        # Again, since nothing was called ahead of the step where no optimizer is watched.
         for layer in self.layers:
             layer.check_held()
         self._follow_shards()
@@ -189,6 +194,7 @@ class Sparsifier:
         check_finite(self.layers, self.steps, self._check_finite_every, Ranks.of(self._distributed))
         if self.schedule.renews_at(self.steps):
             return self._renew({})
+        # A renewal has packed the new weights already, with their new masks.
         for layer in self.layers:
             layer.refresh()
         return None
@@ -209,4 +215,5 @@ class Sparsifier:
 
     def _follow_shards(self) -> bool:
         """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
+        # A list, and no generator: `any` would stop at the first layer, and leave the others' masks whole.
         return any([layer.follow_shards() for layer in self.layers])

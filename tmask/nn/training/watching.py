@@ -33,6 +33,7 @@ def check_optimizers(optimizers: Sequence[Any], layers: Sequence[SparseLayer]) -
         )
     plain = list(dict.fromkeys(map(plain_optimizer, optimizers)))  # hooks twice on one would count it twice
     held = {key for optimizer in plain for key in learning_rates(optimizer)}
+    # A frozen weight stays as it is, and no optimizer has to hold it.
     missing = [layer.name for layer in layers if layer.weight.requires_grad and id(layer.weight) not in held]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -93,6 +94,7 @@ class Watch:
         if closure is None or not self._in_closures:
             self._before(optimizer, False)
             return None
+        # torch takes what the hook returns for the arguments of the step, the optimizer itself among them.
         again = False
 
         def followed() -> Any:
@@ -108,6 +110,7 @@ class Watch:
         overflow = getattr(optimizer, "found_inf", None)  # a fused optimizer under a GradScaler skips by itself
         if overflow is not None and overflow.item():
             return
+        # A set: an optimizer that steps twice before the others have stepped counts once.
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self.optimizers):
             self._stepped.clear()

@@ -15,6 +15,7 @@ ROUTES: dict[str, Route] = {route.name: route for route in (Cutlass(), Cusparsel
 
 def find_route(device: torch.device) -> tuple[Route | None, str]:
     """The route that this device takes and "", or None and why there is none."""
+    # On a machine without a GPU, all routes say the same, which is told once.
     problems: dict[str, None] = {}  # an ordered set
     for route in ROUTES.values():
         if not (problem := route.problem(device)):

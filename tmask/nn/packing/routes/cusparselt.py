@@ -23,7 +23,6 @@ class Cusparselt(Route):
     multiple: ClassVar[int] = 16
 
     def problem(self, device: torch.device) -> str:
-        """Why this device cannot take the route, or ""."""
         if problem := cuda_problem(device):
             return problem
         major, minor = torch.cuda.get_device_capability(device)

@@ -37,6 +37,7 @@ class Cutlass(Route):
         Raises:
             KernelError: the kernel chose another mask than the one given.
         """
+        # In the weight's dtype: the kernel takes no bool, and 0 and 1 are exact in any.
         _, meta, _, meta_t, bitmask = torch._sparse_semi_structured_tile(
             mask.to(dtype).contiguous(), algorithm="largest_values_greedy", use_cutlass=True
         )

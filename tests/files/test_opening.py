@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save_file
 
 from tmask.errors import FileFormatError
+from tmask.files.opening import open_weights
 from tmask.files.tensors import Tensor
-from tmask.files.weights import open_weights
 
 FLOATS = arrays(st.sampled_from([np.float16, np.float32, np.float64]), array_shapes(min_dims=1, max_dims=4, max_side=5))
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

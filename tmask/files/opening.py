@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tmask.errors import FileFormatError
+from tmask.files.damage import describe
 from tmask.files.numpy_files import open_npy, open_npz
 from tmask.files.safetensors_files import INDEX, open_index, open_safetensors
 from tmask.files.torch_files import open_torch
-from tmask.files.weight_file import WeightFile, describe
-
-__all__ = ["WeightFile", "open_weights"]
+from tmask.files.weight_file import WeightFile
 
 _OPENERS: dict[str, Callable[[Path], WeightFile]] = {
     INDEX: open_index,
@@ -41,6 +40,7 @@ def open_weights(path: str | Path) -> WeightFile:
         if not path.is_file():
             problem = "is no regular file" if path.exists() else "does not exist"
             raise FileFormatError(f"{path} {problem}; give the path of a weight file")
+        # By the name: the first bytes do not tell an .npz from a torch file, both are zip archives.
         for suffix, opener in _OPENERS.items():
             if path.name.lower().endswith(suffix):
                 return opener(path)
@@ -52,6 +52,7 @@ def open_weights(path: str | Path) -> WeightFile:
 
 
 def _in_folder(folder: Path) -> Path:
+    # An index before the shards, which are parts of one model.
     found = sorted(folder.glob(f"*{INDEX}")) or sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         raise FileFormatError(f"{folder} is a folder with {len(found)} safetensors files or indexes; name one file")
