@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """numba's disk cache as a help and no more: whatever is wrong with it, kernels are compiled.
 
 numba takes its cache for granted. A folder that cannot be written and a disk that is full are exceptions in the middle
