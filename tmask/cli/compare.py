@@ -206,6 +206,7 @@ def _words(summary: Summary) -> Row:
         "worst gap": percent(summary.gap_worst),
         "optimal": percent(summary.optimal_share if ran else None, 1),
         "feasible": percent(summary.feasible_share if ran else None, 1),
+        "at a limit": str(summary.limits),
         "failures": str(summary.failures),
     }
 

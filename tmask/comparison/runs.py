@@ -70,6 +70,7 @@ class Summary:
         microseconds: a block, median over the repeats; fastest and slowest repeat beside it.
         weights_per_second: from the median.
         retained: kept share of the total score, on the blocks that it saw.
+        limits: repeats that a limit of the solver stopped, so that the mask may not be its best.
         failures: repeats that failed; `failure` is the first text.
     """
 
@@ -89,6 +90,7 @@ class Summary:
     gap_worst: float
     optimal_share: float
     feasible_share: float
+    limits: int
     failures: int
     failure: str
 
@@ -233,6 +235,7 @@ def _summary(runs: list[Run]) -> Summary:
         gap_worst=first.gap_worst,
         optimal_share=first.optimal_blocks / first.blocks,
         feasible_share=first.feasible_blocks / first.blocks,
+        limits=sum(run.limit_reached for run in good),
         failures=len(failures),
         failure=failures[0] if failures else "",
     )
