@@ -68,7 +68,7 @@ def open_torch(path: Path) -> WeightFile:
         raise FileFormatError(f"{path} holds no tensors, but {keys}; save the state dict by itself")
     return WeightFile(
         path,
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: () if tensor.is_nested else tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: torch_dtype(tensor) for name, tensor in tensors.items()},
         lambda name: _read(tensors[name]),
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from tmask.blocks.arrays import checked_tensor, is_tensor, to_numpy
+from tmask.blocks.arrays import checked_tensor, to_numpy
+from tmask.blocks.plain import is_tensor
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
 from tmask.blocks.tiling import Region, Tiling
 from tmask.errors import InvalidProblemError
@@ -47,8 +48,8 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
 
     begin = time.perf_counter()
     weight, n = request.weight, request.pattern.n
-    tiling = Tiling(tuple(weight.shape), request.pattern, request.groups)
     values, usable = _scores(weight, request.score)
+    tiling = Tiling(tuple(values.shape), request.pattern, request.groups)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())
