@@ -19,13 +19,13 @@ import numpy.typing as npt
 from tmask.errors import SolverFailedError, TmaskError
 
 
-class Solver(Protocol):
+class HasName(Protocol):
     """What this file needs of `tmask.solving.solver.Solver`, which stands on it."""
 
     name: ClassVar[str]
 
 
-def is_ours(solver: Solver) -> bool:
+def is_ours(solver: HasName) -> bool:
     """Whether its class stands in this package, and not in one of somebody else's."""
     return type(solver).__module__.partition(".")[0] == "tmask_solvers"
 
@@ -38,7 +38,7 @@ def sealed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def faults_of(solver: Solver, where: str) -> Iterator[None]:
+def faults_of(solver: HasName, where: str) -> Iterator[None]:
     """What goes wrong in a solver's own code becomes a SolverFailedError that says in which solver, and where.
 
     SystemExit too: a solver may not end the process.
@@ -52,12 +52,12 @@ def faults_of(solver: Solver, where: str) -> Iterator[None]:
         raise SolverFailedError(f"solver {solver.name!r}, {where}: {what}{_advice(solver, error)}") from error
 
 
-def to_its_author(solver: Solver) -> str:
+def to_its_author(solver: HasName) -> str:
     """Whom to tell that a solver does not keep its contract, at the end of a text."""
     return "please report this" if is_ours(solver) else f"for the author of {type(solver).__module__} to mend"
 
 
-def _advice(solver: Solver, error: BaseException) -> str:
+def _advice(solver: HasName, error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return ""
     last = traceback.extract_tb(error.__traceback__)[-1]
