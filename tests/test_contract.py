@@ -183,9 +183,18 @@ def test_n_equal_m_keeps_everything(name):
 def test_scores_are_left_alone(name):
     scores = make_blocks("normal", 3, 4)
     before = scores.copy()
-    scores.flags.writeable = False
+    assert scores.flags.writeable  # so that it gets them themselves, and not a copy
     solve(name, scores, 2)
     np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_weights_are_left_alone(name):
+    """Some solve them where they lie."""
+    weight = np.random.default_rng(0).standard_normal((12, 16)).astype(np.float32)
+    before = weight.copy()
+    tmask.solve(weight, "2:4", name)
+    np.testing.assert_array_equal(weight, before)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

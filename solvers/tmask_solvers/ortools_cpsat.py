@@ -9,8 +9,9 @@ Source: [Perron2023]; `ortools.sat.python.cp_model`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,10 +72,23 @@ class OrtoolsCpsat(Solver):
         solver.parameters.absolute_gap_limit = 0
         if self.time_limit is not None:
             solver.parameters.max_time_in_seconds = self.time_limit
-        status = solver.solve(model)
+        solver.parameters.catch_sigint_signal = False  # it would stop this block's search, and tell nobody
+        status = _search(solver, model)
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             found = np.array(solver.boolean_values(kept.ravel()), np.bool_).reshape(side, side)
             return found, status == cp_model.OPTIMAL
         if status == cp_model.UNKNOWN:  # stopped before it had looked at the hint
             return hint, False
         raise SolverFailedError(f"solver {self.name!r}, block {index}: {solver.status_name(status)}")
+
+
+def _search(solver: cp_model.CpSolver, model: cp_model.CpModel) -> Any:
+    """Its status. It runs in a thread: what waits here hears of Ctrl-C at once, which native code does not."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(solver.solve, model)
+        try:
+            return running.result()
+        finally:
+            while not running.done():
+                solver.stop_search()  # does nothing before the search has begun, hence more than once
+                wait([running], timeout=0.01)

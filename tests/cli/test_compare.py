@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.cli.harness import TENSORS, leftovers, one_line, run
+from tests.cli.harness import TENSORS, Tiny, leftovers, one_line, run
 from tmask.comparison.runs import COLUMNS
 from tmask.solving import registry
 
@@ -117,3 +118,15 @@ def test_the_weights_are_never_overwritten(weights):
 def test_weights_that_are_not_finite_are_named(weights):
     save_file(TENSORS | {"fc1.weight": np.full((8, 8), np.inf, np.float32)}, weights)
     assert "fc1.weight: 64 NaN or infinite values" in one_line(run("compare", weights, *TWO, code=2).stderr)
+
+
+def test_a_row_that_hit_a_limit_says_so(weights, monkeypatch):
+    answer = Tiny._solve
+    monkeypatch.setattr(Tiny, "_solve", lambda *args: replace(answer(*args), limit_reached=True))
+    monkeypatch.setattr(Tiny, "__init__", lambda self: object.__setattr__(self, "count", 1))
+    monkeypatch.setattr(registry, "_registered", {"tiny": Tiny})
+    args = ("compare", weights, "-p", "2:4", "--solvers", "tiny,bi-nm", *QUICK)
+    table = run(*args).stdout
+    assert "at a limit" in one_line(table)
+    rows = {row["solver"]: row for row in json.loads(run(*args, "--json").stdout)["summaries"]}
+    assert (rows["tiny"]["limits"], rows["bi-nm"]["limits"]) == (2, 0)

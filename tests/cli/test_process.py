@@ -16,12 +16,14 @@ COMMAND = [sys.executable, "-m", "tmask.cli"]
 
 # A solver that waits at its second layer until the file `go` is there.
 WAITING = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np, tmask
 from tmask.cli import main
 
+# As Python does by itself, but for a process whose parent ignores it (a job in the background).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 calls = []
 
 @tmask.register_solver

@@ -110,3 +110,18 @@ def test_an_output_that_fails_at_the_end_is_exit_code_4(weights, monkeypatch):
     stderr = one_line(solve(weights, code=4).stderr)
     assert "No space left on device" in stderr
     assert "3 of 3 layers are finished and kept" in stderr
+
+
+def test_a_damaged_layer_is_solved_again_with_a_remark(weights, interrupt_after):
+    interrupt_after(1)
+    solve(weights, code=130)
+    (kept,) = (weights.parent / "masks.safetensors.partial").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1  # in the mask itself
+    kept.write_bytes(data)
+    solved = interrupt_after(None)
+    result = solve(weights)
+    assert len(solved) == 3
+    assert "resumed" not in result.stderr
+    assert "what an earlier run had kept of it was damaged; it was solved again" in one_line(result.stderr)
+    run("check", weights.parent / "masks.safetensors", weights)

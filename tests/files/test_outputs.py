@@ -125,13 +125,17 @@ def test_a_refusal_inside_the_block_keeps_its_own_text(tmp_path):
 
 def test_a_real_interrupt_in_another_process(tmp_path):
     script = (
+        # As Python does by itself, but for a process whose parent ignores it (a job in the background).
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time; from tmask.files.atomic import atomic_path\n"
         "with atomic_path(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "m"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", script, tmp_path / "m"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     assert len(os.listdir(tmp_path)) == 1
     start = time.monotonic()

@@ -132,3 +132,22 @@ def test_half_a_character_in_a_name_is_refused_not_kept(store):
     with pytest.raises(FileFormatError, match=r"'layer\.\\ud800' cannot be in a safetensors file"):
         store.put(dataclasses.replace(RECORD, name=name))
     assert os.listdir(store.folder) == []
+
+
+def test_one_flipped_bit_is_noticed(store):
+    """Wherever it is: what comes back is the layer as it was, or nothing, and then it is named."""
+    store.put(RECORD)
+    (path,) = store.folder.iterdir()
+    whole = path.read_bytes()
+    lost = 0
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        store.damaged.clear()
+        if (found := get(store)) is None:
+            assert store.damaged == [RECORD.name]
+            lost += 1
+        else:
+            same(found, RECORD)
+    assert lost > len(whole) / 2
+    path.write_bytes(whole)
+    same(get(store), RECORD)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tmask.blocks.plain import is_plain_array, is_tensor, plain_tensor
 from tmask.errors import InvalidProblemError
 
 Scores = npt.NDArray[np.floating[Any]]  # float32 or float64, >= 0 and finite
@@ -18,12 +19,6 @@ Masks = npt.NDArray[np.bool_]  # True = kept
 Prices = npt.NDArray[np.float64]
 
 _NARROW = ("float16", "bfloat16", "float32")
-
-
-def is_tensor(array: object) -> bool:
-    """Whether it is a torch tensor."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def to_scores(weight: Any, score: Any = None, *, name: str = "weight") -> Scores:
@@ -81,13 +76,15 @@ def to_values(array: Any, name: str) -> npt.NDArray[Any]:
     if is_tensor(array):
         # numpy has no bfloat16. Its bits go without a copy, and become numbers part by part (`parts.Stage`).
         torch = sys.modules["torch"]
-        if str(array.dtype) == "torch.bfloat16" and not array.is_meta and array.layout == torch.strided:
-            return np.asarray(array.detach().cpu().view(torch.int16).numpy()).view(np.uint16)
-        return np.asarray(checked_tensor(array, name).detach().cpu().numpy())
-    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
-        return np.asarray(array).view(np.uint16)  # no subclass: a matrix has two axes, whatever one does
-    if isinstance(array, np.ndarray) and array.dtype.name in ("float16", "float32", "float64"):
-        return np.asarray(array)
+        tensor = checked_tensor(array, name).cpu()
+        if tensor.dtype == torch.bfloat16:
+            return np.asarray(tensor.view(torch.int16).numpy()).view(np.uint16)
+        return np.asarray(tensor.numpy())
+    if is_plain_array(array, name):
+        if array.dtype.name == "bfloat16":
+            return np.asarray(array).view(np.uint16)  # no subclass: a matrix has two axes, whatever one does
+        if array.dtype.name in ("float16", "float32", "float64"):
+            return np.asarray(array)
     return to_numpy(array, name)
 
 
@@ -99,7 +96,7 @@ def to_numpy(array: Any, name: str) -> Scores:
     """
     if is_tensor(array):
         return _from_tensor(array, name)
-    if not isinstance(array, np.ndarray):
+    if not is_plain_array(array, name):
         raise InvalidProblemError(
             f"{name} is a {type(array).__name__}; give a numpy array or a torch tensor of a floating dtype"
         )
@@ -112,17 +109,15 @@ def to_numpy(array: Any, name: str) -> Scores:
 
 
 def _from_tensor(tensor: Any, name: str) -> Scores:
-    tensor = checked_tensor(tensor, name).detach().cpu()
+    tensor = checked_tensor(tensor, name).cpu()
     return np.asarray((tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).numpy())
 
 
 def checked_tensor(tensor: Any, name: str) -> Any:
-    """The tensor, if it is dense and of a floating dtype; raises InvalidProblemError if not."""
+    """The tensor, detached, if it is dense and of a floating dtype; raises InvalidProblemError if not."""
+    tensor = plain_tensor(tensor, name)
     # By its text: torch's own dtypes are out of reach without an import.
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if "strided" not in str(tensor.layout) or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else str(tensor.layout)
-        raise InvalidProblemError(f"{name} is a {kind} tensor; give a dense one, with data")
     if dtype not in (*_NARROW, "float64"):
         raise _dtype_error(name, dtype)
     return tensor
@@ -141,12 +136,13 @@ def to_mask(mask: Any) -> npt.NDArray[np.bool_]:
     Raises:
         InvalidProblemError: not an array, or not of dtype bool.
     """
-    values = mask.detach().cpu().numpy() if is_tensor(mask) else mask
-    if not isinstance(values, np.ndarray):
+    if not (is_tensor(mask) or is_plain_array(mask, "mask")):
         raise InvalidProblemError(f"mask is a {type(mask).__name__}; give a numpy array or a torch tensor")
-    if values.dtype != np.bool_:
-        raise InvalidProblemError(f"mask has dtype {values.dtype}; it must be bool, True = kept (try mask != 0)")
-    return values
+    values = plain_tensor(mask, "mask") if is_tensor(mask) else mask
+    dtype = str(values.dtype).removeprefix("torch.")
+    if dtype != "bool":
+        raise InvalidProblemError(f"mask has dtype {dtype}; it must be bool, True = kept (try mask != 0)")
+    return np.asarray(values.cpu().numpy()) if is_tensor(mask) else values
 
 
 def _overflow(name: str) -> InvalidProblemError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,6 +118,8 @@ class Tiling:
     groups: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.groups, bool) or not isinstance(self.groups, Integral):
+            raise InvalidProblemError(f"groups is {self.groups!r} ({type(self.groups).__name__}); give a whole number")
         if len(self.shape) < 2:
             raise InvalidProblemError(
                 f"weight of shape {self.shape}: a transposable mask needs at least two axes (rows and columns)"

@@ -25,9 +25,9 @@ from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
-from tmask.errors import InvalidProblemError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
-from tmask.solving.registry import available_solvers, solver_class, solver_infos
+from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
 
 Tensors = Sequence[tuple[Scores, int]]  # scores of layers, and the groups of each
 
@@ -65,7 +65,7 @@ def compare(
     Slow solvers see a random part of the blocks; the table says how many each one saw. A solver that fails is a row
     of the table too; the exit code is then 3.
     """
-    names = _names(solvers, all_solvers)
+    names, unusable = _names(solvers, all_solvers)
     usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
@@ -74,7 +74,7 @@ def compare(
         (to_scores(weights.read(layer.name).values(), name=layer.name), layer.groups) for layer in selection.layers
     ]
     runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
-    remarks += left_out(selection)
+    remarks += [*unusable, *left_out(selection)]
     summaries = summarise(runs)
     # Who names solvers knows which ones are wanted; the others learn what an install would add.
     missing = {} if solvers else {info.name: info.install for info in solver_infos() if info.missing}
@@ -93,10 +93,13 @@ def compare(
     _exit_if_any_failed(summaries)
 
 
-def _names(text: str, all_solvers: bool) -> list[str]:
-    """The solvers that were asked for, each once; a name that cannot be used is found here, before the work."""
+def _names(text: str, all_solvers: bool) -> tuple[list[str], list[str]]:
+    """The solvers that were asked for, each once, and remarks on those that were not named, and cannot be used.
+
+    A name that was given and cannot be used is an error, here, before the work.
+    """
     if not text:
-        return [name for name in available_solvers() if all_solvers or name in _DEFAULT]
+        return _those_that_load([name for name in available_solvers() if all_solvers or name in _DEFAULT])
     if all_solvers:
         raise InvalidProblemError("give --solvers or --all-solvers, not both")
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -105,8 +108,21 @@ def _names(text: str, all_solvers: bool) -> list[str]:
     if "auto" in names:
         raise InvalidProblemError("--solvers auto: it stands for the fastest exact solver of those that can be named")
     for name in names:
-        solver_class(name)
-    return names
+        get_solver(name)
+    return names, []
+
+
+def _those_that_load(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of solvers that can be made with their defaults, and for each other one a remark that says why not."""
+    usable, remarks = [], []
+    for name in names:
+        try:
+            get_solver(name)
+        except TmaskError as error:
+            remarks.append(f"left out: {error}")
+        else:
+            usable.append(name)
+    return usable, remarks
 
 
 def _usable(names: Sequence[str], pattern: Pattern) -> list[str]:
@@ -190,6 +206,7 @@ def _words(summary: Summary) -> Row:
         "worst gap": percent(summary.gap_worst),
         "optimal": percent(summary.optimal_share if ran else None, 1),
         "feasible": percent(summary.feasible_share if ran else None, 1),
+        "at a limit": str(summary.limits),
         "failures": str(summary.failures),
     }
 

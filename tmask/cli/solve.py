@@ -85,6 +85,8 @@ def solve(
             error.add_note(text)
         raise
     run.store.discard()
+    for name in run.store.damaged:
+        note(f"layer {name!r}: what an earlier run had kept of it was damaged; it was solved again")
     if run.resumed:
         note(f"resumed: {run.resumed} of {len(run.layers)} layers were finished in an earlier run")
     if json:

@@ -60,5 +60,5 @@ def _describe(info: SolverInfo) -> dict[str, Any]:
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
+        return "(made when used)"  # by code that may be another package's
     return "(required)" if field.default is dataclasses.MISSING else field.default

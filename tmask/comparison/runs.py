@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -71,6 +70,7 @@ class Summary:
         microseconds: a block, median over the repeats; fastest and slowest repeat beside it.
         weights_per_second: from the median.
         retained: kept share of the total score, on the blocks that it saw.
+        limits: repeats that a limit of the solver stopped, so that the mask may not be its best.
         failures: repeats that failed; `failure` is the first text.
     """
 
@@ -90,6 +90,7 @@ class Summary:
     gap_worst: float
     optimal_share: float
     feasible_share: float
+    limits: int
     failures: int
     failure: str
 
@@ -243,6 +244,7 @@ def _summary(runs: list[Run]) -> Summary:
         gap_worst=first.gap_worst,
         optimal_share=first.optimal_blocks / first.blocks,
         feasible_share=first.feasible_blocks / first.blocks,
+        limits=sum(run.limit_reached for run in good),
         failures=len(failures),
         failure=failures[0] if failures else "",
     )
@@ -250,8 +252,8 @@ def _summary(runs: list[Run]) -> Summary:
 
 def settings_text(solver: Solver) -> str:
     """A solver's settings as "name=value" pairs; "" where it has none."""
-    values: dict[str, Any] = asdict(solver)  # type: ignore[call-overload]
-    return " ".join(f"{name}={value}" for name, value in values.items())
+    names = [field.name for field in fields(solver)]  # type: ignore[arg-type]
+    return " ".join(f"{name}={getattr(solver, name)}" for name in names)  # not `asdict`, which copies what it holds
 
 
 COLUMNS = tuple(field.name for field in fields(Run))

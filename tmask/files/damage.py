@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tokenize
 import zipfile
@@ -17,10 +18,12 @@ DAMAGE = (
     tokenize.TokenError,
 )  # fmt: skip
 
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 
 def describe(error: BaseException) -> str:
     """The first line of an error's text, or its kind if it has none."""
-    text = getattr(error, "strerror", None) or str(error).strip()
+    text = _ESCAPES.sub("", getattr(error, "strerror", None) or str(error)).strip()  # torch's advice comes in bold
     return text.splitlines()[0] if text else type(error).__name__
 
 

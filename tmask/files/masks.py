@@ -22,7 +22,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.damage import DAMAGE, describe, unlike
-from tmask.files.safetensors_files import write_safetensors
+from tmask.files.safetensors_files import each_once, open_safetensors, write_safetensors
 from tmask.files.tensors import Tensor
 
 FORMAT = "tmask-masks"
@@ -103,11 +103,12 @@ def read_masks(path: str | Path) -> dict[str, MaskRecord]:
     try:
         if not path.is_file():
             raise FileFormatError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
+        open_safetensors(path)  # which looks for two masks of one name
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
             _check_format(path, metadata)
-            layers = json.loads(metadata["layers"])
+            layers = json.loads(metadata["layers"], object_pairs_hook=each_once)
             if set(layers) != names:
                 raise ValueError("its masks and their descriptions do not belong together")
             return {name: _record(name, layers[name], file.get_tensor(name)) for name in layers}

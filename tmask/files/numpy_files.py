@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask.files.damage import DAMAGE, unlike
+from tmask.files.room import check_growth
 from tmask.files.tensors import Tensor, from_numpy
 from tmask.files.weight_file import WeightFile
+
+_HEADER_BYTES = 1 << 16  # numpy's own are some hundred
 
 
 def open_npz(path: Path) -> WeightFile:
@@ -43,6 +47,8 @@ def open_npz(path: Path) -> WeightFile:
 
     def load(name: str) -> Tensor:
         with zipfile.ZipFile(path) as archive, archive.open(members[name]) as stream:
+            info = archive.getinfo(members[name])
+            check_growth(info.file_size, info.compress_size)
             return from_numpy(_array(stream))  # zipfile compares the checksum
 
     return WeightFile(
@@ -76,6 +82,8 @@ def open_npy(path: Path) -> WeightFile:
 
 def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of the array in a stream that is `size` bytes long."""
+    # A header can claim any length, too: a compressed one of gigabytes is cut off here.
+    stream = io.BytesIO(stream.read(_HEADER_BYTES))
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import TEMPORARY
 from tmask.files.masks import MaskRecord, read_masks, write_masks
+
+_SEAL = " contents="
 
 # What `_path` names, and what a killed process leaves of it.
 _OWN = re.compile(rf"([0-9a-f]{{32}}|{re.escape(TEMPORARY)}[0-9a-f]+)\.safetensors")
@@ -21,16 +27,19 @@ class PartialStore:
     def __init__(self, output: str | Path) -> None:
         output = Path(output)
         self.folder = output.with_name(output.name + ".partial")
+        self.damaged: list[str] = []  # names of layers that were there, and not as they had been written
 
     def get(self, name: str, job: str, weights_sha256: str) -> MaskRecord | None:
         """The finished layer, if it was made by the same job from the same weights; else None."""
+        path = self._path(name)
+        if not path.exists():
+            return None
         try:
-            record = read_masks(self._path(name)).get(name)
-        except FileFormatError:  # not there, or left by something else: it is computed anew
+            record = _opened(read_masks(path)[name])
+        except (FileFormatError, KeyError):
+            self.damaged.append(name)
             return None
-        if record is None or (record.job, record.weights_sha256) != (job, weights_sha256):
-            return None
-        return record
+        return record if (record.job, record.weights_sha256) == (job, weights_sha256) else None
 
     def put(self, record: MaskRecord) -> None:
         """Keep a finished layer.
@@ -42,7 +51,7 @@ class PartialStore:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write {self.folder}: {error.strerror}") from error
-        write_masks(self._path(record.name), [record], overwrite=True)
+        write_masks(self._path(record.name), [_sealed(record)], overwrite=True)
 
     def discard(self) -> None:
         """Remove the folder when the output is written; files that are not the store's stay, and keep the folder."""
@@ -57,3 +66,26 @@ class PartialStore:
         # Half a character may stand in a torch file's names; UTF-8 alone refuses it.
         digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
+
+
+def _sealed(record: MaskRecord) -> MaskRecord:
+    """With a digest of all that it says behind its job: a mask with a flipped bit would be as good a mask file."""
+    return replace(record, job=f"{record.job}{_SEAL}{_digest(record)}")
+
+
+def _opened(record: MaskRecord) -> MaskRecord:
+    """Without the digest, which must fit.
+
+    Raises:
+        FileFormatError: it does not, or there is none.
+    """
+    job, _, digest = record.job.rpartition(_SEAL)
+    record = replace(record, job=job)
+    if _digest(record) != digest:
+        raise FileFormatError(f"the mask of {record.name!r} is not the one that was written")
+    return record
+
+
+def _digest(record: MaskRecord) -> str:
+    known = json.dumps([record.name, record.metadata()], sort_keys=True)
+    return hashlib.sha256(known.encode() + np.packbits(record.mask.ravel()).tobytes()).hexdigest()

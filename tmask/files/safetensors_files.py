@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def open_safetensors(path: Path) -> WeightFile:
             pass
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(size))
+            header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=each_once)
     except (safetensors.SafetensorError, *DAMAGE) as error:
         raise unlike(path, "safetensors file", error) from error
     header.pop("__metadata__", None)
@@ -49,6 +50,18 @@ def open_safetensors(path: Path) -> WeightFile:
     return WeightFile(path, shapes, dtypes, load)
 
 
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of an object of JSON; Python's reader would keep the last of two, and drop the other.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    names = [name for name, _ in pairs]
+    if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"two of its entries are named {repeated!r}")
+    return dict(pairs)
+
+
 def open_index(path: Path) -> WeightFile:
     """The tensors of all shards that an index lists.
 
@@ -56,7 +69,7 @@ def open_index(path: Path) -> WeightFile:
         FileFormatError: no index, a shard that is missing, damaged, outside the folder, or without its tensors.
     """
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_once)["weight_map"]
         where = {name: str(shard) for name, shard in weight_map.items()}
     except DAMAGE as error:
         raise FileFormatError(

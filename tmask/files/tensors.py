@@ -134,6 +134,8 @@ def from_torch(tensor: Any) -> Tensor:
 def torch_dtype(tensor: Any) -> str:
     """The dtype's name; one that CODES does not have if the tensor is more than a dense array of it."""
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:
+        return f"nested {dtype}"
     layout = str(tensor.layout).removeprefix("torch.")
     if layout != "strided":
         return f"{layout} {dtype}"

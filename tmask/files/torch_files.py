@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError, SolverUnavailableError
 from tmask.files.damage import unlike
-from tmask.files.tensors import from_torch, torch_dtype
+from tmask.files.room import check_growth
+from tmask.files.tensors import Tensor, from_torch, torch_dtype
 from tmask.files.weight_file import WeightFile
+
+# What torch says of a class or function that is not on its list of harmless ones.
+_FORBIDDEN = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to load unsupported GLOBAL) ([\w.]+)")
 
 # Where training scripts put the state dict in their checkpoints.
 _NESTS = ("state_dict", "model", "model_state_dict")
@@ -32,9 +37,15 @@ def open_torch(path: Path) -> WeightFile:
     import torch
 
     try:
+        _check_sizes(path)
         # only the zip format, torch's own since 1.6, can be mapped
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises whatever its readers raise
+        if found := _FORBIDDEN.search(str(error)):
+            raise FileFormatError(
+                f"{path} holds a Python object ({found[1]}), as `torch.save(model)` writes; loading it could run code, "
+                "so it is refused: save model.state_dict() instead"
+            ) from error
         what = "torch file of plain tensors (anything else is refused, since loading it could run code)"
         raise unlike(path, what, error) from error
     # One after the other: a checkpoint may nest twice.
@@ -57,7 +68,25 @@ def open_torch(path: Path) -> WeightFile:
         raise FileFormatError(f"{path} holds no tensors, but {keys}; save the state dict by itself")
     return WeightFile(
         path,
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: () if tensor.is_nested else tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: torch_dtype(tensor) for name, tensor in tensors.items()},
-        lambda name: from_torch(tensors[name]),
+        lambda name: _read(tensors[name]),
     )
+
+
+def _check_sizes(path: Path) -> None:
+    """Return unless what is compressed in it (torch compresses nothing) would take far more memory than the file has.
+
+    Raises:
+        ValueError: it would.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_growth(sum(info.file_size for info in archive.infolist()), path.stat().st_size)
+
+
+def _read(tensor: Any) -> Tensor:
+    """Its contents. A tensor can be any number of times as large as what it is a view of."""
+    if str(tensor.layout) == "torch.strided":
+        check_growth(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    return from_torch(tensor)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tmask.errors import FileFormatError
 from tmask.files.damage import DAMAGE, describe
+from tmask.files.room import check_memory
 from tmask.files.tensors import Tensor
 
 
@@ -43,6 +44,7 @@ class WeightFile:
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise FileFormatError(f"{self.path} holds no tensor {name!r}{hint}")
         try:
+            check_memory(self.dtypes[name], self.shapes[name])
             return self.load(name)
         except FileFormatError:
             raise

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from tmask.blocks.arrays import checked_tensor, is_tensor, to_numpy
+from tmask.blocks.arrays import checked_tensor, to_numpy
+from tmask.blocks.plain import is_tensor
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
 from tmask.blocks.tiling import Region, Tiling
 from tmask.errors import InvalidProblemError
 from tmask.solving.device_masks import DeviceMasks, Sums
+from tmask.solving.guard import faults_of, is_ours
 from tmask.solving.region_answer import RegionAnswer
 from tmask.solving.registry import device_solver
 from tmask.solving.request import Request
 from tmask.solving.solver import Solver
-from tmask.solving.tensor_solver import WITHOUT_FLOAT64, TensorProof, TensorSolver
+from tmask.solving.tensor_solver import WITHOUT_FLOAT64, TensorProof, TensorSolver, refuse_wrong_types
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +48,8 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
 
     begin = time.perf_counter()
     weight, n = request.weight, request.pattern.n
-    tiling = Tiling(tuple(weight.shape), request.pattern, request.groups)
     values, usable = _scores(weight, request.score)
+    tiling = Tiling(tuple(values.shape), request.pattern, request.groups)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())
@@ -101,13 +103,18 @@ def _solve_region(solver: Solver | None, region: Region, matrices: Tensor, masks
         weights, kept = cut_region(region, matrices), cut_region(region, masks)
         # n = m keeps everything, which takes no solver, and no solver's slack.
         if n < m:
-            proof = chosen.solve_matrices(weights, n, m, kept)
+            # Others may write into what they read, and torch has no read-only tensors: what is judged is the original.
+            given = weights if is_ours(chosen) else weights.clone()
+            with faults_of(chosen, f"blocks of a {tuple(weights.shape)} tensor"):
+                proof = chosen.solve_matrices(given, n, m, kept)
         else:
             proof = TensorProof(slack=kept.fill_(True).new_zeros((), dtype=matrices.dtype).double())
         return DeviceMasks(chosen, n, cut_tiles(weights, m, m), cut_tiles(kept, m, m), proof)
     blocks = padded_blocks(region, matrices)
     # Solvers need not bear NaN; that there was some shows in the sums, which are made of the blocks as they were.
-    answer = chosen.solve_tensor(blocks.abs().nan_to_num_(nan=0.0, posinf=0.0), n)
+    with faults_of(chosen, f"{len(blocks)} blocks cut short at an edge"):
+        answer = chosen.solve_tensor(blocks.abs().nan_to_num_(nan=0.0, posinf=0.0), n)
+        refuse_wrong_types(chosen, answer, tuple(blocks.shape))
     join_padded(region, answer.masks, masks)
     grid = (len(blocks), 1, 1, 1, region.side, region.side)
     return DeviceMasks(chosen, n, blocks.view(grid), answer.masks.reshape(grid), answer.proof)

@@ -44,7 +44,14 @@ class Entry:
 
 def missing_modules(requires: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the modules that are not installed."""
-    return tuple(module for module in requires if importlib.util.find_spec(module) is None)
+    return tuple(module for module in requires if not _is_installed(module))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a part of a package that is not there; a module that was not imported as usual
+        return False
 
 
 @cache

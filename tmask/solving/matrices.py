@@ -21,6 +21,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
 from tmask.judging.compiled import find_compiled_kernels
 from tmask.judging.worth import Worth
+from tmask.solving.guard import faults_of, is_ours, to_its_author
 from tmask.solving.solver import Solver
 
 Worker = Callable[[Values, Mask, RowPrices | None], float]
@@ -74,7 +75,8 @@ def solve_matrices(
     Cost: memory below 1 MiB a thread.
     """
     real = real_dtype(weights)
-    direct = is_direct(weights, masks, m)
+    ours = is_ours(solver)
+    direct = ours and is_direct(weights, masks, m)
     scratch = threading.local()
 
     def solve_part(part: Part) -> tuple[float, float, float, int]:
@@ -86,29 +88,39 @@ def solve_matrices(
             (weight,), (mask,) = part.pieces(weights), part.pieces(masks)
         else:
             weight, mask = scratch.stage.fetch(part, weights)
-        if row_prices is None:
-            slack = scratch.worker(weight, mask, None)
-        else:
-            own = part.tiles(row_prices)
-            # Contiguous for the kernels, and back afterwards: a part may be narrower than the matrix.
-            start = np.ascontiguousarray(own).reshape(-1, m)
-            slack = scratch.worker(weight, mask, start)
-            own[...] = start.reshape(own.shape)
+        slack = _call(scratch.worker, weight, mask, part, row_prices)
+        if not ours:  # it may have written into the stage: what is judged is the original
+            weight, mask = scratch.stage.fetch(part, weights)
         # While the part is still in the cache that the solver has filled.
         kept, total, regular = examine(weight, mask, n, m)
         if not regular:
-            raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; please report this")
+            raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; {to_its_author(solver)}")
         if not direct:
             part.put(mask, masks)
         return kept, total, slack, weight.size // (m * m)
 
+    def reported(part: Part) -> tuple[float, float, float, int]:
+        with faults_of(solver, f"rows {part.first}-{part.last - 1}"):
+            return solve_part(part)
+
     objective = total = slack = 0.0
     parts = direct_parts(weights, m) if direct else staged_parts(weights, m)
-    for kept, entries, lost, blocks in _in_threads(solve_part, parts, solver.threads):
+    for kept, entries, lost, blocks in _in_threads(reported, parts, solver.threads):
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
             progress(blocks)
     return Worth(objective, total, objective + slack)
+
+
+def _call(worker: Worker, weight: Values, mask: Mask, part: Part, row_prices: RowPrices | None) -> float:
+    """The slack of a worker's mask; its prices go to where they came from."""
+    if row_prices is None:
+        return worker(weight, mask, None)
+    own = part.tiles(row_prices)
+    start = np.ascontiguousarray(own).reshape(-1, row_prices.shape[2])
+    slack = worker(weight, mask, start)
+    own[...] = start.reshape(own.shape)
+    return slack
 
 
 def make_row_prices(weights: Values, m: int) -> RowPrices:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tmask.errors import InvalidProblemError, SolverUnavailableError, UnknownSolverError
+from tmask.errors import InvalidProblemError, SolverUnavailableError, TmaskError, UnknownSolverError
 from tmask.solving.entry import Entry, missing_modules
+from tmask.solving.foreign import ANY_FAULT, fault_of_class, foreign_class, required_settings, text_of
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import TensorSolver
 
@@ -59,6 +60,9 @@ DEVICE_AUTO = ("midpoint-cuda", "midpoint-torch")
 REFERENCES = ("midpoint", "augmenting-paths")
 
 _registered: dict[str, type[Solver]] = {}
+_broken: set[str] = set()  # built-in solvers whose library is installed and does not load
+
+log = logging.getLogger("tmask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ def register_solver(cls: type[Solver]) -> type[Solver]:
     Raises:
         InvalidProblemError: not a dataclass over Solver, or the name is taken.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Solver) and dataclasses.is_dataclass(cls)):
-        raise InvalidProblemError(f"{cls!r} is not a dataclass that extends tmask.Solver")
+    if fault := fault_of_class(cls):
+        raise InvalidProblemError(f"{cls!r} {fault}")
     name = cls.name
     if name in BUILTIN or _registered.get(name, cls) is not cls or name == "auto":
         raise InvalidProblemError(f"a solver named {name!r} exists already; choose another name")
@@ -124,7 +128,14 @@ def get_solver(name: str, **settings: Any) -> Solver:
         if setting not in fields:
             has = "its settings are " + ", ".join(sorted(fields)) if fields else "it has no settings"
             raise InvalidProblemError(f"solver {name!r} has no setting {setting!r}; {has}")
-    return cls(**settings)
+    try:
+        return cls(**settings)
+    except TmaskError:
+        raise
+    except ANY_FAULT as error:  # its own checks, or what they need of the machine
+        if needed := [one for one in required_settings(cls) if one not in settings]:
+            raise InvalidProblemError(f"solver {name!r} needs the settings {', '.join(needed)}") from error
+        raise SolverUnavailableError(f"solver {name!r} cannot be made: {text_of(error)}") from error
 
 
 def auto_solver(side: int) -> Solver:
@@ -134,7 +145,8 @@ def auto_solver(side: int) -> Solver:
         SolverUnavailableError: none is.
     """
     for name in AUTO:
-        if not BUILTIN[name].lacking() and (cls := solver_class(name)).max_side >= side:
+        cls = _loadable(name)
+        if cls is not None and cls.max_side >= side:
             return cls()
     raise SolverUnavailableError(
         f"no exact solver for blocks of side {side} is installed here; {BUILTIN[AUTO[0]].install()} brings the fastest"
@@ -168,9 +180,22 @@ def _say_once(level: int, text: str) -> None:
 def reference_solver(side: int) -> Solver | None:
     """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
     for name in REFERENCES:
-        if not BUILTIN[name].lacking() and solver_class(name).max_side >= side:
-            return get_solver(name)
+        cls = _loadable(name)
+        if cls is not None and cls.max_side >= side:
+            return cls()
     return None
+
+
+def _loadable(name: str) -> type[Solver] | None:
+    """The class of a built-in solver; None if its library is missing, or there and broken, which is said once."""
+    if BUILTIN[name].lacking() or name in _broken:
+        return None
+    try:
+        return solver_class(name)
+    except SolverUnavailableError as error:
+        _broken.add(name)
+        log.warning("%s; going on without it", error)
+        return None
 
 
 def solver_class(name: str) -> type[Solver]:
@@ -189,7 +214,7 @@ def solver_class(name: str) -> type[Solver]:
     if name not in found:
         names = ", ".join([*BUILTIN, *_registered, *found])
         raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
-    return _foreign_class(name, found[name])
+    return foreign_class(found[name])
 
 
 def _builtin_class(name: str, entry: Entry) -> type[Solver]:
@@ -201,20 +226,9 @@ def _builtin_class(name: str, entry: Entry) -> type[Solver]:
     module, _, attribute = entry.target.partition(":")
     try:
         cls: type[Solver] = getattr(importlib.import_module(f"tmask_solvers.{module}"), attribute)
-    except (ImportError, OSError, AttributeError) as error:  # a library that is there, but broken
+    except ANY_FAULT as error:  # a library that is there, but broken
         raise SolverUnavailableError(f"solver {name!r}: its library cannot be loaded: {error}") from error
     return cls
-
-
-def _foreign_class(name: str, point: EntryPoint) -> type[Solver]:
-    """What another package's entry point names; unlike our own table, that may be anything."""
-    try:
-        loaded = point.load()
-    except (ImportError, OSError, AttributeError) as error:
-        raise SolverUnavailableError(f"solver {name!r} ({point.value}) cannot be loaded: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Solver) and dataclasses.is_dataclass(loaded)):
-        raise InvalidProblemError(f"entry point {name!r} ({point.value}) is not a dataclass that extends tmask.Solver")
-    return loaded
 
 
 def _entry_points() -> dict[str, EntryPoint]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from tmask.blocks.arrays import Scores
 from tmask.errors import InvalidProblemError, SolverFailedError
 from tmask.judging.answers import Answer, BlockSolution
 from tmask.judging.counts import count_lines
+from tmask.solving.guard import faults_of, is_ours, sealed, to_its_author
 
 
 class Solver(ABC):
@@ -34,7 +36,10 @@ class Solver(ABC):
 
     @abstractmethod
     def _solve(self, scores: Scores, n: int) -> Answer:
-        """Masks for scores (B, m, m), float32 or float64, >= 0 and finite, C-contiguous, B >= 1, 0 < n < m."""
+        """Masks for scores (B, m, m), float32 or float64, >= 0 and finite, C-contiguous, B >= 1, 0 < n < m.
+
+        The scores are not to be changed; solvers of other packages get them read-only.
+        """
 
     def check_side(self, side: int) -> None:
         """Return if it takes blocks of this side; raise InvalidProblemError if not."""
@@ -53,7 +58,7 @@ class Solver(ABC):
             progress: called with the number of blocks done since the last call.
         Raises:
             InvalidProblemError: a block side that this solver does not take.
-            SolverFailedError: the backend failed, or returned what is no mask of this pattern.
+            SolverFailedError: the solver's own code raised, or returned what is no mask of this pattern.
         """
         num_blocks, side = scores.shape[:2]
         self.check_side(side)
@@ -64,34 +69,68 @@ class Solver(ABC):
         seconds = 0.0
         for start in range(0, num_blocks if n < side else 0, self.chunk):
             part = slice(start, start + self.chunk)
-            contiguous = np.require(scores[part], requirements=["C", "W"])  # numba compiles anew for others
+            given = self._given(scores[part])
             # The backend alone is timed: checks cost the same for all, and would blur who is fast.
             begin = time.perf_counter()
-            answer = self._solve(contiguous, n)
+            with faults_of(self, f"blocks {start}-{start + len(given) - 1}"):
+                answer = self._solve(given, n)
             seconds += time.perf_counter() - begin
-            self._check(answer, contiguous.shape, n, start)
+            self._check(answer, given.shape, n, start)
             masks[part] = answer.masks
-            limit_reached |= answer.limit_reached
+            limit_reached |= bool(answer.limit_reached)
             if answer.prices is not None:
                 if prices is None:
                     prices = np.empty((num_blocks, side))
                 prices[part] = answer.prices
             # Between chunks, which is also where an interrupt gets through to Python.
             if progress is not None:
-                progress(len(contiguous))
+                progress(len(given))
         return BlockSolution(masks, prices, limit_reached, seconds)
+
+    def _given(self, scores: Scores) -> Scores:
+        """What `_solve` gets to read, see `tmask.solving.guard`."""
+        if is_ours(self):
+            return np.require(scores, requirements=["C", "W"])  # numba compiles anew for others
+        return sealed(np.array(scores, order="C"))
 
     def _check(self, answer: Answer, shape: tuple[int, ...], n: int, first: int) -> None:
         """Refuse what is no mask: never more than n per line, and exactly n from an exact solver."""
-        masks = answer.masks
-        if masks.shape != shape or masks.dtype != np.bool_:
-            raise SolverFailedError(f"solver {self.name!r} returned {masks.dtype} {masks.shape}, expected bool {shape}")
-        for counts, line in zip(count_lines(masks), ("row", "column"), strict=True):
+        self._check_types(answer, shape, first)
+        for counts, line in zip(count_lines(np.asarray(answer.masks)), ("row", "column"), strict=True):
             # More than n is no mask, whoever made it; fewer is what heuristics, and stopped searches, may return.
             bad = counts != n if self.exact and not answer.limit_reached else counts > n
             if bad.any():
                 block, index = (int(i) for i in np.argwhere(bad)[0])
                 raise SolverFailedError(
                     f"solver {self.name!r}, block {first + block}: {line} {index} keeps {counts[block, index]}, "
-                    f"not {n}; please report this"
+                    f"not {n}; {to_its_author(self)}"
                 )
+
+    def _check_types(self, answer: object, shape: tuple[int, ...], first: int) -> None:
+        """Refuse what is no Answer, or holds arrays of other shapes or dtypes than it says."""
+        blocks = f"solver {self.name!r}, blocks {first}-{first + shape[0] - 1}: _solve"
+        if not isinstance(answer, Answer):
+            raise SolverFailedError(
+                f"{blocks} returned {_kind(answer)}, expected tmask.Answer(masks); {to_its_author(self)}"
+            )
+        masks, prices = answer.masks, answer.prices
+        if not _is_array(masks) or masks.shape != shape or masks.dtype != np.bool_:
+            raise SolverFailedError(
+                f"{blocks} returned {_kind(masks)} as masks, expected bool {shape}; {to_its_author(self)}"
+            )
+        if prices is not None and not (_is_array(prices) and prices.shape == shape[:2] and prices.dtype.kind == "f"):
+            raise SolverFailedError(
+                f"{blocks} returned {_kind(prices)} as prices, expected float64 {shape[:2]}; {to_its_author(self)}"
+            )
+
+
+def _is_array(value: object) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether a numpy array, all of whose entries count."""
+    return isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+
+
+def _kind(value: object) -> str:
+    """What something is, for an error text."""
+    if _is_array(value):
+        return f"{value.dtype} {value.shape}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -15,7 +15,9 @@ import numpy as np
 
 from tmask.blocks.arrays import Scores
 from tmask.blocks.tensor_blocks import cut_tiles
+from tmask.errors import SolverFailedError
 from tmask.judging.answers import Answer
+from tmask.solving.guard import to_its_author
 from tmask.solving.solver import Solver
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ class TensorSolver(Solver):
         tiles = cut_tiles(weights, m, m)
         scores = tiles.reshape(-1, m, m).abs().nan_to_num_(nan=0.0, posinf=0.0)  # reshaping copies, or abs does
         answer = self.solve_tensor(scores, n)
+        refuse_wrong_types(self, answer, tuple(scores.shape))
         cut_tiles(masks, m, m).copy_(answer.masks.reshape(tiles.shape))
         return answer.proof
 
@@ -103,6 +106,25 @@ class TensorSolver(Solver):
 
         # Arrays have no device to stay on, so the first one that it runs on will do.
         device = self.device_types[0] if self.device_types else "cpu"
-        answer = self.solve_tensor(torch.from_numpy(scores).to(device), n)
+        shared = scores if scores.flags.writeable else scores.copy()  # torch has no read-only tensors, and warns
+        answer = self.solve_tensor(torch.from_numpy(shared).to(device), n)
+        refuse_wrong_types(self, answer, scores.shape)
         prices = None if answer.col_prices is None else answer.col_prices.double().cpu().numpy()
         return Answer(np.asarray(answer.masks.cpu().numpy()), prices)
+
+
+def refuse_wrong_types(solver: TensorSolver, answer: object, shape: tuple[int, ...]) -> None:
+    """Return if it is a TensorAnswer with masks of this shape (B, m, m); raise SolverFailedError if not."""
+    import torch
+
+    masks = answer.masks if isinstance(answer, TensorAnswer) else answer
+    if isinstance(masks, torch.Tensor):
+        found = f"{str(masks.dtype).removeprefix('torch.')} {tuple(masks.shape)}"
+        fits = isinstance(answer, TensorAnswer) and masks.dtype == torch.bool and tuple(masks.shape) == shape
+    else:
+        found, fits = f"a {type(masks).__name__}", False
+    if not fits:
+        raise SolverFailedError(
+            f"solver {solver.name!r}: solve_tensor returned {found}, expected TensorAnswer(masks) with bool {shape}; "
+            f"{to_its_author(solver)}"
+        )

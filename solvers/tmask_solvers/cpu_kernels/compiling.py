@@ -3,7 +3,8 @@
 numba keys its disk cache by the file that a kernel stands in, and does not see that a kernel which it calls, in another
 file, has changed. So the cache lies in a folder named after a hash of all sources of this package: any change makes a
 new one. It is numba's own folder (NUMBA_CACHE_DIR) if the user has set one, else beside the sources, and where that
-cannot be written numba falls back to the user's cache folder.
+cannot be written numba falls back to the user's cache folder. Without any of them, kernels are compiled all the same
+(`disk_cache`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+
+from tmask_solvers.cpu_kernels.disk_cache import make_cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,15 +52,15 @@ def inlined(function: Function) -> Function:
 def _compile(function: Function, **options: Any) -> Function:
     config: Any = numba.config  # its attributes are made at run time
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(_cache_folder(before))  # numba reads it while it decorates
+    folder = _cache_folder(before)
+    # Python's error model would make each division a branch that can raise, and loops with one stay scalar.
+    compiled: Any = numba.njit(function, nogil=True, fastmath=False, error_model="numpy", **options)
+    config.CACHE_DIR = str(folder)  # numba reads it while it makes a cache
     try:
-        # Python's error model would make each division a branch that can raise, and loops with one stay scalar.
-        compiled: Function = numba.njit(
-            function, cache=True, nogil=True, fastmath=False, error_model="numpy", **options
-        )
+        compiled._cache = make_cache(function, folder, folder.name)
     finally:
         config.CACHE_DIR = before  # the user's own kernels are cached by it, too
-    return compiled
+    return cast("Function", compiled)
 
 
 @cache
