@@ -62,8 +62,6 @@ REFERENCES = ("midpoint", "augmenting-paths")
 _registered: dict[str, type[Solver]] = {}
 _broken: set[str] = set()  # built-in solvers whose library is installed and does not load
 
-log = logging.getLogger("tmask")
-
 
 @dataclass(frozen=True, slots=True)
 class SolverInfo:
