@@ -15,7 +15,7 @@ from bench import gpu, gpu_calls
 from bench.gpu_report import report
 from tests.bench.pages import unpadded
 from tmask.blocks.pattern import Pattern
-from tmask.solving import registry
+from tmask.solving import entry
 
 
 def scripted(*seconds):
@@ -48,7 +48,7 @@ def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
 
 
 def test_on_a_machine_with_a_gpu_the_cpu_is_left_to_solvers_that_take_it(monkeypatch):
-    monkeypatch.setattr(registry, "_has_driver", lambda: True)
+    monkeypatch.setattr(entry, "_has_driver", lambda: True)
     assert "midpoint-cuda" in tmask.available_solvers()
     timed = {name for _, name in gpu.calls_on(torch.randn(8, 8), Pattern(2, 4))}
     assert "midpoint-torch" in timed
