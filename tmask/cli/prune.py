@@ -29,8 +29,8 @@ from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 
 if TYPE_CHECKING:
+    from tmask.nn.blockwise.blockwise_report import BlockwiseReport
     from tmask.nn.blockwise.choice import MatrixPatterns
-    from tmask.nn.blockwise.report import BlockwiseReport
     from tmask.nn.methods.method import Method
 
 _GIB = 2**30

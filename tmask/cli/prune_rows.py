@@ -18,8 +18,8 @@ from tmask.cli.output import Row
 from tmask.errors import FileFormatError, InvalidProblemError
 
 if TYPE_CHECKING:
+    from tmask.nn.blockwise.blockwise_report import BlockwiseReport
     from tmask.nn.blockwise.pruning import MatrixPruning
-    from tmask.nn.blockwise.report import BlockwiseReport
 
 
 def kind(name: str) -> str:

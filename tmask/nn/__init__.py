@@ -5,14 +5,14 @@
 prune a trained model on calibration data, and `prune_blocks` a language model, block by block.
 """
 
+from tmask.nn.blockwise.blockwise_report import BlockwiseReport
 from tmask.nn.blockwise.entry import prune_blocks
-from tmask.nn.blockwise.report import BlockwiseReport
 from tmask.nn.blockwise.tuning import Tuning
 from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.diversity import model_diversity
-from tmask.nn.fitting.report import LayerPruning, PruningReport
+from tmask.nn.fitting.pruning_report import LayerPruning, PruningReport
 from tmask.nn.fitting.scores import available_scores, register_score
-from tmask.nn.layers.report import LayerRenewal, LayerReport, Renewal, Report
+from tmask.nn.layers.renewals import LayerRenewal, LayerReport, Renewal, Report
 from tmask.nn.methods.registry import available_methods, get_method, register_method
 from tmask.nn.packing.layout import Packed, pack, unpack
 from tmask.nn.pruning.adaprune import adaprune

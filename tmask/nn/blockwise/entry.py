@@ -16,11 +16,11 @@ from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path
 from tmask.nn.blockwise.batches import digest, hold, share
 from tmask.nn.blockwise.blocks import find_blocks
+from tmask.nn.blockwise.blockwise_report import BlockwiseReport, make_report
 from tmask.nn.blockwise.choice import MatrixChoice, MatrixPatterns
 from tmask.nn.blockwise.directory import Directory, fingerprint
 from tmask.nn.blockwise.in_memory import InMemory
 from tmask.nn.blockwise.pruning import BlockSettings, GoalKind
-from tmask.nn.blockwise.report import BlockwiseReport, make_report
 from tmask.nn.blockwise.tuning import Tuning
 from tmask.nn.blockwise.walk import WalkSettings, walk
 from tmask.nn.calibration.batches import Forward

@@ -15,7 +15,7 @@ from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.statistics import far_from, set_statistics
 from tmask.nn.fitting.layer_masks import LayerMask
 from tmask.nn.fitting.prunable import Prunable
-from tmask.nn.fitting.report import LayerPruning
+from tmask.nn.fitting.pruning_report import LayerPruning
 
 _FOREIGN = (
     "the batch norm behind it has running statistics that are not those of the calibration data; if these are the data "

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.layers.layer import Owner, SparseLayer
-from tmask.nn.layers.report import LayerReport
+from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.layers.rules import LayerRules
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.saved import layer_name

@@ -12,7 +12,7 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
-from tmask.nn.layers.report import LayerReport
+from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.mask.gradient import Gradient
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off

@@ -15,8 +15,8 @@ from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
-from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns

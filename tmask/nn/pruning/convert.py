@@ -19,8 +19,8 @@ from tmask.nn.fitting.fit import Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.prunable import find_layers
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
-from tmask.nn.fitting.report import PruningReport
 from tmask.nn.fitting.scores import get_score
 from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.nn.pruning.patterns import make_plans

@@ -19,7 +19,7 @@ from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.recording import collect_pair
 from tmask.nn.fitting.fit import LayerMethod, Plan, fit_layer
-from tmask.nn.fitting.report import PruningReport
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.pruning.grams import dense_grams
 
 

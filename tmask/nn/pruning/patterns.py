@@ -13,7 +13,7 @@ from tmask.nn.calibration.batches import Calibration
 from tmask.nn.fitting.fit import LayerMethod, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than, no_layer
-from tmask.nn.fitting.report import PruningReport
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.pruning.layerwise import Settings, prune
 
 LayerPatterns = Pattern | str | Mapping[str, Pattern | str]

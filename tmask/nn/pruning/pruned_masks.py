@@ -9,7 +9,7 @@ from tmask.files.masks import MaskRecord
 from tmask.files.tensors import from_torch
 from tmask.judging.solution import Status
 from tmask.nn.calibration.linear_view import CONVOLUTIONS
-from tmask.nn.fitting.report import PruningReport
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.solving.api import certify
 
 

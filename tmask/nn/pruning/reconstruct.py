@@ -20,8 +20,8 @@ from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter, literal
 from tmask.nn.fitting.layer_masks import LayerMask
 from tmask.nn.fitting.prunable import Prunable, find_layers
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, RefitMethod, Refitting
-from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Settings, prune
 
 GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_]]

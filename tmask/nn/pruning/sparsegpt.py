@@ -27,8 +27,8 @@ from tmask.nn.fitting.cholesky import check_samples, damped, invert
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
+from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, Refitting
-from tmask.nn.fitting.report import PruningReport
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.solving.solver import Solver

@@ -13,7 +13,7 @@ from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.report import Renewal
+from tmask.nn.layers.renewals import Renewal
 from tmask.nn.layers.rules import Filter, LayerRules, PatternRules
 from tmask.nn.layers.settling import choose
 from tmask.nn.packing.backends import check_backend

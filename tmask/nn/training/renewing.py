@@ -12,7 +12,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.report import LayerRenewal
+from tmask.nn.layers.renewals import LayerRenewal
 from tmask.nn.layers.settling import prepare
 from tmask.nn.mask.shards import is_sharded
 

@@ -13,7 +13,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.layers.finding import MaskFinder
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.report import LayerReport, Renewal, Report
+from tmask.nn.layers.renewals import LayerReport, Renewal, Report
 from tmask.nn.layers.settling import choose_anew
 from tmask.nn.training.checkpoint import capture, restore
 from tmask.nn.training.decay import MaskedDecay
