@@ -39,5 +39,6 @@ def test_the_model_is_never_loaded(tmp_path):
     least, _ = peak(tmp_path, 2)
     most, size = peak(tmp_path, 20)
     assert size > 100e6
-    # Within noise of none: the model is read block by block, and its masks are bits.
-    assert most - least < 0.3 * size, (least, most, size)
+    # None to speak of: blocks come one by one, and masks are bits. Peaks differ by 40 MB from run to run, so the bound
+    # is what tells that from a model in memory, whose 18 more blocks are 0.9 of its size.
+    assert most - least < 0.7 * size, (least, most, size)
