@@ -50,10 +50,10 @@ def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
 def test_on_a_machine_with_a_gpu_the_cpu_is_left_to_solvers_that_take_it(monkeypatch):
     monkeypatch.setattr(entry, "_has_driver", lambda: True)
     assert "midpoint-cuda" in tmask.available_solvers()
-    timed = {name for _, name in gpu.calls_on(torch.randn(8, 8), Pattern(2, 4))}
+    timed = {name for _, name in gpu_calls.calls_on(torch.randn(8, 8), Pattern(2, 4))}
     assert "midpoint-torch" in timed
     assert "midpoint-cuda" not in timed
-    assert gpu.solvers_on("cuda")[0] == "midpoint-cuda"
+    assert gpu_calls.solvers_on("cuda")[0] == "midpoint-cuda"
 
 
 def test_calls_are_measured_in_turn_and_slow_ones_less_often():
