@@ -72,8 +72,8 @@ class Choice:
     def jobs(self) -> Iterator[Job]:
         """Seeds last: a first row of each kind comes soon."""
         for seed in self.seeds:
-            for target in _matching(TARGETS, self.targets):
-                for method in _matching(METHODS, self.methods):
+            for target in matching(TARGETS, self.targets):
+                for method in matching(METHODS, self.methods):
                     for solver in self.solvers if target.startswith("transposable") else ("auto",):
                         for goal in self.goals:
                             settings = METHODS[method]
@@ -104,16 +104,16 @@ def main(
     if part not in ("table", "depth"):
         raise InvalidProblemError(f"no part {part!r}; there are: table, depth")
     choice = Choice(
-        _texts(methods),
-        _texts(targets),
-        _texts(solvers),
-        _texts(goals),
-        tuple(map(int, _texts(seeds))),
+        texts(methods),
+        texts(targets),
+        texts(solvers),
+        texts(goals),
+        tuple(map(int, texts(seeds))),
         samples,
         length,
     )
     check_output(out, overwrite=True)
-    machine = {"commit": commit(), "threads": threads, "device": device} | environment() | _versions()
+    machine = {"commit": commit(), "threads": threads, "device": device} | environment() | versions()
     # Of the interpreters that are started for each row: numba and BLAS read it when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryDirectory(prefix="bench-llm-", dir=scratch) as name:
@@ -123,7 +123,7 @@ def main(
         rows = _Rows(out, {"part": part, "model": named, "text": bench.text.name}, machine)
         if part == "table":
             bench.table(rows, choice.jobs(), folder)
-        for depth in map(int, _texts(depths) if part == "depth" else ()):
+        for depth in map(int, texts(depths) if part == "depth" else ()):
             bench.depth(rows, choice.jobs(), depth, folder)
 
 
@@ -199,11 +199,12 @@ class _Rows:
         print(f"{job.row}, {job.target}, {job.solver}, {job.goal}, seed {job.seed}: {found}, {cost}", flush=True)
 
 
-def _texts(text: str) -> tuple[str, ...]:
+def texts(text: str) -> tuple[str, ...]:
+    """The parts between commas."""
     return tuple(part.strip() for part in text.split(","))
 
 
-def _matching(names: Iterable[str], globs: Iterable[str]) -> list[str]:
+def matching(names: Iterable[str], globs: Iterable[str]) -> list[str]:
     """The names that some glob fits.
 
     Raises:
@@ -216,7 +217,8 @@ def _matching(names: Iterable[str], globs: Iterable[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of libraries that decide how a language model runs."""
     return {library: version(library) for library in ("transformers", "accelerate")}
 
 

@@ -1,4 +1,4 @@
-"""A page and a picture from the rows of `bench.llm` alone.
+"""A page and a picture from the rows of `bench.llm` alone, and of `bench.llm_training` beside them.
 
 python -m bench.llm_report [CSV]
 """
@@ -49,6 +49,17 @@ DEPTH = """\
 
 The first blocks of the same model. Seconds grow by what one block takes; memory by nothing but the block's share of
 files that are mapped.
+
+{table}
+"""
+
+
+TRAINING = """\
+## Trained on with frozen masks
+
+Perplexity before and after {minutes} minutes of AdamW on the text's calibration part ({batch} sequences of {length} tokens a step,
+learning rate {learning_rate} falling to 0), threads: {threads}; commits {commits}. The dense model was trained for the same time: what it
+gains is the text's. From `{name}`.
 
 {table}
 """
@@ -141,6 +152,22 @@ def depths(rows: Rows) -> str:
     return markdown.table(header, lines)
 
 
+def training(rows: Rows, name: str) -> str:
+    """A line for each model that was trained on."""
+    lines = []
+    for row in rows:
+        before, after = (f"{float(row[column]):.2f}" for column in ("perplexity_before", "perplexity"))
+        lines.append([row["method"] or "none", row["target"], before, after, row["steps"]])
+    first = {column: rows[0][column] for column in ("minutes", "batch", "length", "learning_rate", "threads")}
+    table = markdown.table(["method", "target", "before", "after", "steps"], lines)
+    return TRAINING.format(name=name, table=table, commits=commits(rows), **first)
+
+
+def commits(rows: Rows) -> str:
+    """At which rows were measured."""
+    return ", ".join(sorted({row["commit"] for row in rows}))
+
+
 def _title(key: Iterable[str], rows: Rows) -> str:
     model, text, samples, length, windows = key
     dense = sorted({f"{float(row['dense_perplexity']):.2f}" for row in rows})
@@ -196,10 +223,13 @@ def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.llm.")] = RESUL
         sections.append(COSTS.format(table=costs(own)))
     if depth:
         sections.append(DEPTH.format(table=depths(depth)))
+    trained = csv.with_name(f"{csv.stem}_training.csv")
+    if trained.is_file():
+        sections.append(training(read_rows(trained), trained.name))
     first = rows[0]
     text = TEXT.format(
         name=csv.name,
-        commits=", ".join(sorted({row["commit"] for row in rows})),
+        commits=commits(rows),
         cpu=first["cpu"],
         threads=first["threads"],
         date=first["date"][:10],

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import tmask
-from tmask.nn import Tuning, get_method, prune_blocks
+from tmask.nn import BlockwiseReport, Tuning, get_method, prune_blocks
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.skeleton import skeleton
 from tmask.nn.calibration.language_models import load_language_model, share_of_zeros
 from tmask.nn.calibration.perplexity import choose_windows, perplexity
-from tmask.nn.calibration.text import calibration_text, load_tokenizer, read_documents, tokenise
+from tmask.nn.calibration.text import Batch, calibration_text, load_tokenizer, read_documents, tokenise
 
 _MIB = 2**20
 
@@ -101,25 +102,11 @@ def run(job: Job, model: Path, output: Path, tokenizer: Path, text: Text, device
         tokenizer: directory of the tokenizer, which a part of a model may lack.
         judge: whether to take the pruned model's perplexity.
     """
-    batches = calibration_text(
-        text.calibration, tokenizer, samples=job.samples, length=job.length, seed=job.seed, batch=8
-    )
+    batches = calibrate(job, tokenizer, text)
     _warm(job)
     before = peak_memory("cpu")
     begin = time.perf_counter()
-    report = prune_blocks(
-        model,
-        [{key: value.to(device) for key, value in batch.items()} for batch in batches],
-        job.pattern,
-        output=output,
-        method=get_method(job.method, **job.settings),
-        transposable=job.target.startswith("transposable"),
-        solver=job.solver,
-        goal=job.goal,
-        tuning=Tuning(job.epochs) if job.epochs else None,
-        dtype=torch.float32,
-        device=device,
-    )
+    report = prune(job, model, output, batches, device)
     seconds = time.perf_counter() - begin
     row = {
         "perplexity": "",
@@ -135,24 +122,45 @@ def run(job: Job, model: Path, output: Path, tokenizer: Path, text: Text, device
         "windows": text.windows,
     }
     if judge:
-        row["perplexity"], row["zeros"] = _judge(output, tokenizer, text, job.length, device)
+        loaded = load_language_model(output, torch.float32, device)
+        row["perplexity"], row["zeros"] = perplexity_of(loaded, tokenizer, text, job.length), share_of_zeros(loaded)
     shutil.rmtree(output)
     return row
 
 
+def calibrate(job: Job, tokenizer: Path, text: Text) -> list[Batch]:
+    """The samples to prune on."""
+    return calibration_text(text.calibration, tokenizer, samples=job.samples, length=job.length, seed=job.seed, batch=8)
+
+
+def prune(job: Job, model: Path, output: Path, batches: list[Batch], device: str) -> BlockwiseReport:
+    """Prune a model's directory into another."""
+    return prune_blocks(
+        model,
+        [{key: value.to(device) for key, value in batch.items()} for batch in batches],
+        job.pattern,
+        output=output,
+        method=get_method(job.method, **job.settings),
+        transposable=job.target.startswith("transposable"),
+        solver=job.solver,
+        goal=job.goal,
+        tuning=Tuning(job.epochs) if job.epochs else None,
+        dtype=torch.float32,
+        device=device,
+    )
+
+
 def dense_perplexity(model: Path, tokenizer: Path, text: Text, length: int, device: str) -> float:
     """Of the model as it is."""
-    return _judge(model, tokenizer, text, length, device)[0]
+    return perplexity_of(load_language_model(model, torch.float32, device), tokenizer, text, length)
 
 
-def _judge(model: Path, tokenizer: Path, text: Text, length: int, device: str) -> tuple[float, float]:
-    """Perplexity, and the share of zeros."""
+def perplexity_of(model: nn.Module, tokenizer: Path, text: Text, length: int) -> float:
+    """On the part of the text that is for evaluation."""
     tokens = torch.cat(tokenise(read_documents(text.evaluation), load_tokenizer(tokenizer)))
     count = min(text.windows, len(tokens) // length)
-    loaded = load_language_model(model, torch.float32, device)
     # One draw for all rows: differences between them are not of the windows.
-    found = perplexity(loaded, tokens, choose_windows(len(tokens), length, count=count, seed=0))
-    return found.value, share_of_zeros(loaded)
+    return perplexity(model, tokens, choose_windows(len(tokens), length, count=count, seed=0)).value
 
 
 def _warm(job: Job) -> None:

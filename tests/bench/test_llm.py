@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("transformers")
-pytest.importorskip("tabulate")
 
 from bench import llm, llm_models, llm_report
 from bench.llm_runs import Job, Text, peak_memory
@@ -194,6 +193,22 @@ def test_the_page_holds_what_the_rows_say(tmp_path):
     assert found.index("| 6 | 12 |") < found.index("| 30 | 60 |")
     assert "![Perplexity over dense](llm.svg)" in found
     assert (tmp_path / "llm.svg").stat().st_size > 1000
+
+
+def test_training_has_a_section_where_it_has_rows(tmp_path):
+    trained = {
+        "model": "tiny", "method": "alps", "target": "transposable 2:4", "minutes": "10.0", "learning_rate": "3e-05",
+        "batch": "4", "length": "16", "steps": "31", "perplexity_before": "66.666", "perplexity": "44.444",
+        "threads": "2", "commit": "def",
+    }  # fmt: skip
+    assert "frozen masks" not in page(tmp_path, [row()])
+    with (tmp_path / "llm_training.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(trained))
+        writer.writeheader()
+        writer.writerows([trained | {"method": "", "target": "dense"}, trained])
+    found = page(tmp_path, [row()])
+    assert "| none | dense |" in found
+    assert "| alps | transposable 2:4 | 66.67 | 44.44 | 31 |" in found
 
 
 def test_calibrations_stand_apart(tmp_path):
