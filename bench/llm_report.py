@@ -57,9 +57,9 @@ files that are mapped.
 TRAINING = """\
 ## Trained on with frozen masks
 
-Perplexity before and after {minutes} minutes of AdamW on the text's calibration part ({batch} sequences of {length} tokens a step,
-learning rate {learning_rate} falling to 0), threads: {threads}; commits {commits}. The dense model was trained for the same time: what it
-gains is the text's. From `{name}`.
+Perplexity before and after {minutes} minutes of AdamW on the text's first part: {batch} sequences of {length}
+tokens a step, learning rate {learning_rate} falling to 0; threads: {threads}; commits {commits}. The dense model was
+trained for the same time: what it gains is the text's. From `{name}`.
 
 {table}
 """
