@@ -130,7 +130,7 @@ def run(job: Job, model: Path, output: Path, tokenizer: Path, text: Text, device
 
 def calibrate(job: Job, tokenizer: Path, text: Text) -> list[Batch]:
     """The samples to prune on."""
-    return calibration_text(text.calibration, tokenizer, samples=job.samples, length=job.length, seed=job.seed, batch=8)
+    return calibration_text(text.calibration, tokenizer, samples=job.samples, length=job.length, seed=job.seed, batch=2)
 
 
 def prune(job: Job, model: Path, output: Path, batches: list[Batch], device: str) -> BlockwiseReport:
