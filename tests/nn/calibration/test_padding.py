@@ -86,7 +86,7 @@ def test_padding_counts_in_no_function(function, side):
 
 
 def test_a_mask_of_ones_and_no_mask_are_one():
-    _, alone, without = padded("right")
+    _, _, without = padded("right")
     ones = [batch | {"attention_mask": torch.ones_like(batch["input_ids"])} for batch in without]
     for one, other in zip(found("sparsegpt", ones), found("sparsegpt", without), strict=True):
         assert torch.equal(one, other)

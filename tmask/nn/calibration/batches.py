@@ -52,8 +52,8 @@ class Calibration:
         """Feed every batch to each model in turn, without gradients; yields how many are done after each.
 
         Raises:
-            InvalidProblemError: no batches, fewer or more of them than in the pass before, padding inside a sequence, a batch that
-                a model refuses.
+            InvalidProblemError: no batches, fewer or more of them than in the pass before, padding inside a
+                sequence, a batch that a model refuses.
         """
         # All models of a pass stand on one device: the second is a copy of the first.
         device = _device(models[0])
