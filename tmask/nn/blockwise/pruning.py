@@ -15,7 +15,8 @@ from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, collect
 from tmask.nn.blockwise.layout import Layout, Slot
-from tmask.nn.blockwise.reading import Key
+from tmask.nn.calibration.reading import Key
+from tmask.nn.calibration.stored_matrix import bias_of
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
@@ -126,7 +127,7 @@ def _prune_matrix(
     parameter = block.get_parameter(key.parameter)
     stored = parameter if key.index < 0 else parameter[key.index]
     weight = stored if slot.outputs_first[key] else stored.T
-    bias = _bias(block, key)
+    bias = bias_of(block, key)
     try:
         problem = _problem(weight, key, collected, support, bias is not None)
         result = settings.method.prune(problem)
@@ -166,16 +167,6 @@ def _shift(weight: Tensor, new: Tensor, collected: Collected) -> Tensor:
     target = sums.x if sums.d is None else sums.d
     shift: Tensor = (weight.to(target.dtype) @ target - new.to(target.dtype) @ sums.x) / sums.samples
     return shift
-
-
-def _bias(block: nn.Module, key: Key) -> Tensor | None:
-    """The bias that is added to the product, where the module has one of the usual name."""
-    module_name, _, name = key.parameter.rpartition(".")
-    module = block.get_submodule(module_name)
-    bias = getattr(module, "bias", None) if name == "weight" else getattr(module, f"{name}_bias", None)
-    if not isinstance(bias, nn.Parameter):
-        return None
-    return bias.data if key.index < 0 else bias.data[key.index]
 
 
 def _note(done: BlockPruning, prefix: str, key: Key, mask: Tensor, parameter: Tensor) -> None:

@@ -67,7 +67,7 @@ class MaskSearch:
 
         Args:
             scores: (G, R, C), >= 0.
-            shape: of the weight that they belong to: (outputs, inputs / groups, *kernel).
+            shape: of the weight that they belong to, see `WeightView.tiled_shape`.
             pattern: n kept of every m.
         """
         values = scores.reshape(tuple(shape)).cpu().numpy()

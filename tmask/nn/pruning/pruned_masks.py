@@ -28,17 +28,16 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
         # A mask file promises transposable masks.
         if not (row.pattern and row.transposable):
             continue
-        module = model.get_submodule(row.layer)
+        module = model.get_submodule(row.layer.rpartition(".")[0])
         mask, pattern = report.masks[row.layer].cpu().numpy(), Pattern.parse(row.pattern)
-        tensor = from_torch(module.weight)
+        tensor = from_torch(model.get_parameter(row.layer))
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         # Anew, on the weights that are written beside it: that is what a reader of the file can check.
         proof = certify(tensor.values(), mask, pattern, groups=groups)
         status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
         records.append(
             MaskRecord(
-                # A model can be a single layer, whose name is "".
-                name=f"{row.layer}.weight" if row.layer else "weight",
+                name=row.layer,
                 mask=mask,
                 pattern=pattern,
                 groups=groups,

@@ -21,8 +21,8 @@ from tmask.blocks.pattern import Pattern
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.linear_view import LinearView
 from tmask.nn.calibration.progress import Progress
+from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.cholesky import check_samples, damped, invert
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
@@ -84,7 +84,7 @@ class SweepAndRefit:
 
 
 def sweep(
-    view: LinearView, gram: Gram, weight: Tensor, pattern: Pattern, search: MaskSearch, damping: float
+    view: WeightView, gram: Gram, weight: Tensor, pattern: Pattern, search: MaskSearch, damping: float
 ) -> tuple[Tensor, LayerMask]:
     """The swept weights (G, R, C), 0 off the mask, and the mask.
 
