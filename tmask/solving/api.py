@@ -87,7 +87,7 @@ def certify(
     Args:
         weight, pattern, score, groups: as in `solve`.
         mask: bool, the weight's shape, True = kept.
-        at_most: full blocks too may keep fewer than n in a line, as with `keep_zeros`, and the best such mask bounds it.
+        at_most: full blocks too may keep fewer than n in a line, as with `keep_zeros`; bounds are those of such masks.
     Raises:
         InvalidProblemError: unusable weight or score, a mask that is not bool or of another shape.
     """

@@ -20,7 +20,7 @@ from tmask.nn.calibration.stored_matrix import bias_of
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
-from tmask.nn.methods.support import Support
+from tmask.nn.methods.support import Support, Within
 
 GoalKind = Literal["dense", "layer"]
 
@@ -35,12 +35,14 @@ class BlockSettings:
         goal: "dense": what the dense model has at this place; "layer": what the dense matrix gives on the inputs that
             the pruned model has here.
         by_stage: statistics of each stage after the stages before it were pruned; else once for the block.
+        keep_zeros: weights that are 0 stay so.
     """
 
     method: Method
     choice: MatrixChoice
     goal: GoalKind = "dense"
     by_stage: bool = True
+    keep_zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def _prune_matrix(
     stored = parameter if key.index < 0 else parameter[key.index]
     weight = stored if slot.outputs_first[key] else stored.T
     bias = bias_of(block, key)
+    if settings.keep_zeros:
+        support = Within(support, weight != 0)
     try:
         problem = _problem(weight, key, collected, support, bias is not None)
         result = settings.method.prune(problem)

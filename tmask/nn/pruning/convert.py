@@ -65,6 +65,7 @@ def convert(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     update_batch_norm: bool = True,
     certify: bool = True,
     steps: int = STEPS,
@@ -77,7 +78,7 @@ def convert(
 
     For each layer: the pattern (`tmask.conversion.fitting_pattern`); the mask of it that keeps the most of what the
     layer kept; then AdaPrune, to the outputs of the model as it was given. A mask keeps exactly n of m, so weights
-    that were zero can become nonzero where a group had more zeros than it must.
+    that were zero can become nonzero where a group had more zeros than it must, unless `keep_zeros` is set.
 
     Args:
         m: side of the tiles.
@@ -86,7 +87,7 @@ def convert(
     Raises:
         InvalidProblemError: no layer has zeros enough for any pattern, and what `adaprune` raises.
     """
-    search = MaskSearch(transposable, solver, certify)
+    search = MaskSearch(transposable, solver, certify, keep_zeros)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, False, steps, learning_rate))
     settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)

@@ -36,6 +36,7 @@ def reconstruction_losses(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
@@ -63,7 +64,7 @@ def reconstruction_losses(
     if not parsed:
         raise InvalidProblemError("reconstruction_losses needs at least one pattern")
     # Not certified: a loss is an error of outputs, and no bound on a mask's score would show in it.
-    search = MaskSearch(transposable, solver, certify=not transposable)
+    search = MaskSearch(transposable, solver, not transposable, keep_zeros)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
     layers, _ = find_layers(model, data, wanted)

@@ -13,7 +13,7 @@ from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.solving.api import certify
 
 
-def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
+def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = False) -> list[MaskRecord]:
     """A record for each layer that was given a transposable mask, by the name of its weight.
 
     Objective and bound are those of the pruned |weight|, all of which lies on the mask; not of the score by which the
@@ -22,6 +22,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
     Args:
         model: as it was pruned, on the CPU.
         report: of that pruning.
+        keep_zeros: whether it was asked for, so that lines may keep fewer than n.
     """
     records = []
     for row in report.layers:
@@ -33,7 +34,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
         tensor = from_torch(model.get_parameter(row.layer))
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         # Anew, on the weights that are written beside it: that is what a reader of the file can check.
-        proof = certify(tensor.values(), mask, pattern, groups=groups)
+        proof = certify(tensor.values(), mask, pattern, groups=groups, at_most=keep_zeros)
         status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
         records.append(
             MaskRecord(
@@ -49,6 +50,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
                 status=str(status if proof.feasible else Status.UNDERFILLED),
                 seconds=row.seconds,
                 weights_sha256=tensor.sha256(),
+                at_most=keep_zeros,
             )
         )
     return records

@@ -47,6 +47,7 @@ def sparsegpt(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     update_batch_norm: bool = True,
     certify: bool = True,
     forward: Forward | None = None,
@@ -63,7 +64,7 @@ def sparsegpt(
     Cost: that of the data as in `adaprune`; then C^3 for a layer's inverse, R C^2 for its sweep, and C / m calls of
         the solver.
     """
-    search = MaskSearch(transposable, solver, certify)
+    search = MaskSearch(transposable, solver, certify, keep_zeros)
     fit = SweepAndRefit(search, Refitting("least-squares" if refit else "none", damping, fold=False))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
     settings = Settings(sequential, update_batch_norm, progress)
@@ -100,13 +101,14 @@ def sweep(
     pivots = upper.diagonal(dim1=1, dim2=2)  # (G, C)
     alive = alive[:, order]
     # Position-major, so that a block is the width of a tile: m input channels at one kernel position.
-    left = weight[:, :, order].clone()
+    dense = weight[:, :, order]
+    left = dense.clone()
     blocks = []
     for start, stop in _blocks(view.channels, view.positions, pattern.m):
         part = slice(start, stop)
         # What an input that is always 0 multiplies costs nothing, whatever its pivot says.
         scores = (left[:, :, part] / pivots[:, None, part]).square() * alive[:, None, part]
-        found = search.find(scores, (scores.shape[0] * scores.shape[1], stop - start), pattern)
+        found = search.find(scores, dense[:, :, part], (scores.shape[0] * scores.shape[1], stop - start), pattern)
         _fix(left, found.mask, upper, start)
         blocks.append(found)
     kept = torch.cat([block.mask for block in blocks], 2)

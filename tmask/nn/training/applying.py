@@ -43,6 +43,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = None,
     decay: MaskedDecay | None = None,
     certify: bool = True,
+    keep_zeros: bool = False,
     on_renewal: Callable[[Renewal], object] | None = None,
     distributed: Any = None,
     check_finite_every: int | None = None,
@@ -68,6 +69,8 @@ def sparsify(
             `report.masks` of a pruning and `tmask.read_masks` give.
         decay: of masked-out weights.
         certify: prove an optimality gap at each renewal; free with exact solvers.
+        keep_zeros: weights that are 0 at a renewal are never kept, and stay 0 between renewals, so that lines keep at
+            most n; with it, so may given masks.
         on_renewal: called with the figures of each renewal, the first included.
         distributed: the process group that trains the model together; None for all processes where torch.distributed
             runs, False where each trains a model of its own.
@@ -95,12 +98,13 @@ def sparsify(
             score=score,
             masks=masks,
             decay=decay,
+            keep_zeros=keep_zeros,
             on_renewal=on_renewal,
             check_finite_every=check_finite_every,
         )
         check_backend(backend)
         layers, skipped = select_layers(model, LayerRules.parse(pattern, include, exclude, filter_fn))
-        finder = MaskFinder(_checked_solver(solver, layers), score, certify)
+        finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros)
         for layer in layers:
             layer.requested = backend
             choose(layer)
