@@ -25,6 +25,7 @@ MOST_FILES = 24  # in one folder, `__init__.py` aside
 CORE = "tmask.blocks tmask.judging tmask.solving"
 MAY_IMPORT = {
     "tmask.errors": "",
+    "tmask.version": "",
     "tmask.blocks": "",
     "tmask.judging": "tmask.blocks",
     "tmask.solving": "tmask.blocks tmask.judging",
@@ -32,21 +33,22 @@ MAY_IMPORT = {
     "tmask.conversion": "tmask.blocks",
     "tmask.allocation": "tmask.blocks tmask.solving",
     "tmask.comparison": CORE,
-    "tmask": CORE,
-    "tmask.files": "tmask tmask.blocks",
+    "tmask": f"{CORE} tmask.files tmask.version",
+    "tmask.files": "tmask.version tmask.blocks",
     "tmask.plots": "tmask.blocks tmask.comparison tmask.files",
+    "tmask.nn.names": "",
     "tmask.nn.distributed": "",
     "tmask.nn.mask": "tmask.blocks",
     "tmask.nn.packing": "tmask.blocks tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.nn.distributed tmask.nn.mask tmask.nn.packing",
-    "tmask.nn.training": "tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask tmask.nn.packing "
-    "tmask.nn.layers",
+    "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask "
+    "tmask.nn.packing tmask.nn.layers tmask.nn.names",
     "tmask.nn.calibration": "tmask.files",
-    "tmask.nn.fitting": f"{CORE} tmask.nn.calibration",
+    "tmask.nn.fitting": f"{CORE} tmask.nn.names tmask.nn.calibration",
     "tmask.nn.methods": CORE,
     "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.distributed "
     "tmask.nn.methods",
-    "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.calibration tmask.nn.fitting",
+    "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "

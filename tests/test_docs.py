@@ -89,7 +89,7 @@ def test_the_page_on_pruning_runs():
     names = {}
     for code in python_blocks("docs/pruning.md"):
         exec(code, names)
-    assert [row.layer for row in names["report"].layers] == ["1", "4"]
+    assert [row.layer for row in names["report"].layers] == ["1.weight", "4.weight"]
     assert set(names["by_pattern"]) == {"2:4", "4:8"}
     allocated, allocation = names["allocated"], names["allocation"]
     assert {row.layer: row.pattern for row in allocated.layers} == {n: str(p) for n, p in allocation.patterns.items()}

@@ -1,7 +1,8 @@
 """Transposable N:M sparsity masks, proven optimal.
 
 `solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one. Solvers are
-interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
+interchangeable: `available_solvers`, `get_solver`, `register_solver`. `read_masks` reads mask files.
+Importing tmask imports numpy alone.
 """
 
 from tmask.blocks.pattern import Pattern
@@ -17,6 +18,7 @@ from tmask.errors import (
     TmaskError,
     UnknownSolverError,
 )
+from tmask.files.masks import MaskRecord, read_masks
 from tmask.judging.answers import Answer
 from tmask.judging.solution import Certificate, Solution, Status
 from tmask.judging.worth import Worth
@@ -24,8 +26,7 @@ from tmask.solving.api import certify, check_mask, solve
 from tmask.solving.registry import available_solvers, get_solver, register_solver
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import TensorSolver
-
-__version__ = "0.1.0"
+from tmask.version import __version__ as __version__
 
 __all__ = [
     "Answer",
@@ -34,6 +35,7 @@ __all__ = [
     "InvalidMaskError",
     "InvalidProblemError",
     "KernelError",
+    "MaskRecord",
     "OutputError",
     "Pattern",
     "RanksDifferError",
@@ -50,6 +52,7 @@ __all__ = [
     "certify",
     "check_mask",
     "get_solver",
+    "read_masks",
     "register_solver",
     "solve",
 ]

@@ -83,23 +83,23 @@ def test_json_csv_and_options(folder):
     outputs = ("-o", folder / "out.pt", "--csv", folder / "rows.csv", "--json")
     result = run("convert", folder / "model.safetensors", folder / "inputs.npy", *arguments, *outputs)
     document = json.loads(result.stdout)
-    assert document["skipped"] == {"4": "the classifier (include it to prune it)"}
+    assert document["skipped"] == {"4.weight": "the classifier (include it to prune it)"}
     assert document["batch_norms"] == 1
-    assert [row["layer"] for row in document["layers"]] == ["0", "2"]
+    assert [row["layer"] for row in document["layers"]] == ["0.weight", "2.weight"]
     for row in document["layers"]:
         assert (row["pattern"], row["samples"], row["transposable"]) == ("2:4", 40, False)
         assert row["zeros"] == pytest.approx(0.6, abs=0.05)
         assert row["expected"] > 0.7
         assert row["observed"] == pytest.approx(row["expected"], abs=0.1)
     with (folder / "rows.csv").open() as file:
-        assert [row["layer"] for row in csv.DictReader(file)] == ["0", "2"]
+        assert [row["layer"] for row in csv.DictReader(file)] == ["0.weight", "2.weight"]
 
 
 def test_the_table(folder):
     result = run("convert", folder / "model.safetensors", folder / "inputs.npy", "-o", folder / "out.pt", *BUILD)
     for text in ("zeros", "observed fit", "error, refitted", "3:4"):
         assert text in result.stdout
-    assert "4 stays as it was: the classifier" in one_line(result.stderr)
+    assert "4.weight stays as it was: the classifier" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -43,7 +43,7 @@ def is_plain_array(array: object, name: str) -> TypeGuard[npt.NDArray[Any]]:
     if isinstance(array, np.ma.MaskedArray) or hasattr(array, "mask"):
         raise InvalidProblemError(
             f"{name} is a {type(array).__name__}, whose own mask would be lost; give {name}.filled(0), in which masked "
-            f"entries are zeros, or {name}.data"
+            f"entries are zeros (keep_zeros=True never keeps those), or {name}.data"
         )
     return True
 

@@ -109,6 +109,8 @@ class Tiling:
             of inputs *per group*, as torch stores it.
         pattern: n kept of every m.
         groups: of a grouped convolution; a tile never crosses a group.
+        at_most: full tiles too keep at most n per line, and are solved as those that are cut short: a mask that keeps
+            exactly n everywhere and drops some entries afterwards can be worse (docs/decisions/0008-kept-zeros.md).
     Raises:
         InvalidProblemError: fewer than two axes, an empty axis, or groups that do not divide Cout.
     """
@@ -116,6 +118,7 @@ class Tiling:
     shape: tuple[int, ...]
     pattern: Pattern
     groups: int = 1
+    at_most: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.groups, bool) or not isinstance(self.groups, Integral):
@@ -160,7 +163,7 @@ class Tiling:
         m = self.pattern.m
         for (r0, r1), height in _spans(self.rows, m):
             for (c0, c1), width in _spans(self.cols, m):
-                side = m if height == width == m else 2 * m
+                side = m if height == width == m and not self.at_most else 2 * m
                 yield Region((r0, r1), (c0, c1), height, width, side)
 
     def most_kept(self) -> int:

@@ -81,7 +81,9 @@ def _check(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
     try:
         tensor = source.read(record.name)
         check_belongs(record, tensor)
-        certificate = tmask.certify(tensor.values(), record.mask, record.pattern, groups=record.groups)
+        certificate = tmask.certify(
+            tensor.values(), record.mask, record.pattern, groups=record.groups, at_most=record.at_most
+        )
     except TmaskError as error:
         return result | {"problem": str(error)}
     result |= {

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
 from tmask.cli.numbers import number, percent
-from tmask.cli.options import Csv, Exclude, Include, Json, Overwrite, check_outputs
+from tmask.cli.options import Csv, Exclude, Include, Json, KeepZeros, Overwrite, check_outputs
 from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.csv_files import write_csv
@@ -45,6 +45,7 @@ def convert(
     ] = None,
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
+    keep_zeros: KeepZeros = False,
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -89,6 +90,7 @@ def convert(
             damping=damping,
             include=include,
             exclude=exclude,
+            keep_zeros=keep_zeros,
             progress=lambda done, total, name: bar.update(
                 task, description=name or "batch norms", completed=done, total=total
             ),
@@ -97,7 +99,7 @@ def convert(
         write_csv(csv, report.table(), overwrite)
     loaded.restore_dtypes()
     if masks is not None:
-        write_masks(masks, mask_records(loaded.model, report.pruning), overwrite)
+        write_masks(masks, mask_records(loaded.model, report.pruning, keep_zeros), overwrite)
     save_model(output, loaded.model, whole=loaded.whole, overwrite=overwrite)
     _show(output, report, json)
 

@@ -20,6 +20,9 @@ Regex = Annotated[bool, typer.Option("--regex", help="Read names as regular expr
 Groups = Annotated[list[str], typer.Option("--groups", help="NAME=G: a grouped convolution's groups (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the rows to this CSV file.")]
+KeepZeros = Annotated[
+    bool, typer.Option("--keep-zeros", help="Weights that are 0 stay pruned: at most N of every M are kept.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 

@@ -22,7 +22,7 @@ from tmask.cli.language_models import (
     read_device,
     read_dtype,
 )
-from tmask.cli.options import Json, make_solver
+from tmask.cli.options import Json, KeepZeros, make_solver
 from tmask.cli.output import show_json, show_table
 from tmask.cli.prune_rows import document, kind_rows, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
@@ -69,6 +69,7 @@ def prune(
     keep_dense: Annotated[
         list[str], typer.Option("--keep-dense", help="Name of weights that stay dense, or its end (repeatable).")
     ] = [],  # noqa: B006
+    keep_zeros: KeepZeros = False,
     blocks: Annotated[str, typer.Option(help="Name of the list of blocks, where it is not the longest.")] = "",
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
@@ -107,6 +108,7 @@ def prune(
             goal=goal,  # type: ignore[arg-type]  # checked above
             by_stage=in_order,
             tuning=Tuning(tune) if tune else None,
+            keep_zeros=keep_zeros,
             blocks=blocks,
             exclude=dense,
             memory=float("inf") if memory is None else memory * _GIB,

@@ -21,6 +21,7 @@ from tmask.cli.options import (
     Groups,
     Include,
     Json,
+    KeepZeros,
     Overwrite,
     Regex,
     check_outputs,
@@ -52,6 +53,7 @@ def solve(
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
     certify: Annotated[bool, typer.Option(help="Prove how far each mask can be from the optimum.")] = True,
+    keep_zeros: KeepZeros = False,
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -66,7 +68,7 @@ def solve(
         used.check_side(parsed.m)
     check_outputs([file], [output, masked_weights, csv], overwrite)
     source, selection = open_selected(file, include, exclude, regex, groups)
-    run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output))
+    run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output), keep_zeros)
     written: list[Path] = []
     try:
         run.solve()
@@ -116,9 +118,11 @@ class _Run:
         solver: Solver | None,
         certify: bool,
         store: PartialStore,
+        keep_zeros: bool = False,
     ) -> None:
         self.source, self.layers, self.pattern = source, layers, pattern
         self.solver, self.certify, self.store = solver, certify, store
+        self.keep_zeros = keep_zeros
         self.settings = "" if solver is None else settings_text(solver)
         self.records: list[MaskRecord] = []
         self.resumed = 0
@@ -142,7 +146,7 @@ class _Run:
         # All that the mask depends on, its weights aside.
         name = "auto" if self.solver is None else self.solver.name
         job = f"{self.pattern} groups={layer.groups} {name} {self.settings} certify={self.certify}"
-        job += f" tmask={tmask.__version__}"
+        job += f" tmask={tmask.__version__}" + " keep_zeros" * self.keep_zeros
         if (record := self.store.get(layer.name, job, sha256)) is not None:
             self.resumed += 1
             return record
@@ -154,6 +158,7 @@ class _Run:
                 groups=layer.groups,
                 certify=self.certify,
                 progress=progress,
+                keep_zeros=self.keep_zeros,
             )
         except TmaskError as error:
             raise type(error)(f"layer {layer.name!r}: {error}") from error
@@ -171,6 +176,7 @@ class _Run:
             seconds=solution.seconds,
             weights_sha256=sha256,
             job=job,
+            at_most=self.keep_zeros,
         )
         self.store.put(record)
         return record

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask import __version__
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -24,6 +23,7 @@ from tmask.files.atomic import atomic_path, check_output
 from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.safetensors_files import each_once, open_safetensors, write_safetensors
 from tmask.files.tensors import Tensor
+from tmask.version import __version__
 
 FORMAT = "tmask-masks"
 FORMAT_VERSION = "1"
@@ -44,6 +44,7 @@ class MaskRecord:
         weights_sha256: of the weight's dtype, shape and contents (`Tensor.sha256`).
         settings: of the solver, as text.
         job: what was asked for, as text; a resumed run takes over only masks of the same job.
+        at_most: full blocks may keep fewer than n in a line, as with `keep_zeros`.
         The others are those of a `Solution`.
     """
 
@@ -60,10 +61,13 @@ class MaskRecord:
     seconds: float
     weights_sha256: str
     job: str = ""
+    at_most: bool = False
 
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "mask")}
+        if not self.at_most:  # so that other files stay as they always were, and older versions read them
+            del known["at_most"]
         return {"shape": list(self.mask.shape)} | known | {"pattern": str(self.pattern)}
 
 
@@ -136,6 +140,8 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
         # JSON's true is an int to Python.
         if not isinstance(layer[key], types) or isinstance(layer[key], bool):
             raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
+    if not isinstance(layer.get("at_most", False), bool):
+        raise ValueError(f"at_most of {name!r} is {layer['at_most']!r}")
     shape = tuple(layer["shape"])
     count = math.prod(shape)
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):

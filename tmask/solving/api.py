@@ -9,6 +9,7 @@ import numpy as np
 
 from tmask.blocks.arrays import to_mask, to_scores
 from tmask.blocks.pattern import Pattern
+from tmask.blocks.plain import is_tensor, plain_tensor
 from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.judging.solution import Certificate, Solution
@@ -32,6 +33,7 @@ def solve(
     certify: bool = True,
     progress: Callable[[int], object] | None = None,
     warm_start: Solution | bool = False,
+    keep_zeros: bool = False,
     **settings: Any,
 ) -> Solution:
     """The transposable N:M mask that a solver finds for a weight, judged.
@@ -54,6 +56,8 @@ def solve(
         warm_start: the solution of nearly the same weights, to start from its prices; or True, to keep prices for
             that in the first place, which costs 1 / m of the weight's memory. The mask is as good either way;
             `midpoint` is the faster with it the less the weights have changed, others ignore it.
+        keep_zeros: entries of the weight that are 0 are never kept, so that lines keep at most n, and the mask is the
+            best of those. Tiles are then solved as larger blocks, which takes several times as long.
         settings: of the solver, by name.
     Returns:
         A Solution; its mask is of the weight's kind, shape and device.
@@ -67,18 +71,23 @@ def solve(
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    request = Request(weight, pattern, fixed, score, groups, certify, progress, warm_start)
+    request = Request(weight, pattern, fixed, score, groups, certify, progress, warm_start, keep_zeros)
     way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
     mask, answers = way(request)
+    if keep_zeros:
+        mask &= _nonzero(weight)  # they count 0 in every sum, so that nothing else changes
     return make_solution(mask, pattern, answers)
 
 
-def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None, groups: int = 1) -> Certificate:
+def certify(
+    weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None, groups: int = 1, at_most: bool = False
+) -> Certificate:
     """Whether a mask from anywhere is feasible, and how far from the optimum it can be at most.
 
     Args:
         weight, pattern, score, groups: as in `solve`.
         mask: bool, the weight's shape, True = kept.
+        at_most: full blocks too may keep fewer than n in a line, as with `keep_zeros`; bounds are those of such masks.
     Raises:
         InvalidProblemError: unusable weight or score, a mask that is not bool or of another shape.
     """
@@ -86,7 +95,7 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     scores, kept = to_scores(weight, score), to_mask(mask)
     if kept.shape != scores.shape:
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
-    tiling = Tiling(scores.shape, pattern, groups)
+    tiling = Tiling(scores.shape, pattern, groups, at_most=at_most)
     violation = first_violation(kept, tiling)
     # Tiles cut short are judged as the larger blocks that stand for them, in which every line keeps n: duality is about
     # these.
@@ -108,18 +117,24 @@ def certify(weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None
     )
 
 
-def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1) -> None:
+def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1, at_most: bool = False) -> None:
     """Return if the mask is transposable N:M, else say where it is not.
 
-    Every row and column of a full block must keep exactly n, of one cut short at an edge at most n.
+    Every row and column of a full block must keep exactly n (with `at_most` at most n), of one cut short at an edge at
+    most n.
 
     Raises:
         InvalidMaskError: names the first offending block, and its row or column.
         InvalidProblemError: not a bool array of two or more axes.
     """
     kept = to_mask(mask)
-    if violation := first_violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups)):
+    if violation := first_violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups, at_most=at_most)):
         raise InvalidMaskError(violation)
+
+
+def _nonzero(weight: Any) -> Any:
+    """Bool, of the weight's kind and on its device."""
+    return (plain_tensor(weight, "weight") if is_tensor(weight) else np.asarray(weight)) != 0
 
 
 def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver | None:

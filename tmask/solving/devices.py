@@ -49,7 +49,9 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
     begin = time.perf_counter()
     weight, n = request.weight, request.pattern.n
     values, usable = _scores(weight, request.score)
-    tiling = Tiling(tuple(values.shape), request.pattern, request.groups)
+    if request.keep_zeros and request.score is not None:
+        values = values.where(weight != 0, 0)
+    tiling = Tiling(tuple(values.shape), request.pattern, request.groups, at_most=request.at_most)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())

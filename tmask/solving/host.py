@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tmask.blocks.arrays import like, to_scores, to_values
+from tmask.blocks.arrays import like, to_numpy, to_scores, to_values
 from tmask.blocks.tiling import Region, Tiling
 from tmask.solving.in_place import solve_in_place
 from tmask.solving.matrices import MatrixSolver
@@ -27,7 +27,9 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
     # What solves matrices in place also checks them as it goes; for others the check comes first.
     in_place = request.score is None and isinstance(request.solver or auto_solver(pattern.m), MatrixSolver)
     values = to_values(request.weight, "weight") if in_place else to_scores(request.weight, request.score)
-    tiling = Tiling(values.shape, pattern, request.groups)
+    if request.keep_zeros and request.score is not None:
+        values = np.where(to_numpy(request.weight, "weight") == 0, 0, values)
+    tiling = Tiling(values.shape, pattern, request.groups, at_most=request.at_most)
     mask = np.empty(values.shape, np.bool_)  # every entry is in one region, which writes it
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
     answers = []

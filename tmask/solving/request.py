@@ -25,6 +25,12 @@ class Request:
     certify: bool = True
     progress: Callable[[int], object] | None = None
     warm_start: Solution | bool = False
+    keep_zeros: bool = False
+
+    @property
+    def at_most(self) -> bool:
+        """Whether lines may keep fewer than n; where all is kept, n = m, that changes nothing."""
+        return self.keep_zeros and self.pattern.n < self.pattern.m
 
     def unusable(self) -> InvalidProblemError:
         """The error that says why the scores have no finite sum."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
 
-from tmask.nn.blockwise.experts import one_by_one
+from tmask.nn.calibration.experts import one_by_one
 
 VOCABULARY = 64
 _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -99,7 +99,7 @@ def test_a_pair_takes_inputs_of_one_model_and_outputs_of_the_other():
     with torch.no_grad():
         pruned[0].weight[:, ::2] = 0
     data = rows()
-    gram = collect_pair(Calibration(data), "2", pruned, dense, 1)
+    gram = collect_pair(Calibration(data), "2.weight", LinearView(pruned[2]), pruned, dense, 1)
     x = torch.cat([pruned[1](pruned[0](b)) for b in data]).detach().double()
     y = torch.cat([dense[:3](b) for b in data]).detach().double()
     torch.testing.assert_close(gram.xx[0], x.T @ x, rtol=1e-4, atol=1e-4)
@@ -109,7 +109,8 @@ def test_a_pair_takes_inputs_of_one_model_and_outputs_of_the_other():
 def test_a_pair_with_one_model_twice_equals_one_pass():
     model, data = conv_net(), images()
     (one,) = collect(Calibration(data), model, {"conv2": LinearView(model.conv2)}).values()
-    two = collect_pair(Calibration(data), "conv2", conv_net(), model, 1)
+    other = conv_net()
+    two = collect_pair(Calibration(data), "conv2.weight", LinearView(other.conv2), other, model, 1)
     for field in ("xx", "xy", "x", "y", "yy"):
         torch.testing.assert_close(getattr(one, field), getattr(two, field), rtol=1e-5, atol=1e-5)
     assert one.samples == two.samples

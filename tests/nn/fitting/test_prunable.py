@@ -28,18 +28,18 @@ def test_order_is_that_of_the_data():
             return self.last(self.middle(self.first(x)))
 
     layers, skipped = found(Backwards(), rows(10, 8))
-    assert list(layers) == ["first", "middle"]
-    assert skipped == {"last": "the classifier (include it to prune it)"}
+    assert list(layers) == ["first.weight", "middle.weight"]
+    assert skipped == {"last.weight": "the classifier (include it to prune it)"}
 
 
 def test_the_batch_norm_behind_a_layer_is_seen():
     model = conv_net()
     layers, _ = found(model, images(), skip_ends=False)
     assert {name: layer.batch_norm for name, layer in layers.items()} == {
-        "stem": model.bn0,
-        "conv1": model.bn1,
-        "conv2": None,
-        "head": None,
+        "stem.weight": model.bn0,
+        "conv1.weight": model.bn1,
+        "conv2.weight": None,
+        "head.weight": None,
     }
 
 
@@ -71,9 +71,9 @@ class Between(nn.Module):
 )
 def test_a_batch_norm_that_sees_anything_else_is_not_taken_for_the_layers_own(kind):
     layers, _ = found(Between(kind), rows(10, 8), skip_ends=False)
-    assert layers["a"].batch_norm is None
-    assert layers["a"].calls == (2 if kind == "layer called twice" else 1)
-    assert found(Between("nothing"), rows(10, 8), skip_ends=False)[0]["a"].batch_norm is not None
+    assert layers["a.weight"].batch_norm is None
+    assert layers["a.weight"].calls == (2 if kind == "layer called twice" else 1)
+    assert found(Between("nothing"), rows(10, 8), skip_ends=False)[0]["a.weight"].batch_norm is not None
 
 
 def test_no_hooks_are_left():
@@ -113,11 +113,11 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("kind", ["before", "view", "other layer", "in place, later", "caller", "nobody"])
 def test_whether_the_batch_norm_is_alone_with_the_layers_output(kind):
     layers, _ = found(Shared(kind), rows(10, 8), skip_ends=False)
-    assert layers["a"].batch_norm is not None
-    assert layers["a"].only_reader == (kind == "nobody")
+    assert layers["a.weight"].batch_norm is not None
+    assert layers["a.weight"].only_reader == (kind == "nobody")
     with torch.inference_mode():
         inside, _ = found(Shared(kind), rows(10, 8), skip_ends=False)
-    assert inside["a"].only_reader == (kind == "nobody")
+    assert inside["a.weight"].only_reader == (kind == "nobody")
 
 
 def test_a_model_that_runs_in_inference_mode():
@@ -126,8 +126,8 @@ def test_a_model_that_runs_in_inference_mode():
         def forward(self, x):
             return super().forward(x)
 
-    assert found(Inference("nothing"), rows(10, 8), skip_ends=False)[0]["a"].only_reader
-    assert found(Inference("activation in place"), rows(10, 8), skip_ends=False)[0]["a"].batch_norm is None
+    assert found(Inference("nothing"), rows(10, 8), skip_ends=False)[0]["a.weight"].only_reader
+    assert found(Inference("activation in place"), rows(10, 8), skip_ends=False)[0]["a.weight"].batch_norm is None
 
 
 class Scaled(nn.Linear):
@@ -149,8 +149,8 @@ def test_layers_that_compute_something_else_are_left_out():
     replaced.forward = lambda x: x
     model = nn.Sequential(Scaled(8, 8), replaced, Renamed(8, 8), nn.Unflatten(1, (8, 1)), Padded(8, 8, 1))
     layers, skipped = found(model, rows(10, 8), skip_ends=False)
-    assert list(layers) == ["2"]
-    assert set(skipped) == {"0", "1", "4"}
+    assert list(layers) == ["2.weight"]
+    assert set(skipped) == {"0.weight", "1.weight", "4.weight"}
     assert all("forward of its own" in reason for reason in skipped.values())
 
 
@@ -168,11 +168,11 @@ def test_reasons_that_say_what_to_do():
             return self.d(self.c(self.b(self.a(self.attention(x, x, x)[0]))))
 
     layers, skipped = found(Model(), rows(10, 8), skip_ends=False)
-    assert list(layers) == ["d"]
-    assert "prune.remove(module, 'weight')" in skipped.pop("c")
+    assert list(layers) == ["d.weight"]
+    assert "prune.remove(module, 'weight')" in skipped.pop("c.weight")
     assert skipped == {
-        "attention.in_proj": "MultiheadAttention has it as parameters, not as a layer",
-        "attention.out_proj": "MultiheadAttention multiplies with its weight without calling it",
-        "a": "its bias is shared with another module",
-        "b": "its bias is shared with another module",
+        "attention.in_proj_weight": "MultiheadAttention has it as parameters, not as a layer",
+        "attention.out_proj.weight": "MultiheadAttention multiplies with its weight without calling it",
+        "a.weight": "its bias is shared with another module",
+        "b.weight": "its bias is shared with another module",
     }

@@ -24,7 +24,7 @@ def test_they_are_the_errors_that_pruning_reports(transposable, method, score):
     losses = reconstruction_losses(model, data, ["1:4", "2:4", "4:4", "2:4"], skip_ends=False, **settings)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     # The first has 3 inputs, fewer than any tile.
-    assert list(losses) == ["conv1", "conv2", "head"]
+    assert list(losses) == ["conv1.weight", "conv2.weight", "head.weight"]
     for pattern in ("1:4", "2:4"):
         report = adaprune(copy.deepcopy(model), data, pattern, sequential=False, skip_ends=False, **settings)
         for row in report.layers:
@@ -62,9 +62,9 @@ def test_an_allocation_by_errors_keeps_the_budget_and_loses_less_than_one_patter
         model[2].weight *= torch.arange(16).add(torch.arange(16)[:, None]) % 4 == 0
     patterns = ["1:4", "2:4", "3:4"]
     losses = reconstruction_losses(model, data, patterns, skip_ends=False)
-    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in losses}
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in losses}
     found = allocate(losses, shapes, 0.5)
-    assert (found.patterns["2"], losses["2"][Pattern(1, 4)]) == (Pattern(1, 4), pytest.approx(0, abs=1e-12))
+    assert (found.patterns["2.weight"], losses["2"][Pattern(1, 4)]) == (Pattern(1, 4), pytest.approx(0, abs=1e-12))
     assert found.loss < sum(options[Pattern(2, 4)] for options in losses.values())
     pruned = copy.deepcopy(model)
     report = adaprune(pruned, data, found.patterns, sequential=False)

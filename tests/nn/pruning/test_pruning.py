@@ -78,7 +78,7 @@ def test_the_mean_is_fitted_where_a_batch_norm_is_not_alone(sequential):
 def test_a_layer_without_samples_is_named_and_the_model_stays(prune, sequential):
     model = mlp()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InvalidProblemError, match="layer '0': not one sample reaches it"):
+    with pytest.raises(InvalidProblemError, match=r"layer '0\.weight': not one sample reaches it"):
         prune(model, [torch.zeros(0, 16)], "2:4", sequential=sequential)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -89,7 +89,9 @@ def test_weights_that_overflow_are_not_written():
     nn.init.constant_(model[0].weight, 8.0)
     large = torch.arange(1.0, 9)[:, None]
     data = [torch.cat([large, large * 2**-14], 1).half()]
-    with pytest.raises(InvalidProblemError, match=r"layer '0': its new weight \(float16\) holds NaN or infinite"):
+    with pytest.raises(
+        InvalidProblemError, match=r"layer '0.weight': its new weight \(float16\) holds NaN or infinite"
+    ):
         reconstruct(model, data, {"0": torch.tensor([[False, True]])}, damping=0.0)
     assert (model[0].weight == 8).all()
 
@@ -196,16 +198,16 @@ class Routed(nn.Module):
 def test_samples_that_take_other_ways_in_the_pruned_model_are_named(by_batch):
     torch.manual_seed(1)
     data = rows(batch=5 if by_batch else 100)
-    with pytest.raises(InvalidProblemError, match=r"layer '(left|right)' reads other samples.*sequential=False"):
+    with pytest.raises(InvalidProblemError, match=r"layer '(left|right).weight' reads other samples.*sequential=False"):
         adaprune(Routed(by_batch).eval(), data, "1:4")
     report = adaprune(Routed(by_batch).eval(), data, "1:4", sequential=False)
-    assert "first" in {row.layer for row in report.layers}
+    assert "first.weight" in {row.layer for row in report.layers}
 
 
 def test_sums_of_another_model_are_refused():
     model, data = mlp(), rows()
     grams = collect_grams(mlp(seed=1), data)
-    with pytest.raises(InvalidProblemError, match="grams of layer '0' are those of other weights"):
+    with pytest.raises(InvalidProblemError, match=r"grams of layer '0\.weight' are those of other weights"):
         adaprune(model, data, "2:4", sequential=False, grams=grams)
     half = mlp().bfloat16()
     data = [batch.bfloat16() for batch in data]
@@ -222,13 +224,13 @@ def test_no_warning_for_a_model_in_double(recwarn):
 def test_a_pattern_of_ones_own_includes_a_layer_at_an_end(prune, suffix):
     model = mlp()
     report = prune(model, rows(), {f"4{suffix}": "1:4", f"2{suffix}": "2:4"})
-    assert [(row.layer, row.pattern) for row in report.layers] == [("2", "2:4"), ("4", "1:4")]
-    assert report.skipped == {"0": "no pattern is given for it"}
-    with pytest.raises(InvalidProblemError, match="layer '2' is given two patterns"):
+    assert [(row.layer, row.pattern) for row in report.layers] == [("2.weight", "2:4"), ("4.weight", "1:4")]
+    assert report.skipped == {"0.weight": "no pattern is given for it"}
+    with pytest.raises(InvalidProblemError, match=r"layer '2\.weight' is given two patterns"):
         prune(model, rows(), {"2": "1:4", "2.weight": "2:4"})
     with pytest.raises(InvalidProblemError, match=r"'7\.bias', which is not pruned: the model has no such"):
         prune(model, rows(), {"7.bias": "1:4"})
-    with pytest.raises(InvalidProblemError, match="for layer '2', which is not pruned: excluded"):
+    with pytest.raises(InvalidProblemError, match=r"for layer '2\.weight', which is not pruned: excluded"):
         prune(model, rows(), {"2.weight": "1:4"}, exclude=["2"])
 
 
@@ -276,8 +278,8 @@ def test_masks_of_other_kinds():
     for masks, says in (
         ([mask], "masks must be a mapping"),
         ({}, "masks must be a mapping of at least one"),
-        ({"0": mask.tolist()}, "layer '0': its mask is list; give a bool tensor or array of shape"),
-        ({"0": mask.astype(np.float32)}, "layer '0': its mask is torch.float32"),
+        ({"0": mask.tolist()}, "layer '0.weight': its mask is list; give a bool tensor or array of shape"),
+        ({"0": mask.astype(np.float32)}, "layer '0.weight': its mask is torch.float32"),
     ):
         with pytest.raises(InvalidProblemError, match=says):
             reconstruct(models[0], rows(), masks)

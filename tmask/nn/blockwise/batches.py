@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +11,18 @@ from torch import Tensor
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Forward
+from tmask.nn.calibration.padding import without_padding
 from tmask.nn.distributed.ranks import Ranks
-
-_MASK = "attention_mask"
 
 
 def hold(calibration: Iterable[Any], forward: Forward | None = None) -> list[Any]:
     """The batches in a list, without padding: token ids are small beside hidden states.
 
     Raises:
-        InvalidProblemError: one tensor, an iterator, or nothing at all; a sequence that is all padding.
+        InvalidProblemError: one tensor, an iterator, or nothing at all; padding inside a sequence.
     """
     Calibration(calibration, forward)  # refuses what cannot be meant
-    batches = [part for number, batch in enumerate(calibration) for part in _without_padding(batch, number)]
+    batches = [part for number, batch in enumerate(calibration) for part in without_padding(batch, number)]
     if not batches:
         raise InvalidProblemError("calibration is empty; give at least one batch of inputs")
     return batches
@@ -40,35 +39,6 @@ def share(batches: Sequence[Any], ranks: Ranks | None) -> list[Any]:
     if len(batches) < ranks.size:
         raise InvalidProblemError(f"{len(batches)} calibration batches for {ranks.size} processes; give smaller ones")
     return [*batches[ranks.index :: ranks.size]]
-
-
-def _without_padding(batch: Any, number: int) -> Iterator[Any]:
-    """A batch whose sequences are padded as several that are not: sequences that lie alike stay together.
-
-    Cut off, padding can count nowhere: not in sums over tokens, nor among those that were routed to an expert.
-    """
-    mask = batch.get(_MASK) if isinstance(batch, Mapping) else None
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
-        yield batch
-        return
-    alike: dict[tuple[int, int], list[int]] = {}
-    for row, line in enumerate(mask.bool().cpu()):
-        real = line.nonzero().flatten().tolist()
-        if not real or len(real) != real[-1] - real[0] + 1:
-            raise InvalidProblemError(
-                f"calibration batch {number}: sequence {row} is all padding, or has padding inside; attention_mask "
-                "must be 1 on one run of tokens"
-            )
-        alike.setdefault((real[0], real[-1] + 1), []).append(row)
-    for (start, stop), rows in alike.items():
-        yield {key: _cut(value, mask, rows, start, stop) for key, value in batch.items()}
-
-
-def _cut(value: Any, mask: Tensor, rows: list[int], start: int, stop: int) -> Any:
-    if not isinstance(value, Tensor) or value.shape[:1] != mask.shape[:1]:
-        return value
-    chosen = value[rows]
-    return chosen[:, start:stop] if value.shape[:2] == mask.shape else chosen
 
 
 def placed(value: Any, device: torch.device) -> Any:

@@ -43,6 +43,7 @@ def prune_blocks(
     goal: GoalKind = "dense",
     by_stage: bool = True,
     tuning: Tuning | None = None,
+    keep_zeros: bool = False,
     blocks: str = "",
     exclude: Sequence[str] = (),
     memory: float = float("inf"),
@@ -77,6 +78,7 @@ def prune_blocks(
         by_stage: take the statistics of each group of matrices (q k v, o, gate up, down) after those before it were
             pruned; else once for a block.
         tuning: gradient steps on each block's kept weights, norms and biases after its matrices; None for none.
+        keep_zeros: weights that are 0 already are never kept, so that groups keep at most n.
         blocks: name of the list of blocks, where it is not the longest one.
         exclude: globs on the full names of weights, or of modules around them, that stay dense.
         memory: bytes of hidden states to hold, of the pruned and of the dense model each; the rest is mapped from
@@ -105,7 +107,7 @@ def prune_blocks(
         raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
     choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
     chosen = get_method(method) if isinstance(method, str) else method
-    settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage), tuning, memory)
+    settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory)
     batches = hold(calibration, forward)
     if isinstance(model, nn.Module):
         if output is not None:

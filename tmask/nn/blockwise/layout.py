@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from tmask.nn.blockwise.choice import MatrixChoice, least_sides
-from tmask.nn.blockwise.reading import Key, Product, Reading, matrix_parameters
-
-_ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
-_EXPERT = re.compile(r"(^|\.)experts\.(\d+)\.")  # one module of a list of experts
-_EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
+from tmask.nn.calibration.experts import EXPERT, have_experts, is_router, kind_of
+from tmask.nn.calibration.reading import Key, Product, Reading, matrix_parameters
 
 
 @dataclass(slots=True)
@@ -64,7 +61,7 @@ def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Ma
     slots = [*trace.slots(parameters)]
     read = {key.parameter: slot.outputs_first[key] for slot in slots for key in slot.keys}
     layout = Layout()
-    experts = any(_EXPERTS.search(name) for name, _ in block.named_parameters())
+    experts = have_experts(name for name, _ in block.named_parameters())
     for name, parameter in block.named_parameters():
         if parameter.ndim > 1 and (reason := _reason(name, prefix, parameter, read.get(name), experts, choice)):
             layout.skipped[name] = reason
@@ -73,7 +70,7 @@ def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Ma
         left = slot.without(layout.skipped.keys() & read.keys())
         if left.keys:
             name = left.keys[0].parameter
-            stages.setdefault(_EXPERT.sub(r"\1experts.*.", name) if left.routed else name, []).append(left)
+            stages.setdefault(kind_of(name) if left.routed else name, []).append(left)
     layout.stages = list(stages.values())
     return layout
 
@@ -120,13 +117,13 @@ def _of_all_experts(slot: Slot, parameters: dict[str, nn.Parameter]) -> Iterator
         for index in range(len(parameters[name])):
             keys = {key: Key(key.parameter, index) for key in slot.keys}
             yield Slot([*keys.values()], {keys[key]: slot.outputs_first[key] for key in keys}, routed=True)
-    elif _EXPERT.search(name) is None:
+    elif EXPERT.search(name) is None:
         yield slot
     else:
-        pattern = re.compile(_EXPERT.sub(lambda found: rf"{re.escape(found[1])}experts\.(\d+)\.", name) + "$")
+        pattern = re.compile(EXPERT.sub(lambda found: rf"{re.escape(found[1])}experts\.(\d+)\.", name) + "$")
         for other in parameters:
             if found := pattern.match(other):
-                keys = {key: Key(_EXPERT.sub(rf"\g<1>experts.{found[1]}.", key.parameter)) for key in slot.keys}
+                keys = {key: Key(EXPERT.sub(rf"\g<1>experts.{found[1]}.", key.parameter)) for key in slot.keys}
                 yield Slot([*keys.values()], {keys[key]: slot.outputs_first[key] for key in keys}, routed=True)
 
 
@@ -145,7 +142,7 @@ def _reason(
     """
     if reason := choice.refusal(prefix + name):
         return reason
-    if experts and _ROUTER.search(name):
+    if experts and is_router(name):
         return "it routes samples to experts"
     if outputs_first is None:
         return "no product of a whole matrix with it was seen"

@@ -15,11 +15,12 @@ from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, collect
 from tmask.nn.blockwise.layout import Layout, Slot
-from tmask.nn.blockwise.reading import Key
+from tmask.nn.calibration.reading import Key
+from tmask.nn.calibration.stored_matrix import bias_of
 from tmask.nn.distributed.ranks import Ranks
 from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
-from tmask.nn.methods.support import Support
+from tmask.nn.methods.support import Support, Within
 
 GoalKind = Literal["dense", "layer"]
 
@@ -34,12 +35,14 @@ class BlockSettings:
         goal: "dense": what the dense model has at this place; "layer": what the dense matrix gives on the inputs that
             the pruned model has here.
         by_stage: statistics of each stage after the stages before it were pruned; else once for the block.
+        keep_zeros: weights that are 0 stay so.
     """
 
     method: Method
     choice: MatrixChoice
     goal: GoalKind = "dense"
     by_stage: bool = True
+    keep_zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,9 @@ def _prune_matrix(
     parameter = block.get_parameter(key.parameter)
     stored = parameter if key.index < 0 else parameter[key.index]
     weight = stored if slot.outputs_first[key] else stored.T
-    bias = _bias(block, key)
+    bias = bias_of(block, key)
+    if settings.keep_zeros:
+        support = Within(support, weight != 0)
     try:
         problem = _problem(weight, key, collected, support, bias is not None)
         result = settings.method.prune(problem)
@@ -166,16 +171,6 @@ def _shift(weight: Tensor, new: Tensor, collected: Collected) -> Tensor:
     target = sums.x if sums.d is None else sums.d
     shift: Tensor = (weight.to(target.dtype) @ target - new.to(target.dtype) @ sums.x) / sums.samples
     return shift
-
-
-def _bias(block: nn.Module, key: Key) -> Tensor | None:
-    """The bias that is added to the product, where the module has one of the usual name."""
-    module_name, _, name = key.parameter.rpartition(".")
-    module = block.get_submodule(module_name)
-    bias = getattr(module, "bias", None) if name == "weight" else getattr(module, f"{name}_bias", None)
-    if not isinstance(bias, nn.Parameter):
-        return None
-    return bias.data if key.index < 0 else bias.data[key.index]
 
 
 def _note(done: BlockPruning, prefix: str, key: Key, mask: Tensor, parameter: Tensor) -> None:

@@ -21,13 +21,13 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
-from tmask.nn.blockwise.experts import one_by_one
 from tmask.nn.blockwise.layout import lay_out
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
 from tmask.nn.blockwise.states import States, closing
 from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
+from tmask.nn.calibration.experts import one_by_one
 from tmask.nn.calibration.progress import Progress
 from tmask.nn.distributed.ranks import Ranks
 

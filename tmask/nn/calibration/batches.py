@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.calibration.padding import without_padding
 
 Forward = Callable[[nn.Module, Any], object]
 
@@ -23,7 +24,8 @@ class Calibration:
 
     Args:
         batches: an iterable that can be iterated again (a list, a DataLoader) of tensors, tuples or lists (the
-            arguments of the model), or mappings (its keyword arguments).
+            arguments of the model), or mappings (its keyword arguments). What the `attention_mask` of a mapping calls
+            padding counts nowhere.
         forward: how a batch goes through a model; called with both.
     Raises:
         InvalidProblemError: an iterator, which can be read only once.
@@ -47,34 +49,22 @@ class Calibration:
         self._count: int | None = None
 
     def run(self, *models: nn.Module) -> Iterator[int]:
-        """Feed every batch to each model in turn, without gradients; yields the number of a batch when it is done.
+        """Feed every batch to each model in turn, without gradients; yields how many are done after each.
 
         Raises:
-            InvalidProblemError: no batches, fewer or more of them than in the pass before, one that a model refuses.
+            InvalidProblemError: no batches, fewer or more of them than in the pass before, padding inside a
+                sequence, a batch that a model refuses.
         """
         # All models of a pass stand on one device: the second is a copy of the first.
         device = _device(models[0])
         done = 0
-        for batch in self._batches:
-            placed = _to(batch, device)
-            for model in models:
-                try:
-                    # Not inference mode, whose tensors have no versions: `tracing` tells operations in place by them.
-                    with torch.no_grad():
-                        self._forward(model, placed)
-                except Stopped:
-                    pass
-                except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                    # One of our own is a ValueError too, and names the layer already.
-                    if isinstance(error, InvalidProblemError):
-                        raise
-                    raise InvalidProblemError(
-                        f"calibration batch {done} ({_describe(batch)}) does not fit the model: "
-                        f"{str(error).rstrip('. ')}. Batches hold the model's inputs alone (no labels); for any other "
-                        "form give forward=, which is called with the model and a batch"
-                    ) from error
-            done += 1
-            yield done
+        for number, batch in enumerate(self._batches):
+            # One that is padded in several ways is run as several.
+            for part in without_padding(_to(batch, device), number):
+                for model in models:
+                    self._run_one(model, part, number)
+                done += 1
+                yield done
         # A pass that its reader breaks off (the first batch is enough to trace) does not get here.
         if not done and self._count is None:
             raise InvalidProblemError("calibration is empty; give at least one batch of inputs")
@@ -84,6 +74,23 @@ class Calibration:
                 "that can be read again, such as a list"
             )
         self._count = done
+
+    def _run_one(self, model: nn.Module, batch: Any, number: int) -> None:
+        try:
+            # Not inference mode, whose tensors have no versions: `tracing` tells operations in place by them.
+            with torch.no_grad():
+                self._forward(model, batch)
+        except Stopped:
+            pass
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            # One of our own is a ValueError too, and names the layer already.
+            if isinstance(error, InvalidProblemError):
+                raise
+            raise InvalidProblemError(
+                f"calibration batch {number} ({_describe(batch)}) does not fit the model: "
+                f"{str(error).rstrip('. ')}. Batches hold the model's inputs alone (no labels); for any other "
+                "form give forward=, which is called with the model and a batch"
+            ) from error
 
 
 def call(model: nn.Module, batch: Any) -> object:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tmask.nn.calibration.linear_view import LinearView
+from tmask.nn.calibration.weight_view import WeightView
 
 
 @dataclass(slots=True)
@@ -40,10 +40,10 @@ class Gram:
     means: int = 0
 
     @classmethod
-    def zeros(cls, view: LinearView) -> Gram:
+    def zeros(cls, view: WeightView) -> Gram:
         """Of no samples yet, on the layer's device."""
         groups, rows, cols = view.shape
-        device = view.module.weight.device
+        device = view.parameter.device
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(groups, *shape, dtype=torch.float64, device=device)

@@ -1,9 +1,8 @@
-"""A linear or convolution layer as matrix products: what it multiplies its weight with, group by group.
+"""A linear or convolution layer as matrix products, see `WeightView`.
 
-Shapes: G groups, R outputs of a group, C inputs of a group times kernel positions, S samples: one per row of a linear
-layer's input, one per image and output position of a convolution. The layer computes y = x w^T + bias with
-x (G, S, C), w (G, R, C), y (G, S, R). Column c * K + k of w is input channel c at kernel position k of K, so a weight
-and its matrices are one array under two shapes, and so are their masks.
+Samples are the rows of a linear layer's input, and of a convolution each image and output position. Column c * K + k of
+w is input channel c at kernel position k of K, so a weight and its matrices are one array under two shapes, and so are
+their masks.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tmask.nn.calibration.weight_view import WeightView
 
 # Those with a weight (outputs, inputs / groups, *kernel); transposed convolutions have another.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@dataclass(frozen=True, slots=True)
-class LinearView:
+@dataclass(frozen=True)
+class LinearView(WeightView):
     """A layer's weight and data as matrices.
 
     Args:
@@ -31,42 +31,35 @@ class LinearView:
     module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
     @property
-    def groups(self) -> int:
+    def groups(self) -> int:  # type: ignore[override]
         """G: 1 for a linear layer."""
         return 1 if isinstance(self.module, nn.Linear) else self.module.groups
 
     @property
-    def rows(self) -> int:
-        """R: outputs of a group."""
-        return int(self.module.weight.shape[0]) // self.groups
-
-    @property
-    def channels(self) -> int:
-        """Inputs of a group."""
-        return int(self.module.weight.shape[1])
-
-    @property
-    def positions(self) -> int:
+    def positions(self) -> int:  # type: ignore[override]
         """K: kernel positions, 1 for a linear layer."""
         return math.prod(self.module.weight.shape[2:])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(G, R, C) of the weight."""
-        return self.groups, self.rows, self.channels * self.positions
+    def parameter(self) -> Tensor:
+        return self.module.weight
 
     @property
-    def weight(self) -> Tensor:
-        """The weight as it is now, (G, R, C) float64."""
-        return self.matrices(self.module.weight.detach()).to(torch.float64)
+    def bias(self) -> Tensor | None:
+        return self.module.bias
+
+    @property
+    def tiled_shape(self) -> tuple[int, ...]:
+        return tuple(self.module.weight.shape)
 
     def matrices(self, tensor: Tensor) -> Tensor:
-        """A weight, score or mask (outputs, inputs / groups, *kernel) as (G, R, C)."""
         return tensor.reshape(self.shape)
 
     def tensor(self, matrices: Tensor) -> Tensor:
-        """(G, R, C) in the shape of the weight."""
         return matrices.reshape(self.module.weight.shape)
+
+    def of(self, model: nn.Module, name: str) -> LinearView:
+        return LinearView(model.get_submodule(name.rpartition(".")[0]))  # type: ignore[arg-type]
 
     def batched(self, data: Tensor) -> Tensor:
         """The layer's input or output with its batch axis, which torch lets a caller leave out."""
@@ -98,13 +91,6 @@ class LinearView:
         if not isinstance(self.module, nn.Linear):
             y = y.movedim(1, -1)
         return y.reshape(-1, self.groups, self.rows).movedim(1, 0)
-
-    def position_major(self) -> list[int]:
-        """The order of columns in which the inputs at one kernel position are neighbours.
-
-        In it, m columns that a tile of a transposable mask spans stand side by side.
-        """
-        return [c * self.positions + k for k in range(self.positions) for c in range(self.channels)]
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Sequence[int]:

@@ -1,4 +1,7 @@
-"""What a forward pass does with the layers of a model: in which order it calls them, and who reads their outputs."""
+"""What a forward pass does with the layers of a model: in which order it calls them, and who reads their outputs.
+
+Matrices that no layer holds have their place in that order too, where a product with them is seen.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from tmask.nn.calibration.batches import Calibration, first_input
 from tmask.nn.calibration.hooks import removing
+from tmask.nn.calibration.reading import Key, Product, Reading
 
 
 @dataclass(slots=True)
@@ -21,21 +25,29 @@ class Trace:
     """One forward pass.
 
     Args:
-        order: names of the layers, once for each call.
+        order: names of the layers, and keys of other matrices, once for each call.
+        read: how the other matrices are stored: whether outputs come first.
         norms: the batch norm that reads a layer's output directly, where there is one and both are called once.
         shared: layers whose output something else than a batch norm reads, the caller of the model included.
     """
 
-    order: list[str] = field(default_factory=list)
+    order: list[str | Key] = field(default_factory=list)
+    read: dict[Key, bool] = field(default_factory=dict)
     norms: dict[str, _BatchNorm] = field(default_factory=dict)
     shared: set[str] = field(default_factory=set)
 
 
-def trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.Module]) -> Trace:
+def trace(
+    model: nn.Module,
+    calibration: Calibration,
+    modules: Mapping[str, nn.Module],
+    parameters: Mapping[str, Tensor],
+) -> Trace:
     """What the first batch passes.
 
     Args:
         modules: the layers to look at, by name.
+        parameters: the other matrices and stacks to look at, by name.
     Raises:
         InvalidProblemError: as `Calibration.run`.
     """
@@ -47,7 +59,7 @@ def trace(model: nn.Module, calibration: Calibration, modules: Mapping[str, nn.M
             handles.append(module.register_forward_hook(watch.ends))
     # Whoever calls the model reads what it returns, which no operation shows.
     handles.append(model.register_forward_hook(watch.returns))
-    with removing(handles), watch:
+    with removing(handles), watch, Reading(parameters, watch.reads_matrix):
         for _ in calibration.run(model):
             break
     calls = Counter(watch.found.order)
@@ -75,10 +87,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._read((args, kwargs))
         return func(*args, **(kwargs or {}))
 
-    def leaves(self, module: nn.Module, _: Any, output: Tensor) -> None:
+    def leaves(self, module: nn.Module, _: Any, output: Any) -> None:
         """A layer has been called."""
         self.found.order.append(self.names[module])
-        self.made[id(output)] = output, _version(output), self.names[module]
+        if isinstance(output, Tensor):  # a class with a forward of its own may give anything
+            self.made[id(output)] = output, _version(output), self.names[module]
+
+    def reads_matrix(self, product: Product) -> None:
+        """A product with another matrix was made."""
+        self.found.order.append(product.key)
+        self.found.read[product.key] = product.outputs_first
 
     def enters(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A batch norm is called."""

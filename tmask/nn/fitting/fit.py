@@ -56,7 +56,7 @@ def without_mean(layer: Prunable, gram: Gram, update_bias: bool, update_batch_no
     A bias is refitted, and a batch norm that alone reads the output takes off the mean: either way the mean of the
     output need not be fitted.
     """
-    by_bias = update_bias and layer.view.module.bias is not None
+    by_bias = update_bias and layer.view.bias is not None
     by_norm = update_batch_norm and layer.batch_norm is not None and layer.only_reader
     return gram.centred() if by_bias or by_norm else gram
 
@@ -67,7 +67,7 @@ def fit_layer(
     """Fit one layer and write it into its module, with its bias and the statistics of the batch norm behind it.
 
     Returns:
-        What was done, and the mask in the shape of the weight.
+        What was done, and the mask in the shape in which the weight is stored.
     Raises:
         InvalidProblemError: weights, biases or statistics that are not finite, and what the method raises.
     """
@@ -79,14 +79,16 @@ def fit_layer(
     fitted = method(plan, gram, free, weight)
     found = fitted.found
     # Before anything is written: the remark is of the outputs under the bias that the layer had.
-    remarks = [_FOREIGN] if norm is not None and _foreign(norm, gram, view.module.bias) else []
+    remarks = [_FOREIGN] if norm is not None and _foreign(norm, gram, view.bias) else []
     most = int(found.mask.sum(2).max())
     if gram.samples < most:
         remarks.append(f"{gram.samples} samples for {most} weights of each output: damping decides the rest")
+    # Of a float64 weight this is the parameter itself, which is written over next.
+    error_masked = free.relative_error(weight * found.mask)
     stored = _write(layer, fitted.weight, gram, update_bias, norm)
     row = LayerPruning(
         layer=layer.name,
-        shape=tuple(view.module.weight.shape),
+        shape=view.tiled_shape,
         pattern="" if plan.pattern is None else str(plan.pattern),
         transposable=found.transposable,
         density=float(found.mask.to(torch.float64).mean()),
@@ -94,7 +96,7 @@ def fit_layer(
         optimality_gap=found.worth.optimality_gap,
         solver=found.solver,
         # Both against the same sums, so that their difference is what the refit gained.
-        error_masked=free.relative_error(weight * found.mask),
+        error_masked=error_masked,
         error=free.relative_error(stored),
         samples=gram.samples,
         seconds=0.0,
@@ -109,19 +111,19 @@ def _write(layer: Prunable, weight: Tensor, gram: Gram, update_bias: bool, norm:
     Returns:
         The weight as its dtype has rounded it, (G, R, C) float64: what the outputs are then made with.
     """
-    module = layer.view.module
+    parameter, bias = layer.view.parameter, layer.view.bias
     with torch.no_grad():
-        module.weight.copy_(layer.view.tensor(weight))
+        parameter.copy_(layer.view.tensor(weight))
         stored = layer.view.weight
         # After the copy: a number that float64 holds can overflow in the dtype of the weight.
-        check_finite(f"its new weight ({str(module.weight.dtype).removeprefix('torch.')})", stored)
+        check_finite(f"its new weight ({str(parameter.dtype).removeprefix('torch.')})", stored)
         mean, variance = gram.moments(stored)
-        if module.bias is not None:
+        if bias is not None:
             if update_bias:
                 # The dense bias is not in y, so what is missing comes on top of it.
-                module.bias.add_((gram.y / gram.samples - mean).reshape(-1))
-            check_finite("its bias", module.bias)
-            mean = mean + module.bias.reshape(mean.shape).to(mean.dtype)
+                bias.add_((gram.y / gram.samples - mean).reshape(-1))
+            check_finite("its bias", bias)
+            mean = mean + bias.reshape(mean.shape).to(mean.dtype)
         # At once, not with all others at the end: the layers to come are fitted to what this batch norm gives.
         if norm is not None:
             set_statistics(norm, mean.reshape(-1), variance.reshape(-1), gram.samples)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.names import matches, parameter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,10 @@ class LayerFilter:
     """What the user wants pruned.
 
     Args:
-        include, exclude: globs on names of modules (`*` crosses dots). A layer that `include` matches is pruned even
-            at an end of the model; if `include` is given, no other layer is.
+        include, exclude: globs on names of layers, or of modules around them (`*` crosses dots). A layer that `include`
+            matches is pruned even at an end of the model; if `include` is given, no other layer is.
         skip_ends: leave the first convolution and the classifier (the layer that is called last) dense.
-        named: names of modules that count as included, and leave all others as they would be without them.
+        named: full names that count as included, and leave all others as they would be without them.
     """
 
     include: Sequence[str] = ()
@@ -41,33 +41,29 @@ class LayerFilter:
         """
         known = list(names)
         for glob in (*self.include, *self.exclude):
-            if not fnmatch.filter(known, glob):
+            if not any(matches(glob, name) for name in known):
                 shown = ", ".join(known[:10]) or "none"
-                raise InvalidProblemError(f"{glob!r} matches no linear or convolution layer; the model has {shown}")
+                raise InvalidProblemError(f"{glob!r} matches no layer; the model has {shown}")
 
-    def reason(self, name: str, end: str) -> str:
-        """Why a layer is left dense, or "".
+    def reason(self, name: str) -> str:
+        """Why the user does not want a layer pruned, or ""."""
+        if any(matches(glob, name) for glob in self.exclude):
+            return "excluded"
+        return "not included" if self.include and not self._includes(name) else ""
+
+    def held_back(self, name: str, why: str) -> str:
+        """Why a layer stays dense as long as nobody asks for it, or "".
 
         Args:
-            name: of the layer.
-            end: which end of the model it is, or "".
+            why: it could, such as the end of the model that it is, or "".
         """
-        if _matches(name, self.exclude):
-            return "excluded"
-        included = name in self.named or _matches(name, self.include)
-        if self.include and not included:
-            return "not included"
-        # Whoever names an end wants it pruned; a glob that happens to match it counts as naming.
-        if end and self.skip_ends and not included:
-            return f"{end} (include it to prune it)"
-        return ""
+        # Whoever names it wants it pruned; a glob that happens to match it counts as naming.
+        return f"{why} (include it to prune it)" if why and not self._includes(name) else ""
+
+    def _includes(self, name: str) -> bool:
+        return bool({name, parameter_of(name)} & {*self.named}) or any(matches(glob, name) for glob in self.include)
 
 
 def literal(name: str) -> str:
     """A glob that matches this name alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    # With its case on every system: `fnmatch.fnmatch` ignores it on Windows.
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)

@@ -42,6 +42,7 @@ class MaskSearch:
         transposable: along both axes; else along the inputs alone.
         solver: of transposable masks, by name or with settings.
         certify: ask for a bound on what the best transposable mask keeps.
+        keep_zeros: weights that are 0 are never kept.
     Raises:
         InvalidProblemError: a solver, or certify=False, for plain masks, which would ignore them.
     """
@@ -49,6 +50,7 @@ class MaskSearch:
     transposable: bool
     solver: Solver | str
     certify: bool
+    keep_zeros: bool = False
 
     def __post_init__(self) -> None:
         if self.transposable:
@@ -62,22 +64,35 @@ class MaskSearch:
                 "certify is of transposable masks; leave it out: plain ones are the best there are"
             )
 
-    def find(self, scores: Tensor, shape: Sequence[int], pattern: Pattern) -> LayerMask:
+    def find(self, scores: Tensor, weight: Tensor, shape: Sequence[int], pattern: Pattern) -> LayerMask:
         """The mask that keeps the most.
 
         Args:
             scores: (G, R, C), >= 0.
-            shape: of the weight that they belong to: (outputs, inputs / groups, *kernel).
+            weight: (G, R, C), before anything was done to it.
+            shape: of the weight that they belong to, see `WeightView.tiled_shape`.
             pattern: n kept of every m.
         """
-        values = scores.reshape(tuple(shape)).cpu().numpy()
+        values, given = (data.reshape(tuple(shape)).cpu().numpy() for data in (scores, weight))
+        if self.keep_zeros:
+            values = np.where(given == 0, 0, values)
         if self.transposable:
             # In the shape of the weight, since tiles must cross neither groups nor kernel positions.
-            found = solve(values, pattern, self.solver, groups=len(scores), certify=self.certify)
+            found = solve(
+                given if self.keep_zeros else values,
+                pattern,
+                self.solver,
+                score=values if self.keep_zeros else None,
+                groups=len(scores),
+                certify=self.certify,
+                keep_zeros=self.keep_zeros,
+            )
             kept, solver = found.mask, found.solver
             worth = Worth(found.objective, found.total, found.dual_bound)
         else:
             kept, solver = plain_mask(values, pattern), "largest"
+            if self.keep_zeros:
+                kept &= given != 0  # they count nothing, so that the rest stays the best
             objective = float(values[kept].sum())
             # Groups do not share entries, so the n largest of each are the optimum, and it is its own bound.
             worth = Worth(objective, float(values.sum()), objective)

@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from tmask.nn.names import ByLayer
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPruning:
     """One layer.
 
     Args:
-        layer: name of the module.
-        shape: of the weight.
+        layer: full name of the weight, such as "encoder.fc1.weight".
+        shape: of the weight, outputs first.
         pattern: as text, "" for a mask from elsewhere.
         transposable: along both axes.
         density: share of the weights that is kept.
@@ -51,16 +53,16 @@ class PruningReport:
 
     Args:
         layers: in the order in which data passes them.
-        skipped: reasons by name, of the linear and convolution layers (and the projections of attention) that were left
-            dense.
-        masks: by name, bool in the shape of the weight, True = kept.
+        skipped: reasons by name, of all other parameters of two axes or more.
+        masks: by the parameter's name, bool in its shape, True = kept; of a stack in which some matrices stayed dense,
+            all True there. Both are looked up by a module's name too.
         batch_norms: whose statistics were recomputed.
         seconds: in all.
     """
 
     layers: tuple[LayerPruning, ...]
-    skipped: dict[str, str]
-    masks: dict[str, Tensor] = field(repr=False)
+    skipped: ByLayer[str]
+    masks: ByLayer[Tensor] = field(repr=False)
     batch_norms: int
     seconds: float
 

@@ -82,7 +82,7 @@ class MaskAndRefit:
         assert plan.pattern is not None
         # The mask by the sums that the score is meant for, the refit always by those that are free of the mean.
         scores = importances(self.score, weight, free if self.score.centred else gram, self.refit.damping)
-        found = self.search.find(scores, plan.layer.view.module.weight.shape, plan.pattern)
+        found = self.search.find(scores, weight, plan.layer.view.tiled_shape, plan.pattern)
         return Fitted(self.refit(plan, free, weight, found.mask), found)
 
 

@@ -47,11 +47,13 @@ class MaskFinder:
         solver: "auto" or a solver.
         score: called with a layer's name and dense weight; gives the importance of every entry, >= 0. None for |W|.
         certify: whether the optimality gap is proven.
+        keep_zeros: weights that are 0 are never kept.
     """
 
     solver: Solver | str = "auto"
     score: ScoreFn | None = None
     certify: bool = True
+    keep_zeros: bool = False
 
     @torch.no_grad()
     def find(self, name: str, weight: Tensor, pattern: Pattern | None, groups: int, step: int) -> FoundMask:
@@ -65,11 +67,19 @@ class MaskFinder:
             score = self._score(name, weight)
             if pattern is None:
                 pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
-            solution = tmask.solve(weight, pattern, self.solver, score=score, groups=groups, certify=self.certify)
+            solution = tmask.solve(
+                weight,
+                pattern,
+                self.solver,
+                score=score,
+                groups=groups,
+                certify=self.certify,
+                keep_zeros=self.keep_zeros,
+            )
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
         worth = Worth(solution.objective, solution.total, solution.dual_bound)
-        complete = solution.status is not Status.UNDERFILLED
+        complete = solution.status is not Status.UNDERFILLED and not self.keep_zeros
         return FoundMask(solution.mask, worth, time.perf_counter() - begin, complete)
 
     def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
@@ -81,12 +91,15 @@ class MaskFinder:
         begin = time.perf_counter()
         try:
             score = self._score(name, weight)
-            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups)
-            tmask.check_mask(mask, pattern, groups=groups)
+            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups, at_most=self.keep_zeros)
+            tmask.check_mask(mask, pattern, groups=groups, at_most=self.keep_zeros)
         except TmaskError as error:
             raise type(error)(f"masks[{name!r}]: {error}") from error
         worth = Worth(judged.objective, judged.total, judged.dual_bound)
-        return FoundMask(torch.as_tensor(mask, device=weight.device), worth, time.perf_counter() - begin)
+        kept = torch.as_tensor(mask, device=weight.device)
+        if self.keep_zeros:
+            kept = kept & (weight.detach() != 0)
+        return FoundMask(kept, worth, time.perf_counter() - begin, not self.keep_zeros)
 
     def _score(self, name: str, weight: Tensor) -> Tensor | None:
         if self.score is None:

@@ -94,9 +94,9 @@ class SparseLayer:
             return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
         return steps_of(owner.module, owner.tensor).original
 
-    def put_mask_on(self, gradient: Gradient) -> None:
+    def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False) -> None:
         """Register one parametrization, all True, with every owner."""
-        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient)
+        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient, keep_zeros)
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, TmaskError
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
+from tmask.nn.packing.packable import completed
 
 
 def choose(layer: SparseLayer) -> None:
@@ -27,18 +30,19 @@ def choose(layer: SparseLayer) -> None:
             break  # one owner that cannot be packed keeps the weight's other owners masked, for its reason
 
 
-def prepare(layer: SparseLayer, pattern: Pattern | None, complete: bool) -> None:
+def prepare(layer: SparseLayer, pattern: Pattern | None, mask: Tensor, complete: bool) -> None:
     """See whether the backend takes a mask before it is put on; under "auto" go on masked where it does not.
 
     Args:
         pattern: of the mask.
-        complete: whether it keeps exactly n in every row and column of full blocks.
+        mask: to put on.
+        complete: whether it is known to keep exactly n in every row and column of full blocks.
     Raises:
         InvalidMaskError: it does not, and was asked for by name.
     """
     if layer.backend != backends.SEMI_STRUCTURED or pattern != layer.pattern:
         return
-    problem = "" if complete else "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+    problem = "" if complete else _lack_of(mask)
     problem = problem or next(filter(None, (backends.misuse(o.module, o.tensor) for o in layer.owners)), "")
     if problem and layer.requested != backends.AUTO:
         raise InvalidMaskError(
@@ -47,6 +51,15 @@ def prepare(layer: SparseLayer, pattern: Pattern | None, complete: bool) -> None
     if problem:
         layer.backend, layer.reason = backends.MASKED, problem
         layer.release()
+
+
+def _lack_of(mask: Tensor) -> str:
+    """Why zeros cannot fill up what a mask keeps to what kernels need, or ""."""
+    try:
+        completed(mask)
+    except InvalidMaskError:
+        return "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+    return ""
 
 
 def choose_anew(layer: SparseLayer) -> None:
@@ -59,7 +72,7 @@ def choose_anew(layer: SparseLayer) -> None:
     if layer.requested != backends.AUTO or is_sharded(layer.weight):
         return
     choose(layer)
-    prepare(layer, layer.in_force, Terms.of(masked.terms.tolist(), layer.name).complete)
+    prepare(layer, layer.in_force, masked.mask, Terms.of(masked.terms.tolist(), layer.name).complete)
     if layer.backend == backends.MASKED:
         layer.release()
     layer.refresh()

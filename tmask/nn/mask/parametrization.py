@@ -32,14 +32,15 @@ class Masked(nn.Module):
         weight: gives the shape and the device; the mask begins as all True.
         terms: with the pattern that training ends with, kept as `target`.
         gradient: rule for the gradient of W.
+        keep_zeros: entries of W that are 0 receive none under the straight-through rule, and so stay 0.
     """
 
     mask: Tensor
     terms: Tensor
 
-    def __init__(self, weight: Tensor, terms: Terms, gradient: Gradient) -> None:
+    def __init__(self, weight: Tensor, terms: Terms, gradient: Gradient, keep_zeros: bool = False) -> None:
         super().__init__()
-        self.gradient = gradient
+        self.gradient, self.keep_zeros = gradient, keep_zeros
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
         # Buffers, both, so that they stay together in every state dict, file and copy of the model.
@@ -47,6 +48,8 @@ class Masked(nn.Module):
         self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.keep_zeros and self.gradient != "masked":
+            weight = torch.where(weight != 0, weight, 0.0)  # the same values, without a way back to zeros
         if is_sharded(weight):
             self.follow(weight)
         elif self._gather_and_apply is not None:

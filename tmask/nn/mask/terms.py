@@ -28,7 +28,8 @@ class Terms:
         target: that training ends with.
         in_force: at present; None for dense.
         groups: of the tiling.
-        complete: whether full blocks keep exactly n in each row and column; a heuristic may have left some short.
+        complete: whether full blocks keep exactly n in each row and column, and a dense mask everything; heuristics may
+            have left some short, and zeros may be kept out.
     """
 
     target: Pattern
@@ -78,7 +79,7 @@ class Terms:
     def _violation(self, mask: Tensor) -> str:
         """The first break of the terms in words, or ""."""
         if self.in_force is None:
-            return "" if bool(mask.all()) else "it prunes"
+            return "" if not self.complete or bool(mask.all()) else "it prunes"
         n, m = self.in_force.n, self.in_force.m
         # Averaged terms can be numbers that make a pattern, but not of this mask.
         if self.groups < 1 or mask.shape[0] % self.groups:

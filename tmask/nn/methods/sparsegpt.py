@@ -57,7 +57,7 @@ class SparseGPT(Method):
 
         def choose(weight: Tensor, part: slice) -> Tensor:
             scores = (weight / upper.diagonal()[part]).square()
-            found_groups.append(problem.support.project(scores))
+            found_groups.append(problem.support.part(part).project(scores))
             mask[:, part] = found_groups[-1].mask
             return found_groups[-1].mask
 

@@ -47,13 +47,55 @@ class Support(ABC):
         """Consecutive inputs whose masks can be found without the others', at an even share of what is kept."""
 
     @abstractmethod
-    def project(self, score: Tensor, after: Projection | None = None, certify: bool = True) -> Projection:
+    def project(
+        self,
+        score: Tensor,
+        after: Projection | None = None,
+        certify: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Projection:
         """The mask that keeps the most of scores (R, C), >= 0 and finite.
 
         Args:
             after: the projection of nearly the same scores, to start from.
             certify: False where the bound is not needed this time.
+            allowed: (R, C) bool: no other entry is kept, so that lines may keep fewer.
         """
+
+    def part(self, columns: slice) -> Support:
+        """The masks of some consecutive groups of inputs."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Within(Support):
+    """Masks of another kind that keep none but certain entries.
+
+    Args:
+        kind: of masks.
+        allowed: (R, C) bool.
+    """
+
+    kind: Support
+    allowed: Tensor
+
+    @property
+    def width(self) -> int:
+        """Of the kind."""
+        return self.kind.width
+
+    def part(self, columns: slice) -> Within:
+        return Within(self.kind, self.allowed[:, columns])
+
+    def project(
+        self,
+        score: Tensor,
+        after: Projection | None = None,
+        certify: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Projection:
+        """As the kind does."""
+        return self.kind.project(score, after, certify, self.allowed if allowed is None else self.allowed & allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +120,22 @@ class Transposable(Support):
         """m"""
         return self.pattern.m
 
-    def project(self, score: Tensor, after: Projection | None = None, certify: bool = True) -> Projection:
+    def project(
+        self,
+        score: Tensor,
+        after: Projection | None = None,
+        certify: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Projection:
         """By the solver; the time of an exact one falls the less the scores have changed."""
         earlier = None if after is None else after.solution
         start: Any = earlier if earlier is not None and earlier.row_prices is not None else True
         proof = self.certify and certify
-        found = solve(score, self.pattern, self.solver, certify=proof, warm_start=start)
+        if allowed is None:
+            found = solve(score, self.pattern, self.solver, certify=proof, warm_start=start)
+        else:
+            weight = allowed.to(score.dtype)
+            found = solve(weight, self.pattern, self.solver, score=score, certify=proof, keep_zeros=True)
         worth = Worth(found.objective, found.total, found.dual_bound)
         return Projection(found.mask, worth, found.solver, found)
 
@@ -106,13 +158,20 @@ class Plain(Support):
         """m"""
         return self.pattern.m
 
-    def project(self, score: Tensor, after: Projection | None = None, certify: bool = True) -> Projection:
+    def project(
+        self,
+        score: Tensor,
+        after: Projection | None = None,
+        certify: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Projection:
         """The n largest of each group; ties to the first."""
+        score = within(score, allowed)
         rows, columns = score.shape
         padding = -columns % self.pattern.m
         padded = torch.nn.functional.pad(score, (0, padding), value=-1.0)
         kept = largest(padded.reshape(-1, self.pattern.m), self.pattern.n)
-        return _sorted(score, kept.reshape(rows, -1)[:, :columns].contiguous())
+        return _sorted(score, kept.reshape(rows, -1)[:, :columns].contiguous(), allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +199,17 @@ class Unstructured(Support):
         """128, as SparseGPT takes them."""
         return 128
 
-    def project(self, score: Tensor, after: Projection | None = None, certify: bool = True) -> Projection:
+    def project(
+        self,
+        score: Tensor,
+        after: Projection | None = None,
+        certify: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Projection:
         """The largest; ties to the first."""
+        score = within(score, allowed)
         lines = score if self.across == "row" else score.reshape(1, -1)
-        return _sorted(score, largest(lines, round(self.density * lines.shape[1])).reshape(score.shape))
+        return _sorted(score, largest(lines, round(self.density * lines.shape[1])).reshape(score.shape), allowed)
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -161,8 +227,15 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return above | ties
 
 
-def _sorted(score: Tensor, mask: Tensor) -> Projection:
-    """A mask that is the best there is by construction."""
+def within(score: Tensor, allowed: Tensor | None) -> Tensor:
+    """Scores that are 0 where nothing may be kept."""
+    return score if allowed is None else torch.where(allowed, score, 0)
+
+
+def _sorted(score: Tensor, mask: Tensor, allowed: Tensor | None) -> Projection:
+    """A mask that is the best there is by construction, less what may not be kept and counts nothing."""
+    if allowed is not None:
+        mask = mask & allowed
     objective = float(torch.where(mask, score, 0).sum(dtype=torch.float64))
     total = float(score.sum(dtype=torch.float64))
     if not math.isfinite(total):

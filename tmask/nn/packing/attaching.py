@@ -130,6 +130,8 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     bias = None if module.bias is None else module.bias.to(dtype)
     # The straight-through rule needs no mask in backward, and then holds none.
     mask = masked.mask if masked.gradient == "masked" else None
+    if mask is None and masked.keep_zeros:
+        mask = masked.mask | (weight != 0)
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)
     result = packed_linear(tokens, weight, bias, packed, packed_t, mask, copies.route)
     return result.view(*x.shape[:-1], weight.shape[0])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tmask.nn.packing.packable import check_complete
+from tmask.nn.packing.packable import completed
 from tmask.nn.packing.routes import ROUTES, Operand
 from tmask.nn.packing.verification import verify
 
@@ -27,6 +27,7 @@ class Copies:
         route: name of the one that packs and multiplies.
         pack: packs the module's weight for one more dtype; code that may be compiled must take this way.
         stamp, mask_stamp: of the contents that the operands, and the plans, were made from.
+        full: a mask that keeps fewer than two of four, filled up; None for one that needs no more.
         plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
         operands: the weight and its transpose, by dtype.
         outdated: operands of these plans from an earlier weight, whose memory is written to again.
@@ -36,6 +37,7 @@ class Copies:
     pack: Callable[[nn.Module, torch.dtype], None]
     stamp: Stamp = ()
     mask_stamp: Stamp = ()
+    full: Tensor | None = None
     plans: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     operands: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
     outdated: dict[torch.dtype, tuple[Operand, Operand]] = field(default_factory=dict)
@@ -59,7 +61,9 @@ class Copies:
         verify(route, (rows, cols), dtype, weight.device)
         mask_stamp = _stamp(mask)
         if mask_stamp != self.mask_stamp:
-            check_complete(mask)  # the kernels trust the mask, and would multiply with an incomplete one silently
+            # The kernels trust the mask, and would multiply with an incomplete one silently.
+            full = completed(mask)
+            self.full = None if full is mask else full
             self.plans.clear()
             self.operands.clear()
             self.outdated.clear()
@@ -69,9 +73,11 @@ class Copies:
             self.outdate()
             self.stamp = stamp
         contents = weight.to(dtype).contiguous()
+        if self.full is not None:  # what fills the mask up must be 0
+            contents = torch.where(mask, contents, 0.0)
         # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
         if dtype not in self.plans:
-            self.plans[dtype] = route.plan(mask, dtype)
+            self.plans[dtype] = route.plan(mask if self.full is None else self.full, dtype)
         old, plan = self.outdated.pop(dtype, None), self.plans[dtype]
         self.operands[dtype] = route.pack(contents, plan) if old is None else route.repack(old, contents, plan)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidMaskError
-from tmask.nn.packing.packable import check_packable, first_true
+from tmask.nn.packing.packable import check_packable, completed, first_true
 
 _BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
@@ -51,13 +51,17 @@ def pack(weight: Tensor, mask: Tensor) -> Packed:
     Args:
         weight: (rows, cols) float16, bfloat16 or float32, both sides multiples of 32. Only the first two have
             kernels: those for float32 want one of two, not two of four.
-        mask: (rows, cols) bool, True = kept, with two kept in every four of a row and of a column.
+        mask: (rows, cols) bool, True = kept, with two kept in every four of a row and of a column; or fewer,
+            where zeros can fill them up, which `unpack` then takes for kept.
     Raises:
         InvalidProblemError: shape or dtype.
         InvalidMaskError: a group does not keep exactly two; the text names the first.
     Cost: O(rows * cols).
     """
     check_packable(weight, mask)
+    full = completed(mask)
+    if full is not mask:
+        weight, mask = torch.where(mask, weight, 0.0), full
     # Transposed, columns are rows: the same rule, and no second one to get wrong.
     return Packed(*_pack_rows(weight, mask), *_pack_rows(weight.t(), mask.t()))
 

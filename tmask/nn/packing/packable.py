@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,40 @@ def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> No
         raise InvalidProblemError(f"the mask has shape {tuple(mask.shape)}, but the weight {tuple(weight.shape)}")
     if mask.device != weight.device:
         raise InvalidProblemError(f"the mask is on {mask.device}, but the weight on {weight.device}; move it there")
-    # Last: it reads the whole mask, and with a GPU waits for it.
-    check_complete(mask)
+
+
+def completed(mask: Tensor) -> Tensor:
+    """The (rows, cols) mask with entries added, so that it keeps exactly two of every four along rows and columns.
+
+    Where a weight is 0 it may keep fewer; kernels need two, and the zeros that fill up change no product. A complete
+    mask is returned as it is.
+
+    Raises:
+        InvalidMaskError: no such mask holds this one; the text names the first group.
+    """
+    rows, cols = mask.shape
+    tiles = mask.reshape(rows // 4, 4, cols // 4, 4).transpose(1, 2).reshape(-1, 16)  # (T, 16)
+    # Of 16 entries so few are kept where a tile is short.
+    short = (tiles.sum(1) < 8).nonzero()[:, 0]
+    if not len(short):
+        check_complete(mask)
+        return mask
+    full = _full_tiles(mask.device)  # (90, 16)
+    tiles = tiles.clone()
+    for part in short.split(1 << 16):
+        lacking = tiles[part].float() @ (~full).float().T  # entries of the tile that each full one would lose
+        found = lacking.min(1)
+        tiles[part] = torch.where((found.values == 0)[:, None], full[found.indices], tiles[part])
+    filled = tiles.reshape(rows // 4, cols // 4, 4, 4).transpose(1, 2).reshape(rows, cols)
+    check_complete(filled)
+    return filled
+
+
+def _full_tiles(device: torch.device) -> Tensor:
+    """All 4 x 4 tiles with two of four kept in each row and column, (90, 16) bool."""
+    rows = [[i in pair for i in range(4)] for pair in itertools.combinations(range(4), 2)]
+    tiles = torch.tensor([*itertools.product(rows, repeat=4)], device=device)  # (1296, 4, 4)
+    return tiles[(tiles.sum(1) == 2).all(1)].reshape(-1, 16)
 
 
 def check_complete(mask: Tensor) -> None:

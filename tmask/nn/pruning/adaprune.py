@@ -38,6 +38,7 @@ def adaprune(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     update_batch_norm: bool = True,
     certify: bool = True,
     steps: int = STEPS,
@@ -71,6 +72,7 @@ def adaprune(
         fold: fold means.
         include, exclude: globs on names of layers.
         skip_ends: leave the first convolution and the classifier dense unless they are included.
+        keep_zeros: weights that are 0 already are never kept, so that groups keep at most n.
         update_batch_norm: recompute running statistics on the calibration data.
         certify: prove how far each transposable mask may be from the best.
         steps, learning_rate: of Adam; with method="adam" alone.
@@ -85,7 +87,7 @@ def adaprune(
         which is C^2 numbers; and that of the method, see `tmask.nn.fitting.least_squares`.
     """
     # Settings before data: what cannot be meant is refused before anything is read.
-    search = MaskSearch(transposable, solver, certify)
+    search = MaskSearch(transposable, solver, certify, keep_zeros)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
     # Without a refit the bias stays too: what the mask alone does is what was asked for.

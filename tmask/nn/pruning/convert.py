@@ -13,15 +13,16 @@ from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.linear_view import LinearView
 from tmask.nn.calibration.progress import Progress
+from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.fit import Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
-from tmask.nn.fitting.prunable import find_layers
+from tmask.nn.fitting.prunable import find_layers, narrower_than
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
+from tmask.nn.names import ByLayer
 from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.nn.pruning.patterns import make_plans
 from tmask.solving.solver import Solver
@@ -36,7 +37,7 @@ class ConversionReport:
         pruning: of the layers that were given a pattern.
     """
 
-    fits: dict[str, Fit]
+    fits: ByLayer[Fit]
     pruning: PruningReport
 
     def table(self) -> list[dict[str, Any]]:
@@ -64,6 +65,7 @@ def convert(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     update_batch_norm: bool = True,
     certify: bool = True,
     steps: int = STEPS,
@@ -76,7 +78,7 @@ def convert(
 
     For each layer: the pattern (`tmask.conversion.fitting_pattern`); the mask of it that keeps the most of what the
     layer kept; then AdaPrune, to the outputs of the model as it was given. A mask keeps exactly n of m, so weights
-    that were zero can become nonzero where a group had more zeros than it must.
+    that were zero can become nonzero where a group had more zeros than it must, unless `keep_zeros` is set.
 
     Args:
         m: side of the tiles.
@@ -85,14 +87,15 @@ def convert(
     Raises:
         InvalidProblemError: no layer has zeros enough for any pattern, and what `adaprune` raises.
     """
-    search = MaskSearch(transposable, solver, certify)
+    search = MaskSearch(transposable, solver, certify, keep_zeros)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, False, steps, learning_rate))
     settings = Settings(sequential, update_batch_norm, progress, update_bias=method != "none", grams=grams)
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
-    layers, skipped = find_layers(model, data, wanted)
+    every = Pattern(m, m)
+    layers, skipped = find_layers(model, data, wanted, lambda view: narrower_than(view, every, transposable))
     # Every pattern of the answer has this m, so the layers that are too narrow for one are so for all.
-    wide, narrow = make_plans(layers, skipped, Pattern(m, m), transposable)
-    fits = {plan.layer.name: _fit_of(plan.layer.view, m, transposable, confidence) for plan in wide}
+    wide, narrow = make_plans(layers, skipped, every, transposable)
+    fits = ByLayer({plan.layer.name: _fit_of(plan.layer.view, m, transposable, confidence) for plan in wide})
     plans = [Plan(plan.layer, fits[plan.layer.name].pattern) for plan in wide if not fits[plan.layer.name].dense]
     if not plans:
         most = max(fits.values(), key=lambda found: found.zeros)
@@ -105,7 +108,7 @@ def convert(
     return ConversionReport(fits, prune(model, data, plans, skipped | narrow | dense, fit, settings))
 
 
-def _fit_of(view: LinearView, m: int, transposable: bool, confidence: float) -> Fit:
+def _fit_of(view: WeightView, m: int, transposable: bool, confidence: float) -> Fit:
     # In the shape of the weight, as tiles cross neither groups nor kernel positions.
-    weight = view.module.weight
+    weight = view.matrices(view.parameter.detach()).reshape(view.tiled_shape)
     return fitting_pattern(weight, m, transposable=transposable, confidence=confidence, groups=view.groups)

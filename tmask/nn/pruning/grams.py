@@ -10,17 +10,19 @@ from torch import nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Forward, evaluating
+from tmask.nn.calibration.experts import one_by_one
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.recording import collect
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.prunable import Prunable, find_layers
+from tmask.nn.names import ByLayer, full_name
 
 # How far X^T Y may be from X^T X w^T: TF32 and bfloat16 round the products of a layer by less than 1 %.
 _ROUNDING = 0.03
 
 
 def collect_grams(model: nn.Module, calibration: Iterable[Any], *, forward: Forward | None = None) -> dict[str, Gram]:
-    """The sums over the calibration data of every linear and convolution layer that can be pruned, by name.
+    """The sums over the calibration data of every layer that can be pruned, by name.
 
     Several prunings of one model (other patterns, scores, solvers) can share them: `adaprune(copy.deepcopy(model), ...,
     sequential=False, grams=grams)`. The arguments are those of `adaprune`.
@@ -32,7 +34,7 @@ def collect_grams(model: nn.Module, calibration: Iterable[Any], *, forward: Forw
     data = Calibration(calibration, forward)
     # The ends too: a pruning that shares the sums may include them.
     layers, _ = find_layers(model, data, LayerFilter(skip_ends=False))
-    return dict(dense_grams(model, data, layers, None))
+    return ByLayer(dense_grams(model, data, layers, None))
 
 
 def dense_grams(
@@ -43,13 +45,15 @@ def dense_grams(
     Raises:
         InvalidProblemError: sums of other layers or other weights, and what `collect` raises.
     """
+    names = {layer.name for layer in layers}
     if grams is None:
         # As when pruning: dropout, or batch norms that learn, would give other sums at every pass.
-        with evaluating(model):
+        with evaluating(model), one_by_one(model):
             return collect(calibration, model, {layer.name: layer.view for layer in layers})
+    by_name = ByLayer({full_name(name, names): gram for name, gram in grams.items()})
     for layer in layers:
-        _check(grams, layer)
-    return grams
+        _check(by_name, layer)
+    return by_name
 
 
 def _check(grams: Mapping[str, Gram], layer: Prunable) -> None:

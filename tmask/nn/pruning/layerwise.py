@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.calibration.batches import Calibration, evaluating
+from tmask.nn.calibration.experts import one_by_one
 from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.progress import Progress
-from tmask.nn.calibration.recording import collect_pair
+from tmask.nn.calibration.recording import collect, collect_pair
+from tmask.nn.calibration.stored_matrix import StoredMatrix
 from tmask.nn.fitting.fit import LayerMethod, Plan, fit_layer
+from tmask.nn.fitting.prunable import Prunable, no_layer
 from tmask.nn.fitting.pruning_report import PruningReport
+from tmask.nn.names import ByLayer, parameter_of
 from tmask.nn.pruning.grams import dense_grams
 
 
@@ -53,7 +57,7 @@ def prune(
     model: nn.Module,
     calibration: Calibration,
     plans: list[Plan],
-    skipped: dict[str, str],
+    skipped: ByLayer[str],
     method: LayerMethod,
     settings: Settings,
 ) -> PruningReport:
@@ -63,31 +67,73 @@ def prune(
         TmaskError: what the data, the method or a solver raise, with the layer's name.
     """
     begin = time.perf_counter()
-    rows, masks, norms = [], {}, 0
+    rows, masks, norms = [], ByLayer[Tensor](), 0
     tell = settings.progress or (lambda *_: None)
-    with evaluating(model), _all_or_nothing(model):
+    with evaluating(model), one_by_one(model), _all_or_nothing(model):
         # A copy, since the targets are those of the model before its first layer is changed.
         dense = copy.deepcopy(model) if settings.sequential else None
-        layers = [plan.layer for plan in plans]
         # In one pass for all layers: memory for all their sums at once is the price of it.
-        grams = {} if settings.sequential else dense_grams(model, calibration, layers, settings.grams)
+        grams = (
+            {} if dense is not None else dense_grams(model, calibration, [plan.layer for plan in plans], settings.grams)
+        )
         for index, plan in enumerate(plans):
             name = plan.layer.name
             tell(index, len(plans), name)
             start = time.perf_counter()
-            gram = grams[name] if dense is None else collect_pair(calibration, name, model, dense, plan.layer.calls)
+            if dense is not None:
+                grams = _sequential(plan, plans, grams, calibration, model, dense)
+            gram = grams[name]
+            if not gram.samples:  # an expert, see `collect`
+                skipped[name] = "no sample of the calibration data comes to it"
+                continue
             try:
                 row, mask = fit_layer(plan, gram, method, settings.update_bias, settings.update_batch_norm)
             except TmaskError as error:
                 # Of the same type, since callers tell a missing solver from bad data by it.
                 raise type(error)(f"layer {name!r}: {error}") from error
-            masks[name] = mask
+            _note(masks, plan.layer, mask)
             rows.append(dataclasses.replace(row, seconds=time.perf_counter() - start))
         tell(len(plans), len(plans), "")
+        if not rows:
+            raise no_layer(skipped)
         # Once more for all: those behind no pruned layer of their own read other inputs than before, too.
         if settings.update_batch_norm:
             norms = recalibrate(model, calibration)  # type: ignore[arg-type]
     return PruningReport(tuple(rows), skipped, masks, norms, time.perf_counter() - begin)
+
+
+def _sequential(
+    plan: Plan,
+    plans: Sequence[Plan],
+    grams: Mapping[str, Gram],
+    calibration: Calibration,
+    model: nn.Module,
+    dense: nn.Module,
+) -> Mapping[str, Gram]:
+    """The sums of a layer on what those before it give; of experts, all of one kind at once.
+
+    What an expert reads is chosen by the data, so that samples of two models could not be paired: its targets are what
+    it gives itself, which is dense still.
+    """
+    layer = plan.layer
+    if layer.name in grams:
+        return grams
+    if not layer.routed:
+        return {layer.name: collect_pair(calibration, layer.name, layer.view, model, dense, layer.calls)}
+    like = {each.layer.name: each.layer.view for each in plans if each.layer.stage == layer.stage}
+    return collect(calibration, model, like)
+
+
+def _note(masks: dict[str, Tensor], layer: Prunable, mask: Tensor) -> None:
+    """A mask under the parameter's name, those of a stack together."""
+    view, name = layer.view, parameter_of(layer.name)
+    if isinstance(view, StoredMatrix) and view.routed:
+        whole = view.model.get_parameter(view.key.parameter)
+        if name not in masks:
+            masks[name] = torch.ones(whole.shape, dtype=torch.bool, device=whole.device)
+        masks[name][view.key.index] = mask
+    else:
+        masks[name] = mask.contiguous()
 
 
 @contextmanager

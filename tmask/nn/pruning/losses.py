@@ -17,6 +17,7 @@ from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
+from tmask.nn.names import ByLayer
 from tmask.nn.pruning.grams import dense_grams
 from tmask.solving.solver import Solver
 
@@ -35,6 +36,7 @@ def reconstruction_losses(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
@@ -51,7 +53,7 @@ def reconstruction_losses(
         patterns: that every layer is offered; one that is wider than a layer is not offered to it.
     The other arguments are those of `adaprune`.
     Returns:
-        By the name of the layer, then by pattern; layers that no pattern fits are left out.
+        By the full name of the layer's weight, then by pattern; layers that no pattern fits are left out.
     Raises:
         InvalidProblemError: no pattern, none that fits any layer, and what `adaprune` raises.
         UnknownSolverError, SolverUnavailableError, SolverFailedError.
@@ -62,17 +64,17 @@ def reconstruction_losses(
     if not parsed:
         raise InvalidProblemError("reconstruction_losses needs at least one pattern")
     # Not certified: a loss is an error of outputs, and no bound on a mask's score would show in it.
-    search = MaskSearch(transposable, solver, certify=not transposable)
+    search = MaskSearch(transposable, solver, not transposable, keep_zeros)
     fit = MaskAndRefit(get_score(score), search, Refitting(method, damping, fold, steps, learning_rate))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
     layers, _ = find_layers(model, data, wanted)
     sums = dense_grams(model, data, layers, grams)
-    losses = {}
+    losses = ByLayer[dict[Pattern, float]]()
     # Layers narrower than some patterns stay in, with fewer to choose from.
     for layer in layers:
         offered = [pattern for pattern in parsed if not narrower_than(layer.view, pattern, transposable)]
         # A loss of 1, say, for a pattern that does not fit would let an allocation choose it.
-        if offered:
+        if offered and sums[layer.name].samples:
             losses[layer.name] = _losses_of(layer, sums[layer.name], offered, fit, update_bias=method != "none")
     if not losses:
         raise InvalidProblemError(f"no layer is wide enough for any of {', '.join(map(str, parsed))}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 from torch import nn
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration
+from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.fit import LayerMethod, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than, no_layer
 from tmask.nn.fitting.pruning_report import PruningReport
+from tmask.nn.names import full_name, parameter_of
 from tmask.nn.pruning.layerwise import Settings, prune
 
 LayerPatterns = Pattern | str | Mapping[str, Pattern | str]
@@ -34,24 +37,28 @@ def prune_to_patterns(
         InvalidProblemError: what `find_layers`, `make_plans` and `prune` refuse.
     """
     if isinstance(pattern, Mapping):
-        pattern = by_module(model, pattern)
+        pattern = by_layer(model, pattern)
         # Whoever names a layer wants it pruned, wherever it stands.
         wanted = dataclasses.replace(wanted, named=pattern)
-    layers, skipped = find_layers(model, calibration, wanted)
+    layers, skipped = find_layers(model, calibration, wanted, partial(_narrow, pattern, transposable))
     plans, left = make_plans(layers, skipped, pattern, transposable)
     return prune(model, calibration, plans, skipped | left, method, settings)
 
 
-def by_module(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[str, Pattern | str]:
-    """The same patterns by the names of modules; a weight's name stands for its module's.
+def _narrow(pattern: LayerPatterns, transposable: bool, view: WeightView) -> str:
+    return "" if isinstance(pattern, Mapping) else narrower_than(view, Pattern.parse(pattern), transposable)
+
+
+def by_layer(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[str, Pattern | str]:
+    """The same patterns by the full names of layers; a module's name stands for its weight's.
 
     Raises:
         InvalidProblemError: two patterns for one layer.
     """
-    modules, found = dict(model.named_modules()), dict[str, Pattern | str]()
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    found = dict[str, Pattern | str]()
     for name, text in patterns.items():
-        # An allocation goes by the names of weights, a model's layers by those of modules.
-        layer = name if name in modules else str(name).removesuffix(".weight")
+        layer = full_name(name, known)
         if layer in found:
             raise InvalidProblemError(f"layer {layer!r} is given two patterns; give one")
         found[layer] = text
@@ -61,7 +68,7 @@ def by_module(model: nn.Module, patterns: Mapping[str, Pattern | str]) -> dict[s
 def make_plans(
     layers: list[Prunable], skipped: Mapping[str, str], pattern: LayerPatterns, transposable: bool
 ) -> tuple[list[Plan], dict[str, str]]:
-    """The layers that get the pattern, or each its own (by the module's name), and reasons for those that get none.
+    """The layers that get the pattern, or each its own (by its full name), and reasons for those that get none.
 
     Raises:
         InvalidProblemError: a name that is no such layer, or no layer that is wide enough.
@@ -70,7 +77,7 @@ def make_plans(
     patterns = _by_layer([layer.name for layer in layers], skipped, pattern)
     plans, left = [], dict[str, str]()
     for layer in layers:
-        chosen = patterns.get(layer.name)
+        chosen = patterns.get(layer.name, patterns.get(parameter_of(layer.name)))
         if chosen is None:
             left[layer.name] = "no pattern is given for it"
         elif reason := narrower_than(layer.view, chosen, transposable):
@@ -96,7 +103,7 @@ def _by_layer(names: list[str], skipped: Mapping[str, str], pattern: LayerPatter
     patterns = {name: Pattern.parse(text) for name, text in pattern.items()}
     for name in patterns:
         # A pattern that is passed over in silence leaves a layer dense that somebody has asked to prune.
-        if name not in names:
+        if name not in names and name not in map(parameter_of, names):
             reason = skipped.get(name, f"the model has no such layer; those it could prune are {', '.join(names)}")
             raise InvalidProblemError(f"a pattern is given for layer {name!r}, which is not pruned: {reason}")
     return patterns

@@ -13,7 +13,7 @@ from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.solving.api import certify
 
 
-def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
+def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = False) -> list[MaskRecord]:
     """A record for each layer that was given a transposable mask, by the name of its weight.
 
     Objective and bound are those of the pruned |weight|, all of which lies on the mask; not of the score by which the
@@ -22,23 +22,23 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
     Args:
         model: as it was pruned, on the CPU.
         report: of that pruning.
+        keep_zeros: whether it was asked for, so that lines may keep fewer than n.
     """
     records = []
     for row in report.layers:
         # A mask file promises transposable masks.
         if not (row.pattern and row.transposable):
             continue
-        module = model.get_submodule(row.layer)
+        module = model.get_submodule(row.layer.rpartition(".")[0])
         mask, pattern = report.masks[row.layer].cpu().numpy(), Pattern.parse(row.pattern)
-        tensor = from_torch(module.weight)
+        tensor = from_torch(model.get_parameter(row.layer))
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         # Anew, on the weights that are written beside it: that is what a reader of the file can check.
-        proof = certify(tensor.values(), mask, pattern, groups=groups)
+        proof = certify(tensor.values(), mask, pattern, groups=groups, at_most=keep_zeros)
         status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
         records.append(
             MaskRecord(
-                # A model can be a single layer, whose name is "".
-                name=f"{row.layer}.weight" if row.layer else "weight",
+                name=row.layer,
                 mask=mask,
                 pattern=pattern,
                 groups=groups,
@@ -50,6 +50,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
                 status=str(status if proof.feasible else Status.UNDERFILLED),
                 seconds=row.seconds,
                 weights_sha256=tensor.sha256(),
+                at_most=keep_zeros,
             )
         )
     return records

@@ -21,8 +21,8 @@ from tmask.blocks.pattern import Pattern
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.linear_view import LinearView
 from tmask.nn.calibration.progress import Progress
+from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.cholesky import check_samples, damped, invert
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
@@ -47,6 +47,7 @@ def sparsegpt(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     skip_ends: bool = True,
+    keep_zeros: bool = False,
     update_batch_norm: bool = True,
     certify: bool = True,
     forward: Forward | None = None,
@@ -63,7 +64,7 @@ def sparsegpt(
     Cost: that of the data as in `adaprune`; then C^3 for a layer's inverse, R C^2 for its sweep, and C / m calls of
         the solver.
     """
-    search = MaskSearch(transposable, solver, certify)
+    search = MaskSearch(transposable, solver, certify, keep_zeros)
     fit = SweepAndRefit(search, Refitting("least-squares" if refit else "none", damping, fold=False))
     data, wanted = Calibration(calibration, forward), LayerFilter(include, exclude, skip_ends)
     settings = Settings(sequential, update_batch_norm, progress)
@@ -84,7 +85,7 @@ class SweepAndRefit:
 
 
 def sweep(
-    view: LinearView, gram: Gram, weight: Tensor, pattern: Pattern, search: MaskSearch, damping: float
+    view: WeightView, gram: Gram, weight: Tensor, pattern: Pattern, search: MaskSearch, damping: float
 ) -> tuple[Tensor, LayerMask]:
     """The swept weights (G, R, C), 0 off the mask, and the mask.
 
@@ -100,13 +101,14 @@ def sweep(
     pivots = upper.diagonal(dim1=1, dim2=2)  # (G, C)
     alive = alive[:, order]
     # Position-major, so that a block is the width of a tile: m input channels at one kernel position.
-    left = weight[:, :, order].clone()
+    dense = weight[:, :, order]
+    left = dense.clone()
     blocks = []
     for start, stop in _blocks(view.channels, view.positions, pattern.m):
         part = slice(start, stop)
         # What an input that is always 0 multiplies costs nothing, whatever its pivot says.
         scores = (left[:, :, part] / pivots[:, None, part]).square() * alive[:, None, part]
-        found = search.find(scores, (scores.shape[0] * scores.shape[1], stop - start), pattern)
+        found = search.find(scores, dense[:, :, part], (scores.shape[0] * scores.shape[1], stop - start), pattern)
         _fix(left, found.mask, upper, start)
         blocks.append(found)
     kept = torch.cat([block.mask for block in blocks], 2)

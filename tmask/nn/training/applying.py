@@ -8,14 +8,16 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from tmask import MaskRecord
 from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.layers.renewals import Renewal
+from tmask.nn.layers.renewals import LayerReport, Renewal
 from tmask.nn.layers.rules import Filter, LayerRules, PatternRules
 from tmask.nn.layers.settling import choose
+from tmask.nn.names import full_name
 from tmask.nn.packing.backends import check_backend
 from tmask.nn.training.arguments import check_arguments
 from tmask.nn.training.decay import MaskedDecay
@@ -41,6 +43,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = None,
     decay: MaskedDecay | None = None,
     certify: bool = True,
+    keep_zeros: bool = False,
     on_renewal: Callable[[Renewal], object] | None = None,
     distributed: Any = None,
     check_finite_every: int | None = None,
@@ -62,9 +65,12 @@ def sparsify(
         filter_fn: called with the module and the layer's name; True = mask it.
         backend: "masked", "semi_structured" or "auto"; see `tmask.nn.packing.backends`.
         score: called with a layer's name and dense weight, gives the importance to maximise in place of |W|.
-        masks: by layer name, in place of the first ones that the solver would find; bool, True = kept.
+        masks: by layer, in place of the first ones that the solver would find; bool, True = kept. It takes what
+            `report.masks` of a pruning and `tmask.read_masks` give.
         decay: of masked-out weights.
         certify: prove an optimality gap at each renewal; free with exact solvers.
+        keep_zeros: weights that are 0 at a renewal are never kept, and stay 0 between renewals, so that lines keep at
+            most n; with it, so may given masks.
         on_renewal: called with the figures of each renewal, the first included.
         distributed: the process group that trains the model together; None for all processes where torch.distributed
             runs, False where each trains a model of its own.
@@ -92,17 +98,19 @@ def sparsify(
             score=score,
             masks=masks,
             decay=decay,
+            keep_zeros=keep_zeros,
             on_renewal=on_renewal,
             check_finite_every=check_finite_every,
         )
         check_backend(backend)
         layers, skipped = select_layers(model, LayerRules.parse(pattern, include, exclude, filter_fn))
-        finder = MaskFinder(_checked_solver(solver, layers), score, certify)
+        finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros)
         for layer in layers:
             layer.requested = backend
             choose(layer)
         if masks is not None:
-            _check_masks(masks, layers, schedule)
+            masks = _by_full_name(masks, layers)
+            _check_masks(masks, layers, skipped, schedule)
         optimizers = _listed(optimizer)
         # An empty list is an error, and not the same as no optimizer.
         if optimizer is not None:
@@ -142,9 +150,32 @@ def _checked_solver(solver: Solver | str, layers: Sequence[SparseLayer]) -> Solv
     return solver
 
 
-def _check_masks(masks: Mapping[str, Any], layers: Sequence[SparseLayer], schedule: Schedule) -> None:
+def _by_full_name(masks: Mapping[str, Any], layers: Sequence[SparseLayer]) -> dict[str, Any]:
+    """Masks by the names of layers, whichever of their names was given; of a mask file's records the masks.
+
+    Raises:
+        InvalidProblemError: two masks for one layer.
+    """
+    names = {owner.name: layer.name for layer in layers for owner in layer.owners}
+    found: dict[str, Any] = {}
+    for given, mask in masks.items():
+        full = full_name(given, names)
+        name = names.get(full, full)
+        if name in found:
+            raise InvalidProblemError(f"layer {name!r} is given two masks; give one")
+        found[name] = mask.mask if isinstance(mask, MaskRecord) else mask
+    return found
+
+
+def _check_masks(
+    masks: Mapping[str, Any], layers: Sequence[SparseLayer], skipped: Sequence[LayerReport], schedule: Schedule
+) -> None:
     """Masks from the user must have a place, and a time."""
     names = {layer.name for layer in layers}
+    reasons = {row.layer: row.reason for row in skipped}
+    for name in masks:
+        if name in reasons:
+            raise InvalidProblemError(f"masks for {name}: no mask is put on it ({reasons[name]})")
     if unknown := [name for name in masks if name not in names]:
         raise InvalidProblemError(
             f"masks for {', '.join(unknown)}: no such layer gets one; there are {', '.join(names)}"

@@ -27,6 +27,7 @@ _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a mapping from layer names to masks, or None",
     ),
     "decay": (lambda value: value is None or isinstance(value, MaskedDecay), "MaskedDecay(rate), or None"),
+    "keep_zeros": (lambda value: isinstance(value, bool), "True or False"),
     "on_renewal": (lambda value: value is None or callable(value), "a function of a Renewal, or None"),
     # To Python, True is an int; as a number of steps it is a mistake.
     "check_finite_every": (

@@ -78,7 +78,7 @@ def restore(
                     f"layer {layer.name!r}: its mask is not the one that this state of step {state['steps']} belongs "
                     "to; load the model's state of the same step first"
                 )
-            prepare(layer, terms.in_force, terms.complete)
+            prepare(layer, terms.in_force, layer.masked.mask, terms.complete)
     if ranks is not None:
         _compare(ranks, state["steps"], {layer.name: found for layer, _, found in judged})
     # A state that does not fit has been refused by now, on every rank, so that no rank goes on with half of it.

@@ -68,7 +68,7 @@ def put_on(
     """
     # All are asked before any is changed, or one that is refused would leave the model half renewed.
     for layer in layers:
-        prepare(layer, patterns[layer.name], found[layer.name].complete)
+        prepare(layer, patterns[layer.name], found[layer.name].mask, found[layer.name].complete)
     rows = []
     for layer in layers:
         new, pattern = found[layer.name], patterns[layer.name]

@@ -65,8 +65,9 @@ class Sparsifier:
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
         for layer in self.layers:
-            layer.put_mask_on(self.schedule.gradient)
-        if self.schedule.renews_at(0):
+            layer.put_mask_on(self.schedule.gradient, self._finder.keep_zeros)
+        # Zeros that are to stay are kept out of a dense phase too.
+        if self.schedule.renews_at(0) or self._finder.keep_zeros:
             self._renew(masks or {})
 
     def watch(self, *optimizers: Optimizer) -> None:
