@@ -49,7 +49,7 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
     begin = time.perf_counter()
     weight, n = request.weight, request.pattern.n
     values, usable = _scores(weight, request.score)
-    tiling = Tiling(tuple(values.shape), request.pattern, request.groups)
+    tiling = Tiling(tuple(values.shape), request.pattern, request.groups, request.layout)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())

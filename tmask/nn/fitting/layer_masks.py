@@ -73,7 +73,14 @@ class MaskSearch:
         values = scores.reshape(tuple(shape)).cpu().numpy()
         if self.transposable:
             # In the shape of the weight, since tiles must cross neither groups nor kernel positions.
-            found = solve(values, pattern, self.solver, groups=len(scores), certify=self.certify)
+            found = solve(
+                values,
+                pattern,
+                self.solver,
+                groups=len(scores),
+                layout="convolution",  # if it has more than two axes
+                certify=self.certify,
+            )
             kept, solver = found.mask, found.solver
             worth = Worth(found.objective, found.total, found.dual_bound)
         else:

@@ -65,7 +65,15 @@ class MaskFinder:
             score = self._score(name, weight)
             if pattern is None:
                 pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
-            solution = tmask.solve(weight, pattern, self.solver, score=score, groups=groups, certify=self.certify)
+            solution = tmask.solve(
+                weight,
+                pattern,
+                self.solver,
+                score=score,
+                groups=groups,
+                layout="convolution",  # what a module's weight of more axes is
+                certify=self.certify,
+            )
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
         worth = Worth(solution.objective, solution.total, solution.dual_bound)
@@ -81,8 +89,8 @@ class MaskFinder:
         begin = time.perf_counter()
         try:
             score = self._score(name, weight)
-            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups)
-            tmask.check_mask(mask, pattern, groups=groups)
+            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups, layout="convolution")
+            tmask.check_mask(mask, pattern, groups=groups, layout="convolution")
         except TmaskError as error:
             raise type(error)(f"masks[{name!r}]: {error}") from error
         worth = Worth(judged.objective, judged.total, judged.dual_bound)

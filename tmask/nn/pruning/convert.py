@@ -108,4 +108,6 @@ def convert(
 def _fit_of(view: LinearView, m: int, transposable: bool, confidence: float) -> Fit:
     # In the shape of the weight, as tiles cross neither groups nor kernel positions.
     weight = view.module.weight
-    return fitting_pattern(weight, m, transposable=transposable, confidence=confidence, groups=view.groups)
+    return fitting_pattern(
+        weight, m, transposable=transposable, confidence=confidence, groups=view.groups, layout="convolution"
+    )

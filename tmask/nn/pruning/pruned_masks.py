@@ -33,7 +33,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
         tensor = from_torch(module.weight)
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         # Anew, on the weights that are written beside it: that is what a reader of the file can check.
-        proof = certify(tensor.values(), mask, pattern, groups=groups)
+        proof = certify(tensor.values(), mask, pattern, groups=groups, layout="convolution")
         status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
         records.append(
             MaskRecord(
@@ -42,6 +42,7 @@ def mask_records(model: nn.Module, report: PruningReport) -> list[MaskRecord]:
                 mask=mask,
                 pattern=pattern,
                 groups=groups,
+                layout=proof.layout,
                 solver=row.solver,
                 settings="",
                 objective=proof.objective,
