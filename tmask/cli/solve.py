@@ -21,13 +21,14 @@ from tmask.cli.options import (
     Groups,
     Include,
     Json,
+    Layouts,
     Overwrite,
     Regex,
     check_outputs,
     make_solver,
 )
 from tmask.cli.output import show_json, show_table
-from tmask.cli.selection import open_selected
+from tmask.cli.selection import open_selected, reasons
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
@@ -51,6 +52,7 @@ def solve(
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     certify: Annotated[bool, typer.Option(help="Prove how far each mask can be from the optimum.")] = True,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -65,7 +67,7 @@ def solve(
     if used is not None:
         used.check_side(parsed.m)
     check_outputs([file], [output, masked_weights, csv], overwrite)
-    source, selection = open_selected(file, include, exclude, regex, groups)
+    source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts)
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output))
     written: list[Path] = []
     try:
@@ -89,18 +91,23 @@ def solve(
         note(f"layer {name!r}: what an earlier run had kept of it was damaged; it was solved again")
     if run.resumed:
         note(f"resumed: {run.resumed} of {len(run.layers)} layers were finished in an earlier run")
+    for remark in selection.remarks:
+        note(remark)
     if json:
         document = {
             "output": str(output),
             "layers": {record.name: describe(record) for record in run.records},
             "total": total(run.records),
-            "skipped": {item.name: item.reason for item in selection.skipped},
+            "skipped": reasons(selection),
+            "remarks": selection.remarks,
             "resumed": run.resumed,
         }
         show_json(document)
         return
     names = " and ".join(dict.fromkeys(record.solver for record in run.records))
-    show_table(f"{parsed} by {names}, written to {output}", solve_rows(run.records), texts=("layer", "status"))
+    show_table(
+        f"{parsed} by {names}, written to {output}", solve_rows(run.records), texts=("layer", "read as", "status")
+    )
     if selection.skipped:
         show_table("Without a mask", skipped_rows(selection.skipped), texts=("because", "tensors"))
 
@@ -141,7 +148,9 @@ class _Run:
         sha256 = tensor.sha256()
         # All that the mask depends on, its weights aside.
         name = "auto" if self.solver is None else self.solver.name
-        job = f"{self.pattern} groups={layer.groups} {name} {self.settings} certify={self.certify}"
+        job = (
+            f"{self.pattern} groups={layer.groups} layout={layer.layout} {name} {self.settings} certify={self.certify}"
+        )
         job += f" tmask={tmask.__version__}"
         if (record := self.store.get(layer.name, job, sha256)) is not None:
             self.resumed += 1
@@ -152,6 +161,7 @@ class _Run:
                 self.pattern,
                 self.solver or "auto",
                 groups=layer.groups,
+                layout=layer.layout,
                 certify=self.certify,
                 progress=progress,
             )
@@ -171,6 +181,7 @@ class _Run:
             seconds=solution.seconds,
             weights_sha256=sha256,
             job=job,
+            layout=solution.layout,
         )
         self.store.put(record)
         return record
@@ -188,6 +199,6 @@ def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
 
 def _num_blocks(layer: Layer, pattern: Pattern) -> int:
     try:
-        return Tiling(layer.shape, pattern, layer.groups).num_blocks
+        return Tiling(layer.shape, pattern, layer.groups, layer.layout).num_blocks
     except InvalidProblemError as error:
         raise InvalidProblemError(f"layer {layer.name!r}: {error}") from error

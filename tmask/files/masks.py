@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmask import __version__
+from tmask.blocks.layouts import LAYOUTS
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -44,6 +45,7 @@ class MaskRecord:
         weights_sha256: of the weight's dtype, shape and contents (`Tensor.sha256`).
         settings: of the solver, as text.
         job: what was asked for, as text; a resumed run takes over only masks of the same job.
+        layout: how the weight was read, as in `Solution`; "" for what its axes meant before there were layouts.
         The others are those of a `Solution`.
     """
 
@@ -60,6 +62,11 @@ class MaskRecord:
     seconds: float
     weights_sha256: str
     job: str = ""
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.layout:
+            object.__setattr__(self, "layout", _layout_of_old(self.mask.ndim))
 
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
@@ -132,11 +139,14 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> MaskRecord:
+    shape = tuple(layer["shape"])
+    layer = {"layout": _layout_of_old(len(shape))} | layer
     for key, types in _TYPES.items():
         # JSON's true is an int to Python.
         if not isinstance(layer[key], types) or isinstance(layer[key], bool):
             raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
-    shape = tuple(layer["shape"])
+    if layer["layout"] not in LAYOUTS:
+        raise ValueError(f"layout of {name!r} is {layer['layout']!r}")
     count = math.prod(shape)
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
@@ -147,3 +157,8 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}
     mask = bits[:count].astype(np.bool_).reshape(shape)
     return MaskRecord(name=name, mask=mask, pattern=Pattern.parse(layer["pattern"]), **known)
+
+
+def _layout_of_old(axes: int) -> str:
+    """Of a mask that does not say: more than two axes meant a convolution."""
+    return "convolution" if axes > 2 else "matrix"

@@ -119,5 +119,6 @@ class Certificate(Worth):
         verdict = "optimal" if self.optimal else "feasible" if self.feasible else f"infeasible ({self.violation})"
         return (
             f"<Certificate {self.pattern} {self.layout}: {verdict}, gap {self.optimality_gap:.3g}, "
-            f"objective {self.objective:.6g} <= {self.dual_bound:.6g}, {self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
+            f"objective {self.objective:.6g} <= {self.dual_bound:.6g}, "
+            f"{self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
         )

@@ -73,8 +73,7 @@ def solve(
     request = Request(weight, pattern, fixed, score, groups, layout, certify, progress, warm_start)
     way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
     mask, answers = way(request)
-    tiling = Tiling(tuple(mask.shape), pattern, groups, layout)
-    return make_solution(mask, tiling, answers)
+    return make_solution(mask, pattern, answers, layout)
 
 
 def certify(

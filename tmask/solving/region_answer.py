@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tmask.blocks.layouts import read_layout
 from tmask.blocks.parts import RowPrices
-from tmask.blocks.tiling import Tiling
+from tmask.blocks.pattern import Pattern
 from tmask.judging.solution import Solution, status_of
 from tmask.judging.worth import Worth
 
@@ -33,7 +34,9 @@ class RegionAnswer:
     row_prices: RowPrices | None = None
 
 
-def make_solution(mask: Any, tiling: Tiling, answers: Sequence[RegionAnswer]) -> Solution:
+def make_solution(
+    mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer], layout: str | None = None
+) -> Solution:
     """The mask of a whole weight, with what is known of all its regions together."""
     # A region without a bound leaves the whole weight without one.
     worth = Worth.sum(answer.worth for answer in answers)
@@ -48,8 +51,8 @@ def make_solution(mask: Any, tiling: Tiling, answers: Sequence[RegionAnswer]) ->
         seconds=sum(answer.seconds for answer in answers),
         # Each once, in order: "auto" may take another for tiles cut short, which are larger blocks.
         solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
-        pattern=tiling.pattern,
-        layout=tiling.read_as,
+        pattern=pattern,
+        layout=read_layout(mask.shape, layout),
         # Full tiles alone are solved in place, and they are one region.
         row_prices=next((answer.row_prices for answer in answers if answer.row_prices is not None), None),
     )
