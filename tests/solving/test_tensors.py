@@ -230,7 +230,7 @@ def test_numbers_are_fetched_once(monkeypatch):
 @given(st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 3)), st.sampled_from([(1, 2), (2, 4), (3, 5)]))
 @settings(deadline=None, max_examples=40)
 def test_regions_are_cut_as_arrays_are(shape, pattern):
-    tiling = Tiling(shape, Pattern(*pattern))
+    tiling = Tiling(shape, Pattern(*pattern), layout="convolution")
     array = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
     matrices = to_matrices(tiling, torch.from_numpy(array))
     copy = torch.zeros(shape, dtype=torch.float64)

@@ -23,6 +23,7 @@ from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.files.weight_file import WeightFile
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
@@ -51,6 +52,7 @@ def allocate(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
+    check_csv_name(csv)
     source, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts)
     shapes = {layer.name: layer.shape for layer in selection.layers}
     counts = {layer.name: layer.groups for layer in selection.layers}

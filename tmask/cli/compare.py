@@ -29,6 +29,7 @@ from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
 
 Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
@@ -72,6 +73,7 @@ def compare(
     usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
+    check_csv_name(csv)
     weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts)
     tensors = [(to_scores(weights.read(layer.name).values(), name=layer.name), layer) for layer in selection.layers]
     runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)

@@ -37,6 +37,7 @@ from tmask.diversity import (
 from tmask.errors import InvalidProblemError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.plots.diversity import draw_diversity
 
 _OF_A_FILE = ("2:4", "4:8", "8:16")
@@ -63,6 +64,7 @@ def diversity(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or (_OF_A_FILE if file else DEFAULT_PATTERNS))))
     check_outputs([file] if file else [], [plot, csv], overwrite)
+    check_csv_name(csv)
     # An option that would do nothing is an error.
     if file is None:
         if include or exclude or regex or groups or layouts:

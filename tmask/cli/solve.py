@@ -33,8 +33,9 @@ from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.masked_weights import write_masked_weights
+from tmask.files.masked_weights import check_masked_weights, is_folder, write_masked_weights
 from tmask.files.masks import MaskRecord, write_masks
+from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
@@ -47,7 +48,10 @@ def solve(
     output: Annotated[Path, typer.Option("--output", "-o", help="The mask file to write (.safetensors).")],
     solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
     settings: Annotated[list[str], typer.Option("--set", help="name=value of the solver (repeatable).")] = [],  # noqa: B006
-    masked_weights: Annotated[Path | None, typer.Option(help="Also write the weights with masks applied.")] = None,
+    masked_weights: Annotated[
+        str | None,  # no Path, which would drop the / at the end of a folder
+        typer.Option(help="Also write the weights with masks applied: a file in the format of its name, or a folder."),
+    ] = None,
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
@@ -66,16 +70,21 @@ def solve(
     used = make_solver(solver, settings)
     if used is not None:
         used.check_side(parsed.m)
-    check_outputs([file], [output, masked_weights, csv], overwrite)
+    weights_file = None if masked_weights is None or is_folder(masked_weights, file.is_dir()) else Path(masked_weights)
+    check_outputs([file], [output, weights_file, csv], overwrite)
+    check_csv_name(csv)
+    check_masks_name(output)
     source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts)
+    if masked_weights is not None:
+        check_masked_weights(masked_weights, source, overwrite, file.is_dir())
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output))
     written: list[Path] = []
     try:
         run.solve()
         if masked_weights is not None:
             masks = {record.name: record.mask for record in run.records}
-            write_masked_weights(masked_weights, source, masks, overwrite)
-            written.append(masked_weights)
+            write_masked_weights(masked_weights, source, masks, overwrite, file.is_dir())
+            written.append(Path(masked_weights))
         if csv is not None:
             write_csv(csv, [{"layer": r.name} | describe(r) for r in run.records], overwrite)
             written.append(csv)

@@ -34,9 +34,7 @@ class RegionAnswer:
     row_prices: RowPrices | None = None
 
 
-def make_solution(
-    mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer], layout: str | None = None
-) -> Solution:
+def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer], layout: str | None = None) -> Solution:
     """The mask of a whole weight, with what is known of all its regions together."""
     # A region without a bound leaves the whole weight without one.
     worth = Worth.sum(answer.worth for answer in answers)
