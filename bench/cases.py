@@ -68,7 +68,7 @@ def weight_case(path: Path, name: str | None = None) -> Case:
         pattern = Pattern(1, shape[1])
         parts = []
         for layer in select_layers(file).layers:
-            tiling = Tiling(layer.shape, pattern, layer.groups)
+            tiling = Tiling(layer.shape, pattern, layer.groups, layer.layout)
             scores = to_scores(file.read(layer.name).values())
             parts += [b for r, b in zip(tiling.regions(), tiling.split(scores), strict=True) if r.full]
         if not parts:

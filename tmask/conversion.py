@@ -51,14 +51,23 @@ def binomial_tail(m: int, k: int, p: float) -> float:
     return min(1.0, math.fsum(math.comb(m, i) * p**i * (1 - p) ** (m - i) for i in range(k, m + 1)))
 
 
-def fitting_pattern(weight: Any, m: int, *, transposable: bool = True, confidence: float = 0.9, groups: int = 1) -> Fit:
+def fitting_pattern(
+    weight: Any,
+    m: int,
+    *,
+    transposable: bool = True,
+    confidence: float = 0.9,
+    groups: int = 1,
+    layout: str | None = None,
+) -> Fit:
     """The sparsest N:m that a layer's zeros nearly satisfy.
 
     Args:
-        weight: numpy array or torch tensor (outputs, inputs / groups, *kernel), zeros where it is pruned.
+        weight: numpy array or torch tensor, zeros where it is pruned.
         m: side of a tile.
         confidence: from 0 to 1, exclusive: the share of weights whose groups must have zeros enough.
         groups: of a grouped convolution.
+        layout: as in `tmask.solve`.
     Raises:
         InvalidProblemError: a weight, m or confidence that cannot be used.
     """
@@ -79,11 +88,13 @@ def fitting_pattern(weight: Any, m: int, *, transposable: bool = True, confidenc
         transposable=transposable,
         zeros=p,
         expected=binomial_tail(m, k, p) ** power,
-        observed=observed_share(values != 0, pattern, transposable=transposable, groups=groups),
+        observed=observed_share(values != 0, pattern, transposable=transposable, groups=groups, layout=layout),
     )
 
 
-def observed_share(nonzero: Mask, pattern: Pattern, *, transposable: bool = True, groups: int = 1) -> float:
+def observed_share(
+    nonzero: Mask, pattern: Pattern, *, transposable: bool = True, groups: int = 1, layout: str | None = None
+) -> float:
     """Share of the weights whose groups hold at most n that are nonzero.
 
     Args:
@@ -91,8 +102,9 @@ def observed_share(nonzero: Mask, pattern: Pattern, *, transposable: bool = True
         pattern: n of m.
         transposable: a weight's row and column of its tile; else its m consecutive inputs alone.
         groups: of a grouped convolution.
+        layout: as in `tmask.solve`.
     """
-    tiling = Tiling(nonzero.shape, pattern, groups)
+    tiling = Tiling(nonzero.shape, pattern, groups, layout)
     fitting = 0
     for region, blocks in zip(tiling.regions(), tiling.split(nonzero), strict=True):
         # Without the padding, which would count as zeros that the layer does not have.

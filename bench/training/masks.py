@@ -118,6 +118,6 @@ def proven_gap(sparsifier: Sparsifier, renewal: Renewal) -> float | None:
     """
     parts = []
     for layer, renewed in zip(sparsifier.layers, renewal.layers, strict=True):
-        best = tmask.solve(layer.weight.detach(), layer.pattern, OPTIMUM, groups=layer.groups)
+        best = tmask.solve(layer.weight.detach(), layer.pattern, OPTIMUM, groups=layer.groups, layout="convolution")
         parts.append(Worth(renewed.worth.objective, best.total, best.dual_bound))
     return Worth.sum(parts).optimality_gap

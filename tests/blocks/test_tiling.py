@@ -18,7 +18,7 @@ def tilings(draw):
     groups = draw(st.integers(1, 3))
     kernel = draw(st.sampled_from([(), (3,), (3, 2), (2, 1, 2)]))
     shape = (groups * draw(st.integers(1, 20)), draw(st.integers(1, 20)), *kernel)
-    return Tiling(shape, Pattern(draw(st.integers(1, m)), m), groups)
+    return Tiling(shape, Pattern(draw(st.integers(1, m)), m), groups, "convolution")
 
 
 @given(tilings())

@@ -52,7 +52,8 @@ def test_it_says_what_it_leaves_out(weights):
     stderr = one_line(run("compare", weights, "-p", "4:8", *TWO).stderr)
     assert "4:8: left out, since they take smaller blocks only: patterns" in stderr
     assert "tiles that are cut short at an edge were left out" in stderr
-    assert "3 tensors get no mask" in stderr
+    assert "4 tensors get no mask" in stderr
+    assert "8 x 4, smaller than a 8 x 8 tile (include it by its full name to mask it): conv.weight" in stderr
 
 
 def test_missing_solvers_are_listed_with_the_pip_line(weights, monkeypatch):
@@ -96,7 +97,7 @@ def test_nothing_is_run_twice(weights):
         (["--solvers", "auto"], 2, "stands for the fastest exact solver"),
         (["--solvers", ", "], 2, "names none; write it as a,b,c"),
         (["--solvers", "bi-nm", "--all-solvers"], 2, "not both"),
-        (["--solvers", "bi-nm", "-p", "16:32"], 2, "holds a full 32 x 32 block, as 16:32 needs"),
+        (["--solvers", "bi-nm", "-p", "16:32"], 2, "fc1.weight: 16 x 12, smaller than a 32 x 32 tile"),
         (["--solvers", "patterns", "-p", "4:8"], 2, "4:8: none of the solvers takes blocks of side 8 (patterns up to"),
         (["--solvers", "bi-nm", "--include", "fc9*"], 2, "matches no tensor"),
         (["--solvers", "bi-nm", "--csv", "/no/such/folder/rows.csv"], 4, "does not exist"),

@@ -177,7 +177,7 @@ REFUSED = [
     ("model.safetensors", "inputs.npy", (*BUILD, "--method", "sgd"), 2, "choose one of least-squares"),
     ("model.safetensors", "inputs.npy", (*BUILD, "--score", "luck"), 2, "no score is named 'luck'"),
     ("model.safetensors", "inputs.npy", (*BUILD, "--samples", "3", "--damping", "0"), 2, "3 samples are too few"),
-    ("model.safetensors", "inputs.npy", (*BUILD, "-o", "out.txt"), 4, "name the output with one of"),
+    ("model.safetensors", "inputs.npy", (*BUILD, "-o", "out.txt"), 2, "name the output with one of"),
     ("model.safetensors", "inputs.npy", (*BUILD, "-o", "/no/such/folder/out.pt"), 4, "does not exist"),
 ]
 

@@ -184,7 +184,7 @@ def _with_a_full_line(side):
     ("shape", "pattern", "groups"),
     [
         ((3, 3), "1:2", 1), ((2, 5), "1:2", 1), ((3, 4), "2:3", 1), ((3, 3), "2:4", 1), ((5, 2), "2:4", 1),
-        ((2, 3, 2), "1:2", 1), ((4, 1, 1, 2), "1:2", 2), ((6, 2), "2:3", 2), ((1, 9), "1:3", 1), ((2, 2), "2:2", 1),
+        ((2, 3, 2, 1), "1:2", 1), ((4, 1, 1, 2), "1:2", 2), ((6, 2), "2:3", 2), ((1, 9), "1:3", 1), ((2, 2), "2:2", 1),
     ],
 )  # fmt: skip
 def test_tensors_allow_what_check_mask_accepts(shape, pattern, groups):
@@ -196,7 +196,7 @@ def test_tensors_allow_what_check_mask_accepts(shape, pattern, groups):
     assert found.bits_per_weight == found.log2 / math.prod(shape)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2), (1, 9)])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 1), (1, 9)])
 @pytest.mark.parametrize("pattern", ["1:2", "2:3", "2:4"])
 def test_plain_keeps_n_of_every_m_inputs(shape, pattern):
     n, m = map(int, pattern.split(":"))
@@ -210,7 +210,7 @@ def test_plain_keeps_n_of_every_m_inputs(shape, pattern):
 
 def test_unstructured_and_structured():
     assert tensor_diversity((4, 6), "1:4", "unstructured").count() == math.comb(24, 6) == unstructured_count(24, 0.25)
-    assert tensor_diversity((8, 9, 3), "2:4", "structured").count() == math.comb(18, 9) == structured_count(18, 0.5)
+    assert tensor_diversity((8, 9, 3, 1), "2:4", "structured").count() == math.comb(18, 9) == structured_count(18, 0.5)
     large = tensor_diversity((4096, 4096), "2:4", "unstructured")
     assert large.bits_per_weight == pytest.approx(1, abs=1e-5)
     half = tensor_diversity((120, 120), "2:4", "unstructured")
@@ -242,10 +242,10 @@ def test_diversity_known_from_the_field():
 
 
 def test_of_a_model():
-    found = model_diversity({"conv": (8, 2, 3), "fc": (16, 12)}, "2:4", groups={"conv": 2})
+    found = model_diversity({"conv": (8, 2, 3, 1), "fc": (16, 12)}, "2:4", groups={"conv": 2})
     assert list(found) == ["conv", "fc"]
     assert list(found["fc"]) == list(CONSTRAINTS)
-    assert found["conv"]["transposable"] == tensor_diversity((8, 2, 3), "2:4", groups=2)
+    assert found["conv"]["transposable"] == tensor_diversity((8, 2, 3, 1), "2:4", groups=2)
     assert found["fc"]["transposable"].count() == 90**12
     estimated = model_diversity({"fc": (64, 32)}, "16:32", ["transposable"])["fc"]["transposable"]
     assert not estimated.exact

@@ -30,13 +30,14 @@ def names(selection):
 
 def test_matrices_are_masked_and_the_rest_is_listed():
     selection = select_layers(FILE)
-    assert names(selection) == ["layers.0.attn.weight", "layers.1.conv.weight", "lm_head.weight"]
+    assert names(selection) == ["layers.0.attn.weight", "layers.1.conv.weight"]
     reasons = {item.name: item.reason for item in selection.skipped}
     assert set(reasons) | set(names(selection)) == set(SHAPES)
     assert reasons["layers.0.attn.bias"] == "1-D, no matrix"
     assert reasons["scalar"] == "0-D, no matrix"
     assert reasons["empty"] == "empty"
     assert reasons["codes"] == "dtype int8"
+    assert reasons["lm_head.weight"] == "the output head, by its name (include it to mask it)"
     for name in ("model.embed_tokens.weight", "transformer.wte.weight", "pos_emb"):
         assert reasons[name].startswith("an embedding by its name")
 
@@ -67,7 +68,7 @@ def test_regular_expressions_match_anywhere():
 def test_groups_go_with_the_layers_they_name():
     groups = {layer.name: layer.groups for layer in select_layers(FILE, groups={"*conv*": 2}).layers}
     assert groups["layers.1.conv.weight"] == 2
-    assert groups["lm_head.weight"] == 1
+    assert groups["layers.0.attn.weight"] == 1
 
 
 @pytest.mark.parametrize(
@@ -104,5 +105,4 @@ def test_groups_by_regular_expression_and_the_first_that_matches():
     assert {layer.name: layer.groups for layer in selection.layers} == {
         "layers.0.attn.weight": 4,
         "layers.1.conv.weight": 2,
-        "lm_head.weight": 1,
     }

@@ -209,7 +209,7 @@ def test_what_is_known_of_a_mask_is_in_the_header(tmp_path):
         "layer.weight": {
             "shape": [4, 5], "pattern": "2:4", "groups": 2, "solver": "patterns", "settings": "", "objective": 1.5,
             "dual_bound": 1.75, "total": 3.0, "status": "optimal", "seconds": 0.1, "weights_sha256": "0" * 64,
-            "job": "2:4 auto",
+            "job": "2:4 auto", "layout": "matrix",
         }
     }  # fmt: skip
 

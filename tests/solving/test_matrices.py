@@ -120,7 +120,7 @@ def test_every_layout_gives_the_same_mask(layout, dtype):
     st.sampled_from(["2:4", "4:8"]),
     st.sampled_from([1, 2, 3]),
     st.tuples(st.integers(1, 17), st.integers(1, 70)),
-    st.sampled_from([(), (1,), (3,), (2, 3)]),
+    st.sampled_from([(), (1, 1), (3, 1), (2, 3)]),
     st.booleans(),
     st.integers(0, 99),
 )
@@ -350,7 +350,7 @@ MEASURED = {
     "half": lambda: weight_of("normal", (1024, 1024)).astype(np.float16),
     "transposed": lambda: weight_of("normal", (1024, 1024)).T,
     "kernel": lambda: weight_of("normal", (256, 128, 3, 3)),
-    "depthwise": lambda: weight_of("normal", (4096, 8, 3)),
+    "depthwise": lambda: weight_of("normal", (4096, 8, 3, 1)),
     "narrow": lambda: weight_of("normal", (60_000, 8)),
     "ragged": lambda: weight_of("normal", (1021, 1021)),
 }

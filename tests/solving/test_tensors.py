@@ -27,7 +27,7 @@ from tmask.solving.request import Request  # noqa: E402
 from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-SHAPES = [((16, 24), 1), ((13, 18), 1), ((12, 5, 3, 2), 1), ((12, 6, 3), 3), ((3, 2), 1), ((16, 1, 3, 3), 16)]
+SHAPES = [((16, 24), 1), ((13, 18), 1), ((12, 5, 3, 2), 1), ((12, 6, 3, 1), 3), ((3, 2), 1), ((16, 1, 3, 3), 16)]
 
 
 def weight_of(shape, dtype=torch.float32, seed=0):
@@ -230,7 +230,7 @@ def test_numbers_are_fetched_once(monkeypatch):
 @given(st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 3)), st.sampled_from([(1, 2), (2, 4), (3, 5)]))
 @settings(deadline=None, max_examples=40)
 def test_regions_are_cut_as_arrays_are(shape, pattern):
-    tiling = Tiling(shape, Pattern(*pattern))
+    tiling = Tiling(shape, Pattern(*pattern), layout="convolution")
     array = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
     matrices = to_matrices(tiling, torch.from_numpy(array))
     copy = torch.zeros(shape, dtype=torch.float64)
@@ -279,7 +279,7 @@ def test_which_way_a_weight_takes():
 
 def test_solve_hands_everything_on(monkeypatch):
     monkeypatch.setattr("tmask.solving.api.stays_on_device", lambda weight, solver, side: True)
-    weight, score, seen = weight_of((12, 6, 3)), weight_of((12, 6, 3), seed=1).abs(), []
+    weight, score, seen = weight_of((12, 6, 3, 1)), weight_of((12, 6, 3, 1), seed=1).abs(), []
     options = {"score": score, "groups": 3, "certify": False, "progress": seen.append}
     solution = tmask.solve(weight, "2:4", "greedy-keep", repair=True, **options)
     expected = on_device(weight, "2:4", get_solver("greedy-keep", repair=True), **options)

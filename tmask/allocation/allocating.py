@@ -95,6 +95,7 @@ def allocate(
     density: float | Fraction,
     *,
     groups: Mapping[str, int] | None = None,
+    layouts: Mapping[str, str] | None = None,
 ) -> Allocation:
     """The pattern for each layer that loses the least in total, with at most this share of all weights kept.
 
@@ -111,6 +112,7 @@ def allocate(
             weights, if m divides every side or masks are not transposable.
         density: from 0 to 1; of all the layers together.
         groups: of grouped convolutions, by layer, for layers with a shape.
+        layouts: as in `tmask.solve`, by layer, where the shape leaves it open.
     Raises:
         InvalidProblemError: no layers, layers without patterns or size, losses below 0 or not finite, one pattern
             given twice, a budget that cannot be met (the text says the least that can).
@@ -120,10 +122,14 @@ def allocate(
     """
     # All that can be wrong is looked at here, before OR-Tools is loaded.
     table = checked(losses, sizes)
-    _check_groups(groups or {}, table)
+    _check_names("groups", groups or {}, table)
+    _check_names("layouts", layouts or {}, table)
     allowed = _allowed(density)
     shares = {
-        name: {p: kept_of_size(name, sizes[name], p, (groups or {}).get(name, 1)) for p in options}
+        name: {
+            p: kept_of_size(name, sizes[name], p, (groups or {}).get(name, 1), (layouts or {}).get(name))
+            for p in options
+        }
         for name, options in table.items()
     }
     numbers = {name: number_of(sizes[name]) for name in table}
@@ -149,6 +155,7 @@ def retained_losses(
     solver: Solver | str = "auto",
     *,
     groups: Mapping[str, int] | None = None,
+    layouts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[Pattern, float]]:
     """The score that each layer loses under each pattern: the sum of |weight| less what the mask keeps.
 
@@ -159,6 +166,7 @@ def retained_losses(
         patterns: that every layer is offered.
         solver: as in `tmask.solve`.
         groups: of grouped convolutions, by layer.
+        layouts: as in `tmask.solve`, by layer.
     Raises:
         InvalidProblemError: no layers or patterns, groups of layers that are not there, weights that cannot be used.
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
@@ -167,13 +175,15 @@ def retained_losses(
     parsed = list(dict.fromkeys(map(Pattern.parse, patterns)))
     if not weights or not parsed:
         raise InvalidProblemError("retained_losses needs at least one layer and one pattern")
-    _check_groups(groups or {}, weights)
+    _check_names("groups", groups or {}, weights)
+    _check_names("layouts", layouts or {}, weights)
     losses: dict[str, dict[Pattern, float]] = {}
     for name, weight in weights.items():
         losses[name] = {}
+        count, layout = (groups or {}).get(name, 1), (layouts or {}).get(name)
         for pattern in parsed:
             try:
-                solution = solve(weight, pattern, solver, groups=(groups or {}).get(name, 1))
+                solution = solve(weight, pattern, solver, groups=count, layout=layout)
             except TmaskError as error:
                 # Of its own type still, with the layer's name, which `solve` does not know.
                 raise type(error)(f"layer {name!r}: {error}") from error
@@ -182,10 +192,10 @@ def retained_losses(
     return losses
 
 
-def _check_groups(groups: Mapping[str, int], layers: Mapping[str, Any]) -> None:
-    """Return if groups are given for layers alone that are there."""
-    if unknown := sorted(set(groups) - set(layers)):
-        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
+def _check_names(what: str, given: Mapping[str, Any], layers: Mapping[str, Any]) -> None:
+    """Return if groups or layouts are given for layers alone that are there."""
+    if unknown := sorted(given.keys() - layers.keys()):
+        raise InvalidProblemError(f"{what} are given for {', '.join(unknown)}, which are not among the layers")
 
 
 def _allowed(density: float | Fraction) -> Fraction:

@@ -21,7 +21,7 @@ def number_of(size: Size) -> int:
     return math.prod(size) if isinstance(size, Sequence) else int(size)
 
 
-def kept_of_size(name: str, size: Size, pattern: Pattern, groups: int) -> Fraction:
+def kept_of_size(name: str, size: Size, pattern: Pattern, groups: int, layout: str | None) -> Fraction:
     """The most weights of a layer that a mask of a pattern keeps.
 
     Raises:
@@ -30,7 +30,7 @@ def kept_of_size(name: str, size: Size, pattern: Pattern, groups: int) -> Fracti
     if not isinstance(size, Sequence):
         return Fraction(pattern.n, pattern.m) * int(size)
     try:
-        return Fraction(Tiling(tuple(size), pattern, groups).most_kept())
+        return Fraction(Tiling(tuple(size), pattern, groups, layout).most_kept())
     except InvalidProblemError as error:
         raise InvalidProblemError(f"layer {name!r}: {error}") from error
 

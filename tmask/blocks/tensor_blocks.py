@@ -18,8 +18,10 @@ Index = tuple[slice, slice, slice, slice]
 
 
 def to_matrices(tiling: Tiling, weight: Tensor) -> Tensor:
-    """(rows, cols) or (Cout, Cin, *kernel) as (K, G, rows, cols); a view of a contiguous weight."""
-    shape = (tiling.groups, tiling.rows, tiling.cols, math.prod(tiling.kernel))
+    """The weight as (K, G, rows, cols); a view of a contiguous one."""
+    if tiling.stacked:
+        return weight.reshape(math.prod(tiling.positions), tiling.groups, tiling.rows, tiling.cols)
+    shape = (tiling.groups, tiling.rows, tiling.cols, math.prod(tiling.positions))
     return weight.reshape(shape).permute(3, 0, 1, 2)
 
 

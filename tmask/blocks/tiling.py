@@ -1,7 +1,8 @@
 """Cut a weight of any shape into square blocks, and put masks back together.
 
-Shapes: a weight is (rows, cols) or, for a convolution, (Cout, Cin, *kernel). It is seen as matrices
-(K, G, rows, cols), one for each kernel position and group, and each matrix is cut into m-by-m tiles.
+Shapes: a weight is (rows, cols), a stack of those (*stack, rows, cols) or, for a convolution, (Cout, Cin, *kernel). It
+is seen as matrices (K, G, rows, cols), one for each member of the stack or kernel position, and group, and each matrix
+is cut into m-by-m tiles.
 
 Where m does not divide a side, the last tile is smaller, and a mask keeps *at most* n per row and column of it.
 Such a tile is solved as a zero-padded block of side 2m with exactly n per line, which has the same optimum. Padding to
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tmask.blocks.layouts import read_layout, sides
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 
@@ -105,19 +107,22 @@ class Tiling:
     """How a weight of one shape is cut into blocks under one pattern.
 
     Args:
-        shape: of the weight, (rows, cols) or (Cout, Cin, *kernel); for a grouped convolution Cin is the number
-            of inputs *per group*, as torch stores it.
+        shape: of the weight, (rows, cols), (*stack, rows, cols) or (Cout, Cin, *kernel); for a grouped convolution Cin
+            is the number of inputs *per group*, as torch stores it.
         pattern: n kept of every m.
         groups: of a grouped convolution; a tile never crosses a group.
+        layout: see `tmask.blocks.layouts`; None for the only one that the shape can mean.
         at_most: full tiles too keep at most n per line, and are solved as those that are cut short: a mask that keeps
             exactly n everywhere and drops some entries afterwards can be worse (docs/decisions/0008-kept-zeros.md).
     Raises:
-        InvalidProblemError: fewer than two axes, an empty axis, or groups that do not divide Cout.
+        InvalidProblemError: fewer than two axes, an empty axis, groups that do not divide the rows, or a layout that
+            does not fit or is not clear.
     """
 
     shape: tuple[int, ...]
     pattern: Pattern
     groups: int = 1
+    layout: str | None = None
     at_most: bool = False
 
     def __post_init__(self) -> None:
@@ -129,34 +134,50 @@ class Tiling:
             )
         if 0 in self.shape:
             raise InvalidProblemError(f"weight of shape {self.shape} is empty")
-        if self.groups < 1 or self.shape[0] % self.groups:
+        # What it is read as from here on; frozen against others alone.
+        object.__setattr__(self, "layout", read_layout(self.shape, self.layout))
+        outputs, _ = sides(self.shape, self.read_as)
+        if self.groups < 1 or outputs % self.groups:
             raise InvalidProblemError(
-                f"weight of shape {self.shape}: {self.groups} groups do not divide {self.shape[0]} output channels"
+                f"weight of shape {self.shape}: {self.groups} groups do not divide {outputs} output channels"
             )
 
     @property
-    def kernel(self) -> tuple[int, ...]:
-        """The kernel's shape, empty for a matrix."""
-        return self.shape[2:]
+    def read_as(self) -> str:
+        """The layout, given or not."""
+        assert self.layout is not None
+        return self.layout
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape of what there is a matrix for: the kernel, the stack, or empty."""
+        return self.shape[:-2] if self.stacked else self.shape[2:]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the matrices' axes come last."""
+        return self.layout == "stack"
 
     @property
     def rows(self) -> int:
         """Rows of each matrix: output channels of a group."""
-        return self.shape[0] // self.groups
+        return sides(self.shape, self.read_as, self.groups)[0]
 
     @property
     def cols(self) -> int:
         """Columns of each matrix: input channels of a group."""
-        return self.shape[1]
+        return sides(self.shape, self.read_as)[1]
 
     @property
     def num_matrices(self) -> int:
-        """Matrices in the stack: kernel positions times groups."""
-        return math.prod(self.kernel) * self.groups
+        """Matrices that the weight is seen as: positions times groups."""
+        return math.prod(self.positions) * self.groups
 
     def to_matrices(self, weight: npt.NDArray[Item]) -> npt.NDArray[Item]:
-        """(rows, cols) or (Cout, Cin, *kernel) -> (K, G, rows, cols); a view of a contiguous weight."""
-        return weight.reshape(self.groups, self.rows, self.cols, math.prod(self.kernel)).transpose(3, 0, 1, 2)
+        """The weight as (K, G, rows, cols); a view of a contiguous one."""
+        if self.stacked:
+            return weight.reshape(math.prod(self.positions), self.groups, self.rows, self.cols)
+        return weight.reshape(self.groups, self.rows, self.cols, math.prod(self.positions)).transpose(3, 0, 1, 2)
 
     def regions(self) -> Iterator[Region]:
         """The full tiles, then those cut short at the right, at the bottom and in the corner, where present."""
@@ -200,11 +221,12 @@ class Tiling:
         matrix, tile = divmod(block, down * across)
         row = region.rows[0] + tile // across * region.height
         col = region.cols[0] + tile % across * region.width
-        position, group = divmod(matrix, self.groups)  # kernel positions come first, see `to_matrices`
+        position, group = divmod(matrix, self.groups)  # positions come first, see `to_matrices`
         row += group * self.rows
         text = f"rows {row}-{row + region.height - 1}, columns {col}-{col + region.width - 1}"
-        if self.kernel:
-            text += f", kernel position {tuple(int(k) for k in np.unravel_index(position, self.kernel))}"
+        if self.positions:
+            what = "matrix" if self.stacked else "kernel position"
+            text += f", {what} {tuple(int(k) for k in np.unravel_index(position, self.positions))}"
         return text
 
 

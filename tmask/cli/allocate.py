@@ -18,11 +18,12 @@ from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
 from tmask.cli.numbers import percent
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
 from tmask.cli.output import Row, show_json, show_table
-from tmask.cli.selection import left_out, open_selected
+from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.files.weight_file import WeightFile
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
@@ -40,6 +41,7 @@ def allocate(
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -50,19 +52,33 @@ def allocate(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
-    source, selection = open_selected(file, include, exclude, regex, groups)
+    check_csv_name(csv)
+    source, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts)
     shapes = {layer.name: layer.shape for layer in selection.layers}
     counts = {layer.name: layer.groups for layer in selection.layers}
+    layouts_of = {layer.name: layer.layout for layer in selection.layers}
     # A budget that cannot be met is refused before the work: what is lost does not matter for that.
-    allocate_patterns({name: dict.fromkeys(parsed, 0.0) for name in shapes}, shapes, density, groups=counts)
+    allocate_patterns(
+        {name: dict.fromkeys(parsed, 0.0) for name in shapes}, shapes, density, groups=counts, layouts=layouts_of
+    )
     losses, totals = _measure(source, selection.layers, parsed, solver)
-    found = allocate_patterns(losses, shapes, density, groups=counts)
-    rows = [row | {"total": totals[row["layer"]]} for row in found.table()]
+    found = allocate_patterns(losses, shapes, density, groups=counts, layouts=layouts_of)
+    rows = [
+        row | {"total": totals[row["layer"]], "layout": layouts_of[row["layer"]], "groups": counts[row["layer"]]}
+        for row in found.table()
+    ]
     if csv is not None:
         write_csv(csv, rows, overwrite)
     if json:
         summary = {"density": found.density, "budget": found.budget, "loss": found.loss, "rounding": found.rounding}
-        show_json({"layers": rows, "total": summary | {"total": math.fsum(totals.values())}})
+        show_json(
+            {
+                "layers": rows,
+                "total": summary | {"total": math.fsum(totals.values())},
+                "skipped": reasons(selection),
+                "remarks": selection.remarks,
+            }
+        )
         return
     show_table(f"Patterns for {file.name} that keep at most {percent(density)}", _words(found, rows), texts=("layer",))
     for remark in left_out(selection):
@@ -81,7 +97,13 @@ def _measure(
         for layer in layers:
             bar.update(task, description=layer.name)
             values = source.read(layer.name).values()
-            losses |= retained_losses({layer.name: values}, patterns, solver, groups={layer.name: layer.groups})
+            losses |= retained_losses(
+                {layer.name: values},
+                patterns,
+                solver,
+                groups={layer.name: layer.groups},
+                layouts={layer.name: layer.layout},
+            )
             totals[layer.name] = float(to_scores(values, name=layer.name).sum(dtype=np.float64))
             bar.advance(task)
     return losses, totals

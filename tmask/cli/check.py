@@ -56,13 +56,14 @@ def check(
             {
                 "layer": result["layer"],
                 "pattern": result["pattern"],
+                "read as": result["read_as"],
                 "verdict": result["verdict"],
                 "retained": percent(result["retained"]),
                 "proven gap": percent(result["optimality_gap"], 4),
             }
             for result in results
         ]
-        show_table(f"{masks} against {weights}", rows, texts=("layer", "verdict"))
+        show_table(f"{masks} against {weights}", rows, texts=("layer", "read as", "verdict"))
     for result in results:
         if result["remark"]:
             note(f"{result['layer']}: {result['remark']}")
@@ -75,14 +76,20 @@ def check(
 def _check(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
     """The verdict on one mask: "optimal", "feasible", "underfilled" or "wrong"; `problem` says what is wrong."""
     result: dict[str, Any] = {
-        "layer": record.name, "pattern": str(record.pattern), "verdict": "wrong", "problem": "", "remark": "",
+        "layer": record.name, "pattern": str(record.pattern), "read_as": record.layout,
+        "verdict": "wrong", "problem": "", "remark": "",
         "objective": None, "dual_bound": None, "retained": None, "optimality_gap": None,
     }  # fmt: skip
     try:
         tensor = source.read(record.name)
         check_belongs(record, tensor)
         certificate = tmask.certify(
-            tensor.values(), record.mask, record.pattern, groups=record.groups, at_most=record.at_most
+            tensor.values(),
+            record.mask,
+            record.pattern,
+            groups=record.groups,
+            layout=record.layout,
+            at_most=record.at_most,
         )
     except TmaskError as error:
         return result | {"problem": str(error)}

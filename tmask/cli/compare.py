@@ -13,23 +13,26 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.blocks.arrays import Scores, to_scores
+from tmask.blocks.layouts import in_words
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
 from tmask.cli.numbers import amount, number, percent
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
 from tmask.cli.output import Row, show_json, show_table
-from tmask.cli.selection import left_out, open_selected
+from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
+from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
 
-Tensors = Sequence[tuple[Scores, int]]  # scores of layers, and the groups of each
+Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
 
 # Without --solvers: one of each kind that ends in seconds.
 _DEFAULT = (
@@ -56,6 +59,7 @@ def compare(
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -69,10 +73,9 @@ def compare(
     usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
-    weights, selection = open_selected(path, include, exclude, regex, groups)
-    tensors = [
-        (to_scores(weights.read(layer.name).values(), name=layer.name), layer.groups) for layer in selection.layers
-    ]
+    check_csv_name(csv)
+    weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts)
+    tensors = [(to_scores(weights.read(layer.name).values(), name=layer.name), layer) for layer in selection.layers]
     runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
     remarks += [*unusable, *left_out(selection)]
     summaries = summarise(runs)
@@ -83,7 +86,11 @@ def compare(
         write_csv(csv, [asdict(run) | machine for run in runs], overwrite)
     if json:
         rows = [asdict(summary) | {"exact": solver_class(summary.solver).exact} for summary in summaries]
-        show_json({"summaries": rows, "environment": machine, "notes": remarks, "missing": missing})
+        read = {
+            "layers": {layer.name: in_words(layer.shape, layer.layout, layer.groups) for layer in selection.layers},
+            "skipped": reasons(selection),
+        }
+        show_json({"summaries": rows, "environment": machine, "notes": remarks, "missing": missing, **read})
     else:
         _show_tables(path, list(usable), summaries)
         for remark in remarks:
@@ -171,8 +178,8 @@ def _gather(tensors: Tensors, pattern: Pattern) -> tuple[Scores, int]:
     # A file without full blocks gives an empty array, not an error of numpy's.
     full = [np.empty((0, pattern.m, pattern.m), np.float32)]
     cut_short = 0
-    for scores, groups in tensors:
-        tiling = Tiling(scores.shape, pattern, groups)
+    for scores, layer in tensors:
+        tiling = Tiling(scores.shape, pattern, layer.groups, layer.layout)
         for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
             if region.full:
                 full.append(blocks)

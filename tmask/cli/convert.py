@@ -17,6 +17,7 @@ from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.csv_files import write_csv
 from tmask.files.masks import write_masks
+from tmask.files.outputs.names import check_csv_name, check_masks_name
 
 if TYPE_CHECKING:
     from tmask.nn.pruning.convert import ConversionReport
@@ -67,6 +68,8 @@ def convert(
     # Before the model is loaded and pruned, which can take an hour.
     check_model_output(output)
     check_outputs([model, calibration], [output, masks, csv], overwrite)
+    check_csv_name(csv)
+    check_masks_name(masks)
     # `tmask check` would refuse the file, which knows of transposable masks alone.
     if masks is not None and plain:
         raise InvalidProblemError("--masks writes transposable masks, which those of --plain are not; leave one out")

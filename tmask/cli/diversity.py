@@ -22,9 +22,9 @@ from tmask.cli.diversity_rows import (
     totals_of,
 )
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Overwrite, Regex, check_outputs
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
 from tmask.cli.output import show_json, show_table
-from tmask.cli.selection import left_out, open_selected
+from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.diversity import (
     CONSTRAINTS,
     DEFAULT_PATTERNS,
@@ -37,6 +37,7 @@ from tmask.diversity import (
 from tmask.errors import InvalidProblemError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
+from tmask.files.outputs.names import check_csv_name
 from tmask.plots.diversity import draw_diversity
 
 _OF_A_FILE = ("2:4", "4:8", "8:16")
@@ -51,6 +52,7 @@ def diversity(
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -62,15 +64,18 @@ def diversity(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or (_OF_A_FILE if file else DEFAULT_PATTERNS))))
     check_outputs([file] if file else [], [plot, csv], overwrite)
+    check_csv_name(csv)
     # An option that would do nothing is an error.
     if file is None:
-        if include or exclude or regex or groups:
-            raise InvalidProblemError("--include, --exclude, --regex and --groups choose layers: give a weight file")
+        if include or exclude or regex or groups or layouts:
+            raise InvalidProblemError(
+                "--include, --exclude, --regex, --groups and --layout choose layers: give a weight file"
+            )
         _of_patterns(parsed, plot, overwrite, json, csv)
         return
-    _, selection = open_selected(file, include, exclude, regex, groups)
+    _, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts)
     by_pattern, missing = _count_layers(selection.layers, parsed)
-    _of_layers(file, by_pattern, plot, overwrite, json, csv)
+    _of_layers(file, by_pattern, reasons(selection), plot, overwrite, json, csv)
     for remark in (*left_out(selection), *missing):
         note(remark)
 
@@ -114,6 +119,7 @@ def _draw_patterns(found: Sequence[PatternDiversity], path: Path, overwrite: boo
 def _of_layers(
     file: Path,
     by_pattern: dict[Pattern, Layers],
+    skipped: dict[str, str],
     plot: Path | None,
     overwrite: bool,
     json: bool,
@@ -126,7 +132,7 @@ def _of_layers(
     if csv is not None:
         write_csv(csv, rows, overwrite)
     if json:
-        show_json({"layers": rows, "totals": {str(pattern): of for pattern, of in totals.items()}})
+        show_json({"layers": rows, "totals": {str(pattern): of for pattern, of in totals.items()}, "skipped": skipped})
         return
     for pattern, layers in by_pattern.items():
         table = layer_words(layers, totals[pattern])
@@ -153,13 +159,13 @@ def _count_layers(layers: Sequence[Layer], patterns: Sequence[Pattern]) -> tuple
 
 def _count_layer(layer: Layer, pattern: Pattern) -> tuple[dict[str, Diversity], str]:
     """One layer by constraint, without transposable masks where these cannot be counted; and why, or ""."""
-    shapes, groups = {layer.name: layer.shape}, {layer.name: layer.groups}
+    shapes, groups, layouts = {layer.name: layer.shape}, {layer.name: layer.groups}, {layer.name: layer.layout}
     try:
-        return model_diversity(shapes, pattern, groups=groups)[layer.name], ""
+        return model_diversity(shapes, pattern, groups=groups, layouts=layouts)[layer.name], ""
     except InvalidProblemError as error:
         # One layer that is out of reach must not cost the others their numbers.
         others = [constraint for constraint in CONSTRAINTS if constraint != "transposable"]
-        return model_diversity(shapes, pattern, others, groups=groups)[layer.name], str(error)
+        return model_diversity(shapes, pattern, others, groups=groups, layouts=layouts)[layer.name], str(error)
 
 
 def _draw_totals(totals: dict[Pattern, Totals], title: str, path: Path, overwrite: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tmask.blocks.layouts import in_words
 from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.files.layers import Skipped
@@ -36,21 +37,28 @@ def total(records: Sequence[MaskRecord]) -> dict[str, Any]:
 
 def solve_rows(records: Sequence[MaskRecord]) -> list[Row]:
     """A row for each layer and one for all, in words."""
-    named: list[tuple[str, str, dict[str, Any]]] = [
-        (record.name, "x".join(map(str, record.mask.shape)), describe(record)) for record in records
+    named: list[tuple[str, str, str, dict[str, Any]]] = [
+        (
+            record.name,
+            "x".join(map(str, record.mask.shape)),
+            in_words(record.mask.shape, record.layout, record.groups),
+            describe(record),
+        )
+        for record in records
     ]
-    named.append((f"all {len(records)}", "", total(records)))
+    named.append((f"all {len(records)}", "", "", total(records)))
     return [
         {
             "layer": name,
             "shape": shape,
+            "read as": layout,
             "objective": f"{row['objective']:.6g}",
             "retained": percent(row["retained"]),
             "proven gap": percent(row["optimality_gap"], 4),
             "status": row["status"],
             "seconds": number(row["seconds"]),
         }
-        for name, shape, row in named
+        for name, shape, layout, row in named
     ]
 
 

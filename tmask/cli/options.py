@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tmask.blocks.layouts import LAYOUTS
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.atomic import check_output
@@ -18,6 +19,9 @@ Include = Annotated[list[str], typer.Option("--include", help="Only layers whose
 Exclude = Annotated[list[str], typer.Option("--exclude", help="Not the layers whose name matches (repeatable).")]
 Regex = Annotated[bool, typer.Option("--regex", help="Read names as regular expressions, not globs.")]
 Groups = Annotated[list[str], typer.Option("--groups", help="NAME=G: a grouped convolution's groups (repeatable).")]
+Layouts = Annotated[
+    list[str], typer.Option("--layout", help="NAME=matrix, stack or convolution: what its axes are (repeatable).")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the rows to this CSV file.")]
 KeepZeros = Annotated[
@@ -58,6 +62,26 @@ def parse_groups(texts: list[str]) -> dict[str, int]:
             raise InvalidProblemError(f"--groups {text!r}: {name!r} was given before; give it once")
         groups[name] = int(count)
     return groups
+
+
+def parse_layouts(texts: list[str]) -> dict[str, str]:
+    """{name pattern: layout} from "NAME=LAYOUT" texts; a layout alone is that of all names.
+
+    Raises:
+        InvalidProblemError: a text of another form, or two for one name.
+    """
+    layouts: dict[str, str] = {}
+    for text in texts:
+        name, _, layout = text.rpartition("=")
+        name = name or "*"
+        if layout not in LAYOUTS:
+            raise InvalidProblemError(
+                f"--layout {text!r}: write it as NAME={'|'.join(LAYOUTS)}, for example '*.experts.*=stack'"
+            )
+        if name in layouts:
+            raise InvalidProblemError(f"--layout {text!r}: {name!r} was given before; give it once")
+        layouts[name] = layout
+    return layouts
 
 
 def make_solver(name: str, texts: list[str]) -> Solver | None:

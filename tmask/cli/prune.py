@@ -27,6 +27,7 @@ from tmask.cli.output import show_json, show_table
 from tmask.cli.prune_rows import document, kind_rows, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
+from tmask.files.outputs.names import check_directory_name
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport
@@ -88,6 +89,7 @@ def prune(
     target = _target(pattern, density, patterns, plain, solver)
     if goal not in ("dense", "layer"):
         raise InvalidProblemError(f"--goal {goal!r}: choose dense or layer")
+    check_directory_name(output)
     if output.exists():
         raise OutputError(f"{output} exists already; choose another name, or remove it")
     from tmask.nn.blockwise.entry import prune_blocks

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tmask.cli.options import parse_groups
-from tmask.files.layers import Selection, select_layers
+from tmask.blocks.pattern import Pattern
+from tmask.cli.options import parse_groups, parse_layouts
+from tmask.files.layers import Selection, in_short, select_layers
 from tmask.files.opening import open_weights
 from tmask.files.weight_file import WeightFile
 
 
 def open_selected(
-    path: Path, include: Sequence[str], exclude: Sequence[str], regex: bool, groups: list[str]
+    path: Path,
+    patterns: Iterable[Pattern],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    regex: bool,
+    groups: list[str],
+    layouts: list[str],
 ) -> tuple[WeightFile, Selection]:
-    """The file, and what is chosen of it."""
+    """The file, and what is chosen of it; a layer must have a full tile of the smallest of the patterns."""
     weights = open_weights(path)
-    return weights, select_layers(weights, include, exclude, regex=regex, groups=parse_groups(groups))
+    side = min(pattern.m for pattern in patterns)
+    selection = select_layers(
+        weights,
+        include,
+        exclude,
+        regex=regex,
+        groups=parse_groups(groups),
+        layouts=parse_layouts(layouts),
+        side=side,
+    )
+    return weights, selection
 
 
 def left_out(selection: Selection) -> list[str]:
-    """A remark on the tensors that get no mask, if there are any: numbers for a whole file must not hide them."""
+    """Remarks on how layers are read, and on all that gets no mask: numbers for a whole file must not hide them."""
+    reasons: dict[str, list[str]] = {}
+    for item in selection.skipped:
+        reasons.setdefault(item.reason, []).append(item.name)
     count = len(selection.skipped)
-    return [f"{count} tensors get no mask and were left out; `tmask solve` lists them"] if count else []
+    listed = "; ".join(f"{reason}: {in_short(names)}" for reason, names in reasons.items())
+    return [*selection.remarks, *([f"{count} tensors get no mask and were left out: {listed}"] if count else [])]
+
+
+def reasons(selection: Selection) -> dict[str, str]:
+    """Why each tensor that is left out gets no mask, for JSON."""
+    return {item.name: item.reason for item in selection.skipped}

@@ -22,19 +22,21 @@ from tmask.cli.options import (
     Include,
     Json,
     KeepZeros,
+    Layouts,
     Overwrite,
     Regex,
     check_outputs,
     make_solver,
 )
 from tmask.cli.output import show_json, show_table
-from tmask.cli.selection import open_selected
+from tmask.cli.selection import open_selected, reasons
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.masked_weights import write_masked_weights
+from tmask.files.masked_weights import check_masked_weights, is_folder, write_masked_weights
 from tmask.files.masks import MaskRecord, write_masks
+from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
@@ -47,11 +49,15 @@ def solve(
     output: Annotated[Path, typer.Option("--output", "-o", help="The mask file to write (.safetensors).")],
     solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
     settings: Annotated[list[str], typer.Option("--set", help="name=value of the solver (repeatable).")] = [],  # noqa: B006
-    masked_weights: Annotated[Path | None, typer.Option(help="Also write the weights with masks applied.")] = None,
+    masked_weights: Annotated[
+        str | None,  # no Path, which would drop the / at the end of a folder
+        typer.Option(help="Also write the weights with masks applied: a file in the format of its name, or a folder."),
+    ] = None,
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     certify: Annotated[bool, typer.Option(help="Prove how far each mask can be from the optimum.")] = True,
     keep_zeros: KeepZeros = False,
     overwrite: Overwrite = False,
@@ -66,16 +72,21 @@ def solve(
     used = make_solver(solver, settings)
     if used is not None:
         used.check_side(parsed.m)
-    check_outputs([file], [output, masked_weights, csv], overwrite)
-    source, selection = open_selected(file, include, exclude, regex, groups)
+    weights_file = None if masked_weights is None or is_folder(masked_weights, file.is_dir()) else Path(masked_weights)
+    check_outputs([file], [output, weights_file, csv], overwrite)
+    check_csv_name(csv)
+    check_masks_name(output)
+    source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts)
+    if masked_weights is not None:
+        check_masked_weights(masked_weights, source, overwrite, file.is_dir())
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output), keep_zeros)
     written: list[Path] = []
     try:
         run.solve()
         if masked_weights is not None:
             masks = {record.name: record.mask for record in run.records}
-            write_masked_weights(masked_weights, source, masks, overwrite)
-            written.append(masked_weights)
+            write_masked_weights(masked_weights, source, masks, overwrite, file.is_dir())
+            written.append(Path(masked_weights))
         if csv is not None:
             write_csv(csv, [{"layer": r.name} | describe(r) for r in run.records], overwrite)
             written.append(csv)
@@ -91,18 +102,23 @@ def solve(
         note(f"layer {name!r}: what an earlier run had kept of it was damaged; it was solved again")
     if run.resumed:
         note(f"resumed: {run.resumed} of {len(run.layers)} layers were finished in an earlier run")
+    for remark in selection.remarks:
+        note(remark)
     if json:
         document = {
             "output": str(output),
             "layers": {record.name: describe(record) for record in run.records},
             "total": total(run.records),
-            "skipped": {item.name: item.reason for item in selection.skipped},
+            "skipped": reasons(selection),
+            "remarks": selection.remarks,
             "resumed": run.resumed,
         }
         show_json(document)
         return
     names = " and ".join(dict.fromkeys(record.solver for record in run.records))
-    show_table(f"{parsed} by {names}, written to {output}", solve_rows(run.records), texts=("layer", "status"))
+    show_table(
+        f"{parsed} by {names}, written to {output}", solve_rows(run.records), texts=("layer", "read as", "status")
+    )
     if selection.skipped:
         show_table("Without a mask", skipped_rows(selection.skipped), texts=("because", "tensors"))
 
@@ -145,7 +161,9 @@ class _Run:
         sha256 = tensor.sha256()
         # All that the mask depends on, its weights aside.
         name = "auto" if self.solver is None else self.solver.name
-        job = f"{self.pattern} groups={layer.groups} {name} {self.settings} certify={self.certify}"
+        job = (
+            f"{self.pattern} groups={layer.groups} layout={layer.layout} {name} {self.settings} certify={self.certify}"
+        )
         job += f" tmask={tmask.__version__}" + " keep_zeros" * self.keep_zeros
         if (record := self.store.get(layer.name, job, sha256)) is not None:
             self.resumed += 1
@@ -156,6 +174,7 @@ class _Run:
                 self.pattern,
                 self.solver or "auto",
                 groups=layer.groups,
+                layout=layer.layout,
                 certify=self.certify,
                 progress=progress,
                 keep_zeros=self.keep_zeros,
@@ -177,6 +196,7 @@ class _Run:
             weights_sha256=sha256,
             job=job,
             at_most=self.keep_zeros,
+            layout=solution.layout,
         )
         self.store.put(record)
         return record
@@ -194,6 +214,6 @@ def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
 
 def _num_blocks(layer: Layer, pattern: Pattern) -> int:
     try:
-        return Tiling(layer.shape, pattern, layer.groups).num_blocks
+        return Tiling(layer.shape, pattern, layer.groups, layer.layout).num_blocks
     except InvalidProblemError as error:
         raise InvalidProblemError(f"layer {layer.name!r}: {error}") from error

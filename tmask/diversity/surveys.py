@@ -70,12 +70,14 @@ def model_diversity(
     constraints: Iterable[str] = CONSTRAINTS,
     *,
     groups: Mapping[str, int] | None = None,
+    layouts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Diversity]]:
     """The diversity of each layer under each constraint, at one pattern.
 
     Args:
         shapes: of the weights, by name.
         groups: of the grouped convolutions among them, by name.
+        layouts: as in `tmask.solve`, by name, where the shape leaves it open.
     Returns:
         By layer, then by constraint. The masks of a model are those of its layers combined: their log2 add up.
     Raises:
@@ -88,14 +90,15 @@ def model_diversity(
         )
     if not shapes:
         raise InvalidProblemError("no layers: give at least one name and shape")
-    if unknown := sorted(set(groups or {}) - set(shapes)):
-        raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the layers")
+    for what, given in (("groups", groups or {}), ("layouts", layouts or {})):
+        if unknown := sorted(given.keys() - shapes.keys()):
+            raise InvalidProblemError(f"{what} are given for {', '.join(unknown)}, which are not among the layers")
     found: dict[str, dict[str, Diversity]] = {}
     for name, shape in shapes.items():
-        count = (groups or {}).get(name, 1)
+        count, layout = (groups or {}).get(name, 1), (layouts or {}).get(name)
         try:
             found[name] = {
-                constraint: tensor_diversity(shape, pattern, constraint, groups=count, estimate=True)
+                constraint: tensor_diversity(shape, pattern, constraint, groups=count, layout=layout, estimate=True)
                 for constraint in constraints
             }
         except InvalidProblemError as error:

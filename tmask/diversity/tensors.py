@@ -65,6 +65,7 @@ def tensor_diversity(
     constraint: str = "transposable",
     *,
     groups: int = 1,
+    layout: str | None = None,
     estimate: bool = False,
 ) -> Diversity:
     """The number of masks that a constraint allows on a tensor.
@@ -77,8 +78,9 @@ def tensor_diversity(
     - `structured`: n/m of the tiles, rounded, each kept or dropped whole; a tile cut short counts as one.
 
     Args:
-        shape: (rows, cols), or (Cout, Cin, *kernel); tiled as in `tmask.solve`.
+        shape: of the weight; tiled as in `tmask.solve`.
         groups: of a grouped convolution.
+        layout: as in `tmask.solve`.
         estimate: where the exact count of full tiles is out of reach, take `transposable_estimate` in its place.
     Raises:
         InvalidProblemError: an unknown constraint, an unusable shape, a count out of reach.
@@ -87,7 +89,7 @@ def tensor_diversity(
     pattern = Pattern.parse(pattern)
     if constraint not in CONSTRAINTS:
         raise InvalidProblemError(f"constraint {constraint!r}: choose from {', '.join(CONSTRAINTS)}")
-    tiling = Tiling(tuple(shape), pattern, groups)
+    tiling = Tiling(tuple(shape), pattern, groups, layout)
     size = math.prod(tiling.shape)
     density = Fraction(pattern.n, pattern.m)
     powers: list[tuple[int, int]] = []

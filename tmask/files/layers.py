@@ -6,24 +6,28 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from tmask.errors import InvalidProblemError
-from tmask.files.tensors import FLOATS
+from tmask.blocks.layouts import LAYOUTS
+from tmask.errors import FileFormatError, InvalidProblemError
+from tmask.files.roles.deciding import Role, Roles
+from tmask.files.roles.names import Waiver
 from tmask.files.weight_file import WeightFile
 
-# Look-up tables, which no matrix product multiplies: the usual names of embeddings.
-_EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|wte|wpe|\w*_emb|emb)([._]|$)", re.IGNORECASE)
+_Match = Callable[[str], bool]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A tensor that gets a mask; `groups` of a grouped convolution."""
+    """A tensor that gets a mask; `groups` of a grouped convolution, `layout` as it is read."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     groups: int = 1
+    layout: str = "matrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Every tensor of a file, on one side or the other."""
+    """Every tensor of a file, on one side or the other; and remarks on how some are read."""
 
     layers: list[Layer]
     skipped: list[Skipped]
+    remarks: list[str] = field(default_factory=list)
 
 
 def select_layers(
@@ -50,68 +55,100 @@ def select_layers(
     *,
     regex: bool = False,
     groups: Mapping[str, int] | None = None,
+    layouts: Mapping[str, str] | None = None,
+    side: int | None = None,
 ) -> Selection:
-    """The layers to mask: floating tensors of two or more axes, embeddings aside unless they are included by name.
+    """The layers to mask: weights by their role (`tmask.files.roles`), as far as they are wanted.
 
     Args:
         include, exclude: globs (`*` crosses dots), or regular expressions that may match anywhere in the name.
         groups: of grouped convolutions, by glob or regular expression.
+        layouts: "matrix", "stack" or "convolution", by glob or regular expression.
+        side: of a tile; layers without a full one are left out.
     Raises:
-        InvalidProblemError: a filter that matches no tensor, a broken regular expression, nothing left to mask.
+        InvalidProblemError: a filter that matches no tensor, a broken regular expression, an unknown layout, a layer
+            that may be a stack or a convolution, nothing left to mask.
+        FileFormatError: layers that are wanted are quantised.
     """
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):  # a sequence too, but of single letters
             raise InvalidProblemError(f"{option} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
-    wanted, unwanted = [_matcher(p, regex) for p in include], [_matcher(p, regex) for p in exclude]
-    grouped = [(_matcher(pattern, regex), count) for pattern, count in (groups or {}).items()]
-    # A filter without a match is a slip of the keyboard, and would choose other layers without a word.
-    for pattern, match in zip(
-        (*include, *exclude, *(groups or ())), (*wanted, *unwanted, *(g[0] for g in grouped)), strict=True
-    ):
-        if not any(match(name) for name in file.names):
-            raise InvalidProblemError(_no_match(pattern, file))
-    layers, skipped = [], []
+    for pattern, layout in (layouts or {}).items():
+        if layout not in LAYOUTS:
+            raise InvalidProblemError(f"layout {layout!r} of {pattern!r}: choose from {', '.join(LAYOUTS)}")
+    wanted = _Wanted(file, include, exclude, regex)
+    roles = Roles(file, side, _by_name(file, layouts or {}, regex), _by_name(file, groups or {}, regex))
+    refused = {name: wanted.refusal(name) for name in file.names}
+    _refuse_codes(file, roles, [name for name in roles.codes if not refused[name]])
+    layers, skipped, unclear = [], [], []
     for name in file.names:
-        shape, dtype = file.shapes[name], file.dtypes[name]
-        if reason := _reason(name, shape, dtype, wanted, unwanted):
+        role, shape = roles.of(name), file.shapes[name]
+        if reason := refused[name] or wanted.reason(name, role):
             skipped.append(Skipped(name, shape, reason))
+        elif not role.layout:
+            unclear.append(name)
         else:
-            count = next((count for match, count in grouped if match(name)), 1)
-            layers.append(Layer(name, shape, dtype, count))
+            layers.append(Layer(name, shape, file.dtypes[name], role.groups, role.layout))
+    if unclear:
+        raise _unclear(file, unclear)
     if not layers:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in skipped[:10]) or "it holds no tensors"
         raise InvalidProblemError(f"{file.path}: no layer is left to mask ({reasons})")
-    return Selection(layers, skipped)
+    return Selection(layers, skipped, _remarks(layers, roles))
 
 
-def _reason(
-    name: str,
-    shape: tuple[int, ...],
-    dtype: str,
-    wanted: list[Callable[[str], bool]],
-    unwanted: list[Callable[[str], bool]],
-) -> str:
-    """Why a tensor gets no mask, or ""."""
-    included = any(match(name) for match in wanted)
-    if any(match(name) for match in unwanted):
-        return "excluded"
-    if wanted and not included:
-        return "not included"
-    if len(shape) < 2:
-        return f"{len(shape)}-D, no matrix"
-    if 0 in shape:
-        return "empty"
-    if dtype not in FLOATS:
-        return f"dtype {dtype}"
-    if not included and _EMBEDDING.search(name):
-        return "an embedding by its name (include it to mask it)"
-    return ""
+class _Wanted:
+    """What the user's options say of a name."""
+
+    def __init__(self, file: WeightFile, include: Sequence[str], exclude: Sequence[str], regex: bool) -> None:
+        self._texts = {pattern.replace("\\", "").strip("^$") if regex else pattern for pattern in include}
+        self._include = [_matcher(file, pattern, regex) for pattern in include]
+        self._exclude = [_matcher(file, pattern, regex) for pattern in exclude]
+
+    def refusal(self, name: str) -> str:
+        """Why the user does not want it, or ""."""
+        if any(match(name) for match in self._exclude):
+            return "excluded"
+        return "not included" if self._include and not self._included(name) else ""
+
+    def reason(self, name: str, role: Role) -> str:
+        """Why it gets no mask by its role, unless the user says otherwise; or ""."""
+        if not role.reason or role.waiver is Waiver.NEVER:
+            return role.reason
+        if role.waiver is Waiver.MATCH:
+            return "" if self._included(name) else f"{role.reason} (include it to mask it)"
+        # A glob such as "layers.*" would bring routers and norms along, which nobody meant.
+        return "" if name in self._texts else f"{role.reason} (include it by its full name to mask it)"
+
+    def _included(self, name: str) -> bool:
+        return any(match(name) for match in self._include)
 
 
-def _matcher(pattern: str, regex: bool) -> Callable[[str], bool]:
+def _by_name(file: WeightFile, given: Mapping[str, Value], regex: bool) -> dict[str, Value]:
+    """What is given by pattern, by name; the first that matches counts."""
+    matchers = [(_matcher(file, pattern, regex), value) for pattern, value in given.items()]
+    found = {}
+    for name in file.names:
+        if (value := next((value for match, value in matchers if match(name)), None)) is not None:
+            found[name] = value
+    return found
+
+
+def _matcher(file: WeightFile, pattern: str, regex: bool) -> _Match:
+    """Whether a name matches a glob or regular expression, which must match one of the file's."""
+    match = _expression(pattern) if regex else _glob(pattern)
+    # A filter without a match is a slip of the keyboard, and would choose other layers without a word.
+    if not any(match(name) for name in file.names):
+        raise InvalidProblemError(_no_match(pattern, file))
+    return match
+
+
+def _glob(pattern: str) -> _Match:
     # Not `fnmatch.fnmatch`, which ignores case on Windows: names of tensors differ by it.
-    if not regex:
-        return lambda name: fnmatch.fnmatchcase(name, pattern)
+    return lambda name: fnmatch.fnmatchcase(name, pattern)
+
+
+def _expression(pattern: str) -> _Match:
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:  # a{9999999999}; parentheses without end
@@ -123,5 +160,50 @@ def _no_match(pattern: str, file: WeightFile) -> str:
     # What only marks an end, or stands for anything, would make every name look unlike.
     close = difflib.get_close_matches(pattern.strip("^*?$"), file.names, 3, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}? " if close else ""
-    shown = ", ".join(file.names[:10]) + (", ..." if len(file.names) > 10 else "") or "no tensors"
-    return f"{pattern!r} matches no tensor of {file.path}; {hint}it holds {shown}"
+    return f"{pattern!r} matches no tensor of {file.path}; {hint}it holds {_shown(file.names) or 'no tensors'}"
+
+
+def _refuse_codes(file: WeightFile, roles: Roles, wanted: Sequence[str]) -> None:
+    """Return if no quantised tensor is wanted: their codes cannot be masked, nor may what is beside them."""
+    if not wanted:
+        return
+    name, method = wanted[0], roles.config.quantisation
+    beside = f", and {roles.codes[name]} says what they stand for" if roles.codes[name] else ""
+    raise FileFormatError(
+        f"{file.path} is quantised{f' ({method})' if method else ''}: {name} holds codes of dtype {file.dtypes[name]}, "
+        f"no weights{beside}. Dequantise the model first, with the library that quantised it, and save that; or take "
+        f"the model that it was made from. {len(wanted)} of its tensors are quantised; --exclude leaves them out"
+    )
+
+
+def _unclear(file: WeightFile, names: Sequence[str]) -> InvalidProblemError:
+    shown = "; ".join(f"{name} {file.shapes[name]}" for name in names[:5]) + ("; ..." if len(names) > 5 else "")
+    return InvalidProblemError(
+        f"{file.path}: stacks of matrices, such as experts, or convolutions? {shown}. Say --layout '{names[0]}=stack' "
+        f"or --layout '{names[0]}=convolution' (layouts= in Python), or leave them out with --exclude"
+    )
+
+
+def _remarks(layers: Sequence[Layer], roles: Roles) -> list[str]:
+    """What a reader must know of how layers were read."""
+    ungrouped = [
+        layer.name for layer in layers if layer.layout == "convolution" and layer.name not in roles.given_groups
+    ]
+    if not ungrouped:
+        return []
+    return [
+        f"read as convolutions without groups: {in_short(ungrouped)}; if one is grouped, give its groups with --groups "
+        "NAME=G, or its tiles cross them"
+    ]
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Names with numbers left out where they differ by these alone, and how many there are of each."""
+    counts: dict[str, list[str]] = {}
+    for name in names:
+        counts.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+    return ", ".join(same[0] if len(same) == 1 else f"{short} ({len(same)})" for short, same in counts.items())
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

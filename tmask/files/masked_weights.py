@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.masks import MaskRecord
-from tmask.files.safetensors_files import write_safetensors
+from tmask.files.outputs.formats import Listing, check_format, write_weights
+from tmask.files.outputs.model_folder import check_folder, write_folder
+from tmask.files.outputs.names import WEIGHT_ENDINGS
+from tmask.files.safetensors_files import INDEX
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
 
@@ -30,18 +34,47 @@ def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
         )
 
 
-def write_masked_weights(
-    path: str | Path, source: WeightFile, masks: Mapping[str, Mask], overwrite: bool = False
-) -> None:
-    """A safetensors file with every tensor of the source, pruned entries set to +0, all other bits as they are.
+def is_folder(path: str | Path, from_folder: bool = False) -> bool:
+    """Whether an output's name is that of a folder: by a / at its end, one that is there, or, for a model that is read
+    from a folder, a name that is not of a file."""
+    text = os.fspath(path)
+    is_file = Path(path).suffix.lower() in WEIGHT_ENDINGS or text.lower().endswith(INDEX)
+    return text.endswith(("/", os.sep)) or Path(path).is_dir() or (from_folder and not is_file)
+
+
+def check_masked_weights(path: str | Path, source: WeightFile, overwrite: bool, from_folder: bool = False) -> None:
+    """Return if `write_masked_weights` can write there; before any work.
 
     Raises:
+        InvalidProblemError: the name's ending is of no format that can hold these weights.
         OutputError: it cannot be written, or exists already.
-        FileFormatError: a tensor that cannot be read, or of a dtype that safetensors does not have; a mask of another
-            shape than its weight, or for a weight that the source does not have.
-    Cost: memory for one tensor.
     """
-    path = check_output(path, overwrite)
+    if is_folder(path, from_folder):
+        check_folder(Path(path), source, overwrite)
+    else:
+        check_format(Path(path), _listing(source))
+        check_output(path, overwrite)
+
+
+def write_masked_weights(
+    path: str | Path,
+    source: WeightFile,
+    masks: Mapping[str, Mask],
+    overwrite: bool = False,
+    from_folder: bool = False,
+) -> None:
+    """Every tensor of the source, pruned entries set to +0, all other bits as they are.
+
+    The format is what the name says: .safetensors, .npz, .npy, .pt, .pth or .bin; a folder gets a Hugging
+    Face directory.
+
+    Raises:
+        InvalidProblemError, OutputError: as `check_masked_weights`.
+        FileFormatError: a tensor that cannot be read, or of a dtype that the format does not have; a mask of another
+            shape than its weight, or for a weight that the source does not have.
+    Cost: memory for one tensor; for all of them in a torch file.
+    """
+    check_masked_weights(path, source, overwrite, from_folder)
     for name, mask in masks.items():
         if name not in source.shapes:
             raise FileFormatError(f"there is a mask for {name!r}, but {source.path} holds no such tensor")
@@ -54,10 +87,15 @@ def write_masked_weights(
         # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
         return replace(tensor, bits=np.where(masks[name], tensor.bits, tensor.bits.dtype.type(0)))
 
-    listing = {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
+    if is_folder(path, from_folder):
+        write_folder(Path(path), source, _listing(source), load, overwrite)
+        return
     with atomic_path(path, overwrite) as temporary:
-        # `transformers` asks for this entry.
-        write_safetensors(temporary, listing, load, {"format": "pt"})
+        write_weights(temporary, Path(path).suffix.lower(), _listing(source), load)
+
+
+def _listing(source: WeightFile) -> Listing:
+    return {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
 
 
 def _check_shape(name: str, mask: Mask, shape: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tmask.blocks.layouts import LAYOUTS
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -45,6 +46,7 @@ class MaskRecord:
         settings: of the solver, as text.
         job: what was asked for, as text; a resumed run takes over only masks of the same job.
         at_most: full blocks may keep fewer than n in a line, as with `keep_zeros`.
+        layout: how the weight was read, as in `Solution`; "" for what its axes meant before there were layouts.
         The others are those of a `Solution`.
     """
 
@@ -62,6 +64,11 @@ class MaskRecord:
     weights_sha256: str
     job: str = ""
     at_most: bool = False
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.layout:
+            object.__setattr__(self, "layout", _layout_of_old(self.mask.ndim))
 
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
@@ -136,13 +143,16 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> MaskRecord:
+    shape = tuple(layer["shape"])
+    layer = {"layout": _layout_of_old(len(shape))} | layer
     for key, types in _TYPES.items():
         # JSON's true is an int to Python.
         if not isinstance(layer[key], types) or isinstance(layer[key], bool):
             raise ValueError(f"{key} of {name!r} is {layer[key]!r}")
     if not isinstance(layer.get("at_most", False), bool):
         raise ValueError(f"at_most of {name!r} is {layer['at_most']!r}")
-    shape = tuple(layer["shape"])
+    if layer["layout"] not in LAYOUTS:
+        raise ValueError(f"layout of {name!r} is {layer['layout']!r}")
     count = math.prod(shape)
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
@@ -153,3 +163,8 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}
     mask = bits[:count].astype(np.bool_).reshape(shape)
     return MaskRecord(name=name, mask=mask, pattern=Pattern.parse(layer["pattern"]), **known)
+
+
+def _layout_of_old(axes: int) -> str:
+    """Of a mask that does not say: more than two axes meant a convolution."""
+    return "convolution" if axes > 2 else "matrix"

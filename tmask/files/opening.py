@@ -8,6 +8,7 @@ from pathlib import Path
 from tmask.errors import FileFormatError
 from tmask.files.damage import describe
 from tmask.files.numpy_files import open_npy, open_npz
+from tmask.files.pairs import read_pairs
 from tmask.files.safetensors_files import INDEX, open_index, open_safetensors
 from tmask.files.torch_files import open_torch
 from tmask.files.weight_file import WeightFile
@@ -28,6 +29,8 @@ def open_weights(path: str | Path) -> WeightFile:
 
     Formats: .safetensors, *.safetensors.index.json, .npz, .npy, .pt / .pth / .bin (torch, with weights_only=True).
 
+    A weight with a mask beside it (`tmask.files.pairs`) is read with the mask applied.
+
     Raises:
         FileFormatError: missing, unreadable, truncated, or not of these formats.
         SolverUnavailableError: a torch file, and torch is not installed.
@@ -43,7 +46,7 @@ def open_weights(path: str | Path) -> WeightFile:
         # By the name: the first bytes do not tell an .npz from a torch file, both are zip archives.
         for suffix, opener in _OPENERS.items():
             if path.name.lower().endswith(suffix):
-                return opener(path)
+                return read_pairs(opener(path))
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {describe(error)}") from error
     raise FileFormatError(

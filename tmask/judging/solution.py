@@ -60,6 +60,7 @@ class Solution(Worth):
         seconds: wall-clock time that the solver took, without checks and certificate; on a device, with the checks.
         solver: name of the solver that was used.
         pattern: n kept of every m.
+        layout: how the weight was read: as a "matrix", "stack" or "convolution".
         row_prices: kept for the next solve with `warm_start`; None without it.
     """
 
@@ -68,14 +69,15 @@ class Solution(Worth):
     seconds: float
     solver: str
     pattern: Pattern
+    layout: str = "matrix"
     row_prices: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         gap = self.optimality_gap
         proof = "not certified" if gap is None else f"gap {gap:.3g}"
         return (
-            f"<Solution {self.pattern} {tuple(self.mask.shape)} by {self.solver}: {self.status}, {proof}, "
-            f"objective {self.objective:.6g}, retained {self.retained:.2%}, {self.seconds:.3g} s>"
+            f"<Solution {self.pattern} {self.layout} {tuple(self.mask.shape)} by {self.solver}: {self.status}, "
+            f"{proof}, objective {self.objective:.6g}, retained {self.retained:.2%}, {self.seconds:.3g} s>"
         )
 
 
@@ -89,6 +91,7 @@ class Certificate(Worth):
         violation: where it is not feasible, naming the first offending block and line; "" if it is.
         proven_blocks: blocks whose part of the mask is proven optimal, out of num_blocks.
         pattern: n kept of every m.
+        layout: how the weight was read, as in `Solution`.
     """
 
     dual_bound: float
@@ -97,6 +100,7 @@ class Certificate(Worth):
     proven_blocks: int
     num_blocks: int
     pattern: Pattern
+    layout: str = "matrix"
 
     @property
     def optimality_gap(self) -> float:
@@ -114,6 +118,7 @@ class Certificate(Worth):
     def __repr__(self) -> str:
         verdict = "optimal" if self.optimal else "feasible" if self.feasible else f"infeasible ({self.violation})"
         return (
-            f"<Certificate {self.pattern}: {verdict}, gap {self.optimality_gap:.3g}, objective {self.objective:.6g} "
-            f"<= {self.dual_bound:.6g}, {self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
+            f"<Certificate {self.pattern} {self.layout}: {verdict}, gap {self.optimality_gap:.3g}, "
+            f"objective {self.objective:.6g} <= {self.dual_bound:.6g}, "
+            f"{self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
         )

@@ -34,4 +34,5 @@ def model_diversity(
         constraints,
         # No tile crosses the groups of a convolution.
         groups={name: module.groups for name, module in layers.items() if isinstance(module, CONVOLUTIONS)},
+        layouts=dict.fromkeys(layers, "convolution"),
     )

@@ -30,6 +30,7 @@ def solve(
     *,
     score: Any = None,
     groups: int = 1,
+    layout: str | None = None,
     certify: bool = True,
     progress: Callable[[int], object] | None = None,
     warm_start: Solution | bool = False,
@@ -42,15 +43,17 @@ def solve(
     short at the edges keep at most n per line.
 
     Args:
-        weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; (rows, cols), or (Cout, Cin,
-            *kernel), which is tiled m outputs by m inputs at each kernel position. A tensor on a device stays there if
-            its solver can (docs/gpu.md).
+        weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; its axes as `layout` says. A tensor
+            on a device stays there if its solver can (docs/gpu.md).
         pattern: n kept of every m, as `Pattern` or "2:4".
         solver: a name (see `available_solvers`), "auto" for the fastest exact one there, or a Solver. Tiles cut short
             are solved as larger blocks; where those are too large for it, "auto" takes them, and
             `Solution.solver` names both.
         score: importance to maximise in place of |weight|; same shape, >= 0, finite.
         groups: of a grouped convolution; no block crosses a group.
+        layout: "matrix", (rows, cols); "stack", matrices one behind the other, (*stack, rows, cols), such as experts;
+            "convolution", (Cout, Cin, *kernel), tiled m outputs by m inputs at each kernel position. It must be given
+            where the shape leaves it open: for three axes, and where a kernel would be wider than its channels.
         certify: compute `dual_bound` and `optimality_gap`.
         progress: called with the number of blocks done since the last call.
         warm_start: the solution of nearly the same weights, to start from its prices; or True, to keep prices for
@@ -71,21 +74,28 @@ def solve(
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    request = Request(weight, pattern, fixed, score, groups, certify, progress, warm_start, keep_zeros)
+    request = Request(weight, pattern, fixed, score, groups, layout, certify, progress, warm_start, keep_zeros)
     way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
     mask, answers = way(request)
     if keep_zeros:
         mask &= _nonzero(weight)  # they count 0 in every sum, so that nothing else changes
-    return make_solution(mask, pattern, answers)
+    return make_solution(mask, pattern, answers, layout)
 
 
 def certify(
-    weight: Any, mask: Any, pattern: Pattern | str, *, score: Any = None, groups: int = 1, at_most: bool = False
+    weight: Any,
+    mask: Any,
+    pattern: Pattern | str,
+    *,
+    score: Any = None,
+    groups: int = 1,
+    layout: str | None = None,
+    at_most: bool = False,
 ) -> Certificate:
     """Whether a mask from anywhere is feasible, and how far from the optimum it can be at most.
 
     Args:
-        weight, pattern, score, groups: as in `solve`.
+        weight, pattern, score, groups, layout: as in `solve`.
         mask: bool, the weight's shape, True = kept.
         at_most: full blocks too may keep fewer than n in a line, as with `keep_zeros`; bounds are those of such masks.
     Raises:
@@ -95,7 +105,7 @@ def certify(
     scores, kept = to_scores(weight, score), to_mask(mask)
     if kept.shape != scores.shape:
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
-    tiling = Tiling(scores.shape, pattern, groups, at_most=at_most)
+    tiling = Tiling(scores.shape, pattern, groups, layout, at_most)
     violation = first_violation(kept, tiling)
     # Tiles cut short are judged as the larger blocks that stand for them, in which every line keeps n: duality is about
     # these.
@@ -114,21 +124,26 @@ def certify(
         proven_blocks=int(sum(j.proven.sum() for j in judgements)),
         num_blocks=sum(len(j.proven) for j in judgements),
         pattern=pattern,
+        layout=tiling.read_as,
     )
 
 
-def check_mask(mask: Any, pattern: Pattern | str, *, groups: int = 1, at_most: bool = False) -> None:
+def check_mask(
+    mask: Any, pattern: Pattern | str, *, groups: int = 1, layout: str | None = None, at_most: bool = False
+) -> None:
     """Return if the mask is transposable N:M, else say where it is not.
 
     Every row and column of a full block must keep exactly n (with `at_most` at most n), of one cut short at an edge at
     most n.
 
+    Args:
+        groups, layout: as in `solve`.
     Raises:
         InvalidMaskError: names the first offending block, and its row or column.
         InvalidProblemError: not a bool array of two or more axes.
     """
     kept = to_mask(mask)
-    if violation := first_violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups, at_most=at_most)):
+    if violation := first_violation(kept, Tiling(kept.shape, Pattern.parse(pattern), groups, layout, at_most)):
         raise InvalidMaskError(violation)
 
 

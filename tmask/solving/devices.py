@@ -51,7 +51,7 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
     values, usable = _scores(weight, request.score)
     if request.keep_zeros and request.score is not None:
         values = values.where(weight != 0, 0)
-    tiling = Tiling(tuple(values.shape), request.pattern, request.groups, at_most=request.at_most)
+    tiling = Tiling(tuple(values.shape), request.pattern, request.groups, request.layout, request.at_most)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     matrices, masks = to_matrices(tiling, values), to_matrices(tiling, mask)
     regions = list(tiling.regions())

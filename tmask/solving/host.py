@@ -29,7 +29,7 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
     values = to_values(request.weight, "weight") if in_place else to_scores(request.weight, request.score)
     if request.keep_zeros and request.score is not None:
         values = np.where(to_numpy(request.weight, "weight") == 0, 0, values)
-    tiling = Tiling(values.shape, pattern, request.groups, at_most=request.at_most)
+    tiling = Tiling(values.shape, pattern, request.groups, request.layout, request.at_most)
     mask = np.empty(values.shape, np.bool_)  # every entry is in one region, which writes it
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
     answers = []

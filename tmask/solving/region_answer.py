@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tmask.blocks.layouts import read_layout
 from tmask.blocks.parts import RowPrices
 from tmask.blocks.pattern import Pattern
 from tmask.judging.solution import Solution, status_of
@@ -33,7 +34,7 @@ class RegionAnswer:
     row_prices: RowPrices | None = None
 
 
-def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer]) -> Solution:
+def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer], layout: str | None = None) -> Solution:
     """The mask of a whole weight, with what is known of all its regions together."""
     # A region without a bound leaves the whole weight without one.
     worth = Worth.sum(answer.worth for answer in answers)
@@ -49,6 +50,7 @@ def make_solution(mask: Any, pattern: Pattern, answers: Sequence[RegionAnswer]) 
         # Each once, in order: "auto" may take another for tiles cut short, which are larger blocks.
         solver="+".join(dict.fromkeys(answer.solver for answer in answers)),
         pattern=pattern,
+        layout=read_layout(mask.shape, layout),
         # Full tiles alone are solved in place, and they are one region.
         row_prices=next((answer.row_prices for answer in answers if answer.row_prices is not None), None),
     )

@@ -22,6 +22,7 @@ class Request:
     solver: Solver | None = None
     score: Any = None
     groups: int = 1
+    layout: str | None = None
     certify: bool = True
     progress: Callable[[int], object] | None = None
     warm_start: Solution | bool = False

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tmask.errors import FileFormatError, InvalidProblemError, OutputError
+from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path
 from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.opening import open_weights
@@ -126,10 +126,12 @@ def check_model_output(path: Path) -> None:
     """Return if the name's ending says how to write a model.
 
     Raises:
-        OutputError: it does not.
+        InvalidProblemError: it does not.
     """
     if path.suffix.lower() not in MODEL_FILES:
-        raise OutputError(f"{path}: name the output with one of {', '.join(MODEL_FILES)}, which tells the format")
+        raise InvalidProblemError(
+            f"{path}: name the output with one of {', '.join(MODEL_FILES)}, which tells the format"
+        )
 
 
 def _fill(model: nn.Module, path: Path, builder: str) -> dict[str, torch.dtype]:

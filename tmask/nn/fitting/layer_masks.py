@@ -84,6 +84,7 @@ class MaskSearch:
                 self.solver,
                 score=values if self.keep_zeros else None,
                 groups=len(scores),
+                layout="convolution",  # if it has more than two axes
                 certify=self.certify,
                 keep_zeros=self.keep_zeros,
             )

@@ -32,7 +32,7 @@ def create_mask(tensor: Tensor, pattern: str = "m4n2_2d_best") -> Tensor:
     """
     text, solver = _parse(pattern)
     # Not certified: ASP takes the mask alone, and nobody would see the proof.
-    mask: Tensor = tmask.solve(tensor, text, solver, certify=False).mask
+    mask: Tensor = tmask.solve(tensor, text, solver, layout="convolution", certify=False).mask
     return mask
 
 

@@ -73,6 +73,7 @@ class MaskFinder:
                 self.solver,
                 score=score,
                 groups=groups,
+                layout="convolution",  # what a module's weight of more axes is
                 certify=self.certify,
                 keep_zeros=self.keep_zeros,
             )
@@ -91,8 +92,9 @@ class MaskFinder:
         begin = time.perf_counter()
         try:
             score = self._score(name, weight)
-            judged = tmask.certify(weight, mask, pattern, score=score, groups=groups, at_most=self.keep_zeros)
-            tmask.check_mask(mask, pattern, groups=groups, at_most=self.keep_zeros)
+            as_module: dict[str, Any] = {"groups": groups, "layout": "convolution", "at_most": self.keep_zeros}
+            judged = tmask.certify(weight, mask, pattern, score=score, **as_module)
+            tmask.check_mask(mask, pattern, **as_module)
         except TmaskError as error:
             raise type(error)(f"masks[{name!r}]: {error}") from error
         worth = Worth(judged.objective, judged.total, judged.dual_bound)

@@ -111,4 +111,6 @@ def convert(
 def _fit_of(view: WeightView, m: int, transposable: bool, confidence: float) -> Fit:
     # In the shape of the weight, as tiles cross neither groups nor kernel positions.
     weight = view.matrices(view.parameter.detach()).reshape(view.tiled_shape)
-    return fitting_pattern(weight, m, transposable=transposable, confidence=confidence, groups=view.groups)
+    return fitting_pattern(
+        weight, m, transposable=transposable, confidence=confidence, groups=view.groups, layout="convolution"
+    )

@@ -34,7 +34,7 @@ def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = Fal
         tensor = from_torch(model.get_parameter(row.layer))
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         # Anew, on the weights that are written beside it: that is what a reader of the file can check.
-        proof = certify(tensor.values(), mask, pattern, groups=groups, at_most=keep_zeros)
+        proof = certify(tensor.values(), mask, pattern, groups=groups, layout="convolution", at_most=keep_zeros)
         status = Status.OPTIMAL if proof.optimal else Status.FEASIBLE
         records.append(
             MaskRecord(
@@ -42,6 +42,7 @@ def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = Fal
                 mask=mask,
                 pattern=pattern,
                 groups=groups,
+                layout=proof.layout,
                 solver=row.solver,
                 settings="",
                 objective=proof.objective,

@@ -1,0 +1,1 @@
+"""Outputs in the format that their names say."""
