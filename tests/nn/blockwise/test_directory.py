@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.nn.blockwise.tiny_models import make, tokens
 from tmask.errors import FileFormatError, InvalidProblemError, OutputError
+from tmask.files.masks import read_masks
 from tmask.nn import prune_blocks
 
 DATA = [{"input_ids": batch["input_ids"]} for batch in tokens(2)]
@@ -48,6 +49,10 @@ def contents(path):
     for row in report["matrices"]:
         del row["seconds"]
     del report["seconds"]
+    found["tmask/masks.safetensors"] = [
+        (record.name, record.mask.tobytes(), record.weights_sha256, record.status, record.solver)
+        for record in read_masks(path / "tmask/masks.safetensors").values()
+    ]
     return found, report
 
 
@@ -85,8 +90,7 @@ def test_files_keep_their_form(saved, tmp_path):
             assert (out / file.name).read_bytes() == file.read_bytes()
     assert not (out / "pytorch_model.bin").exists()
     assert sorted(file.name for file in (out / "tmask").iterdir()) == [
-        "masks-00000.npz",
-        "masks-00001.npz",
+        "masks.safetensors",
         "report.json",
     ]
     assert not (tmp_path / "out.partial").exists()

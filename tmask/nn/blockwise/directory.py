@@ -7,6 +7,7 @@ block that is not noted in its journal.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, OutputError
+from tmask.files.atomic import atomic_path
 from tmask.files.weight_file import WeightFile
 from tmask.nn.blockwise.blocks import find_blocks
+from tmask.nn.blockwise.blockwise_report import BlockwiseReport
+from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.journal import Journal
+from tmask.nn.blockwise.mask_files import Written, write_mask_files
 from tmask.nn.blockwise.pruning import BlockPruning
 from tmask.nn.blockwise.shards import Shards
 from tmask.nn.blockwise.skeleton import open_model, put, skeleton
@@ -136,13 +141,21 @@ class Directory:
     def after_failure(self, index: int) -> str:
         return f"{self._work} holds the {index} blocks before; the same call goes on from there"
 
-    def finish(self) -> None:
-        """Give the output its name."""
+    def finish(self, report: BlockwiseReport, choice: MatrixChoice, job: str) -> None:
+        """Write masks and report, and give the output its name.
+
+        Args:
+            choice: of the masks.
+            job: how they were found, in words.
+        """
+        write_mask_files(self.notes, report.masks, report.rows, Written(self._written, self._parts, choice, job))
+        with atomic_path(self.notes / "report.json") as temporary:
+            temporary.write_text(json.dumps(report.document(), indent=1), encoding="utf-8")
         try:
             self._work.rename(self.output)
         except OSError as error:
             raise OutputError(f"cannot rename {self._work} to {self.output}: {error.strerror or error}") from error
-        (self.output / NOTES / self._journal.path.name).unlink()
+        Journal(self.output / NOTES).remove()
 
     def _of_block(self, index: int) -> list[str]:
         inside = f"{self.blocks_name}.{index}."

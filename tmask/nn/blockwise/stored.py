@@ -81,8 +81,9 @@ def _converted(model: nn.Module, state: Mapping[str, Tensor], file: WeightFile) 
 
     empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
     owners = {_storage(tensor): name for name, tensor in empty.items()}
+    known: Any = model
     with _Views():
-        written: Mapping[str, Any] = revert_weight_conversion(model, dict(empty))
+        written: Mapping[str, Any] = revert_weight_conversion(known, dict(empty))
     parts: dict[str, list[Part]] = {}
     for stored, view in written.items():
         # Put together anew, it is no part of one parameter, and has a storage that belongs to none.
