@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -86,16 +85,19 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
         InvalidProblemError: two masks of one name.
     """
     path = check_output(path, overwrite)
-    records = list(records)
-    if repeated := [name for name, count in Counter(record.name for record in records).items() if count > 1]:
-        raise InvalidProblemError(f"two masks for {repeated[0]!r}; a mask file holds one for each parameter")
-    # numpy packs from the high bit by default; the format counts from the low one.
-    tensors = {record.name: Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little")) for record in records}
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for record in records:  # once, so that the masks of a large model need not be unpacked all at a time
+        if record.name in tensors:
+            raise InvalidProblemError(f"two masks for {record.name!r}; a mask file holds one for each parameter")
+        # numpy packs from the high bit by default; the format counts from the low one.
+        tensors[record.name] = Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little"))
+        layers[record.name] = record.metadata()
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tmask_version": __version__,
-        "layers": json.dumps({record.name: record.metadata() for record in records}),
+        "layers": json.dumps(layers),
     }
     listing = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     with atomic_path(path, overwrite) as temporary:

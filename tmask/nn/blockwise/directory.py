@@ -7,6 +7,7 @@ block that is not noted in its journal.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError, OutputError
+from tmask.files.atomic import atomic_path
 from tmask.files.weight_file import WeightFile
 from tmask.nn.blockwise.blocks import find_blocks
+from tmask.nn.blockwise.blockwise_report import BlockwiseReport
+from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.journal import Journal
+from tmask.nn.blockwise.mask_files import Written, write_mask_files
 from tmask.nn.blockwise.pruning import BlockPruning
 from tmask.nn.blockwise.shards import Shards
-from tmask.nn.blockwise.skeleton import open_model, put, skeleton, stored_names
+from tmask.nn.blockwise.skeleton import open_model, put, skeleton
+from tmask.nn.blockwise.stored import stored_parts
 from tmask.nn.calibration.file_tensors import to_torch
 
 NOTES = "tmask"  # folder in the output with masks and report: readers of weights look no deeper than the output itself
@@ -59,12 +65,14 @@ class Directory:
         self.model = skeleton(path, dtype, device)
         self.blocks_name = find_blocks(self.model, blocks)
         self._file = open_model(path)
-        self._names = stored_names(self.model, self._file, self.blocks_name)
+        self._parts = stored_parts(self.model, self._file, self.blocks_name)
         self._tensors = self.model.state_dict(keep_vars=True)  # on the meta device, with the dtypes to compute in
         self._work = output.with_name(f"{output.name}.partial")
         self.notes = self._work / NOTES
         self._journal = Journal(self.notes)
         self._done = self._begin(job)
+        self._written = open_model(self._work)
+        self._shards = Shards(self._work, self._file)
 
     def _begin(self, job: Mapping[str, Any]) -> dict[int, BlockPruning]:
         """Start the output, or go on with one of the same job; gives what it has done."""
@@ -98,11 +106,11 @@ class Directory:
         inside = f"{self.blocks_name}."
         outside = {name: value for name, value in self._tensors.items() if not name.startswith(inside)}
         needed = {name: value for name, value in outside.items() if id(value) not in unused}
-        found = {id(value) for name, value in needed.items() if name in self._names}
+        found = {id(value) for name, value in needed.items() if name in self._parts}
         for name, value in needed.items():
             if value.is_meta and id(value) not in found:  # under no name at all
                 raise InvalidProblemError(f"{self._file.path} holds no tensor for {name} {tuple(value.shape)}")
-        with self._loaded([*(name for name in needed if name in self._names), *self._of_block(0)], self._file):
+        with self._loaded([*(name for name in needed if name in self._parts), *self._of_block(0)], self._file):
             yield
 
     @contextmanager
@@ -112,7 +120,7 @@ class Directory:
 
     @contextmanager
     def pruned_block(self, index: int) -> Iterator[nn.Module]:
-        with self._loaded(self._of_block(index), open_model(self._work)):
+        with self._loaded(self._of_block(index), self._written):
             yield self.model.get_submodule(f"{self.blocks_name}.{index}")
 
     def stored(self, index: int) -> BlockPruning | None:
@@ -121,28 +129,37 @@ class Directory:
     def store(self, index: int, done: BlockPruning) -> None:
         """Round the open block to what the files hold, write it, and note it."""
         prefix = f"{self.blocks_name}.{index}."
-        shards = Shards(self._work, self._file)
+        written: dict[str, Tensor] = {}
         for name, parameter in self.model.get_submodule(prefix[:-1]).named_parameters():
-            stored = self._names[prefix + name]
-            rounded = parameter.detach().to(getattr(torch, self._file.dtypes[stored]))
-            shards.write(stored, rounded)
-            parameter.data.copy_(rounded)
+            for part in self._parts[prefix + name]:
+                own = part.of(parameter.data)
+                written[part.name] = own.to(getattr(torch, self._file.dtypes[part.name]))
+                own.copy_(written[part.name])
+        self._shards.write(written)
         self._journal.add(index, done)
 
     def after_failure(self, index: int) -> str:
         return f"{self._work} holds the {index} blocks before; the same call goes on from there"
 
-    def finish(self) -> None:
-        """Give the output its name."""
+    def finish(self, report: BlockwiseReport, choice: MatrixChoice, job: str) -> None:
+        """Write masks and report, and give the output its name.
+
+        Args:
+            choice: of the masks.
+            job: how they were found, in words.
+        """
+        write_mask_files(self.notes, report.masks, report.rows, Written(self._written, self._parts, choice, job))
+        with atomic_path(self.notes / "report.json") as temporary:
+            temporary.write_text(json.dumps(report.document(), indent=1), encoding="utf-8")
         try:
             self._work.rename(self.output)
         except OSError as error:
             raise OutputError(f"cannot rename {self._work} to {self.output}: {error.strerror or error}") from error
-        (self.output / NOTES / self._journal.path.name).unlink()
+        Journal(self.output / NOTES).remove()
 
     def _of_block(self, index: int) -> list[str]:
         inside = f"{self.blocks_name}.{index}."
-        return [name for name in self._tensors if name.startswith(inside) and name in self._names]
+        return [name for name in self._tensors if name.startswith(inside) and name in self._parts]
 
     @contextmanager
     def _loaded(self, names: Iterable[str], file: WeightFile) -> Iterator[None]:
@@ -150,8 +167,14 @@ class Directory:
             yield
 
     def _read(self, name: str, file: WeightFile) -> Tensor:
-        value = to_torch(file.read(self._names[name]))
-        return value.to(self.device, self._tensors[name].dtype if value.is_floating_point() else value.dtype)
+        like, parts = self._tensors[name], self._parts[name]
+        if len(parts) == 1 and parts[0].shape == tuple(like.shape):
+            value = to_torch(file.read(parts[0].name))
+            return value.to(self.device, like.dtype if value.is_floating_point() else value.dtype)
+        value = torch.empty(like.shape, dtype=like.dtype, device=self.device)
+        for part in parts:
+            part.of(value).copy_(to_torch(file.read(part.name)))
+        return value
 
 
 def fingerprint(path: Path) -> list[Any]:

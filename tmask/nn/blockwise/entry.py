@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from tmask.errors import InvalidProblemError
-from tmask.files.atomic import atomic_path
 from tmask.nn.blockwise.batches import digest, hold, share
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.blockwise_report import BlockwiseReport, make_report
@@ -130,7 +128,5 @@ def prune_blocks(
     directory = Directory(Path(model), Path(output), job, blocks, dtype, device)
     done = walk(directory, batches, settings, forward, progress)
     report = make_report(directory.model, done, time.perf_counter() - begin)
-    with atomic_path(directory.notes / "report.json") as temporary:
-        temporary.write_text(json.dumps(report.document(), indent=1), encoding="utf-8")
-    directory.finish()
+    directory.finish(report, choice, repr(chosen))
     return report

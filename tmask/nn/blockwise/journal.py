@@ -56,6 +56,12 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
+    def remove(self) -> None:
+        """It and its masks, once the output is complete."""
+        self.path.unlink()
+        for file in self.path.parent.glob("masks-*.npz"):
+            file.unlink()
+
     def _rewrite(self, lines: list[str]) -> None:
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -67,29 +67,6 @@ def open_model(path: Path) -> WeightFile:
     return open_weights(found[0])
 
 
-def stored_names(model: nn.Module, file: WeightFile, blocks_name: str) -> dict[str, str]:
-    """The names in the files by those in the model, which may have a prefix more or less.
-
-    Raises:
-        InvalidProblemError: a parameter of a block that the files do not have, or have in another shape.
-    """
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    names = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():  # parameters, and buffers that are stored
-        candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
-        stored = next((candidate for candidate in candidates if candidate in file.shapes), None)
-        if stored is not None and file.shapes[stored] == tuple(tensor.shape):
-            names[name] = stored
-        elif name in parameters and name.startswith(f"{blocks_name}."):
-            raise InvalidProblemError(
-                f"{file.path} holds no tensor for {name} {tuple(tensor.shape)}: this model is stored in another "
-                "form than it computes in. Load it with from_pretrained, call tmask.nn.prune_blocks on it, and save it "
-                "with save_pretrained"
-            )
-    return names
-
-
 @contextmanager
 def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Tensors in the places of parameters and buffers inside; afterwards what was there before."""
