@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tmask.nn.blockwise.choice import MatrixChoice, least_sides
+from tmask.nn.blockwise.choice import MatrixChoice, least_sides, matches
 from tmask.nn.blockwise.reading import Key, Product, Reading, matrix_parameters
+from tmask.nn.libraries import adapters
 
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
 _EXPERT = re.compile(r"(^|\.)experts\.(\d+)\.")  # one module of a list of experts
@@ -65,8 +66,12 @@ def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Ma
     read = {key.parameter: slot.outputs_first[key] for slot in slots for key in slot.keys}
     layout = Layout()
     experts = any(_EXPERTS.search(name) for name, _ in block.named_parameters())
+    apart = adapters.adapter_weights(block, parameters, (), matches)
     for name, parameter in block.named_parameters():
-        if parameter.ndim > 1 and (reason := _reason(name, prefix, parameter, read.get(name), experts, choice)):
+        reason = adapters.REASON if name in apart else ""
+        if parameter.ndim > 1 and (
+            reason := reason or _reason(name, prefix, parameter, read.get(name), experts, choice)
+        ):
             layout.skipped[name] = reason
     stages: dict[str, list[Slot]] = {}
     for slot in slots:

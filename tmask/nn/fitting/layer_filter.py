@@ -68,6 +68,11 @@ def literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _matches(name: str, globs: Sequence[str]) -> bool:
+def matches(glob: str, name: str) -> bool:
+    """Whether a glob matches the name of a module."""
     # With its case on every system: `fnmatch.fnmatch` ignores it on Windows.
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+    return fnmatch.fnmatchcase(name, glob)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(matches(glob, name) for glob in globs)

@@ -14,8 +14,9 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, evaluating
 from tmask.nn.calibration.linear_view import CONVOLUTIONS, LinearView
 from tmask.nn.calibration.tracing import trace
-from tmask.nn.fitting.layer_filter import LayerFilter
+from tmask.nn.fitting.layer_filter import LayerFilter, matches
 from tmask.nn.fitting.unprunable import attention, owners, unfit
+from tmask.nn.libraries import adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,14 @@ def find_layers(
     calls = Counter(found.order)
     ends, owned = _ends(list(calls), modules), owners(model)
     layers, skipped = [], attention(model)
+    apart = adapters.adapter_weights(model, modules, wanted.include, matches)
     # Layers that the batch does not reach last, since they have no place in the order.
     for name in (*calls, *(name for name in modules if name not in calls)):
         module = modules[name]
         # What the user wants goes first, since a layer that is excluded needs no other excuse.
         reason = wanted.reason(name, ends.get(name, "")) or unfit(module, owned)
+        if name in apart:
+            reason = adapters.REASON
         if not reason and not calls[name]:
             reason = "the first batch of the calibration data does not reach it"
         if reason:
