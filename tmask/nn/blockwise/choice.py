@@ -52,16 +52,16 @@ class MatrixChoice:
         """
         known = [*names]
         for glob in (*self.supports, *self.exclude):
-            if not any(_matches(glob, name) for name in known):
+            if not any(matches(glob, name) for name in known):
                 raise InvalidProblemError(f"{glob!r} matches no weight of the model, such as {', '.join(known[:3])}")
 
     def support(self, name: str) -> Support | None:
         """The masks allowed for a parameter, or None."""
-        return next((support for glob, support in self.supports.items() if _matches(glob, name)), None)
+        return next((support for glob, support in self.supports.items() if matches(glob, name)), None)
 
     def refusal(self, name: str) -> str:
         """Why the user does not want a parameter pruned, or ""."""
-        if any(_matches(glob, name) for glob in self.exclude):
+        if any(matches(glob, name) for glob in self.exclude):
             return "excluded"
         return "" if self.support(name) is not None else "no pattern is given for it"
 
@@ -80,6 +80,7 @@ def _support(target: Target, transposable: bool, solver: Solver | str) -> Suppor
     return Transposable(pattern, solver) if transposable else Plain(pattern)
 
 
-def _matches(glob: str, name: str) -> bool:
+def matches(glob: str, name: str) -> bool:
+    """Whether a glob matches a parameter's full name, or that of a module around it."""
     parts = name.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:count]), glob) for count in range(len(parts), 0, -1))

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tmask.nn.blockwise.choice import MatrixChoice, least_sides
+from tmask.nn.blockwise.choice import MatrixChoice, least_sides, matches
 from tmask.nn.calibration.experts import EXPERT, have_experts, is_router, kind_of
 from tmask.nn.calibration.reading import Key, Product, Reading, matrix_parameters
+from tmask.nn.libraries import adapters
 
 
 @dataclass(slots=True)
@@ -62,8 +63,12 @@ def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Ma
     read = {key.parameter: slot.outputs_first[key] for slot in slots for key in slot.keys}
     layout = Layout()
     experts = have_experts(name for name, _ in block.named_parameters())
+    apart = adapters.adapter_weights(block, parameters, (), matches)
     for name, parameter in block.named_parameters():
-        if parameter.ndim > 1 and (reason := _reason(name, prefix, parameter, read.get(name), experts, choice)):
+        reason = adapters.REASON if name in apart else ""
+        if parameter.ndim > 1 and (
+            reason := reason or _reason(name, prefix, parameter, read.get(name), experts, choice)
+        ):
             layout.skipped[name] = reason
     stages: dict[str, list[Slot]] = {}
     for slot in slots:

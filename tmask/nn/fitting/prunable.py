@@ -20,7 +20,8 @@ from tmask.nn.calibration.tracing import Trace, trace
 from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.unprunable import attention, left_out, owners, unfit, unfit_matrix
-from tmask.nn.names import ByLayer, parameter_of, weight_name
+from tmask.nn.libraries import adapters
+from tmask.nn.names import ByLayer, matches, parameter_of, weight_name
 
 Narrow = Callable[[WeightView], str]
 
@@ -85,10 +86,11 @@ def find_layers(
         kept_back = _ends([str(name) for name in found.order], modules) | kept_back
     owned = owners(model)
     layers, skipped = [], attention(model)
+    apart = adapters.adapter_weights(model, [layer.name for layer in candidates], wanted.include, matches)
     for layer in candidates:
         reason = wanted.reason(layer.name)
         if not reason:
-            reason = _unfit(layer.view, owned)
+            reason = adapters.REASON if layer.name in apart else _unfit(layer.view, owned)
         if not reason and not layer.calls:
             reason = "the first batch of the calibration data does not reach it"
         if not reason and (held_back := wanted.held_back(layer.name, kept_back.get(layer.name, ""))):

@@ -14,7 +14,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from tmask.errors import InvalidProblemError
 from tmask.nn.layers.layer import Owner, SparseLayer
 from tmask.nn.layers.renewals import LayerReport
-from tmask.nn.layers.rules import LayerRules
+from tmask.nn.layers.rules import LayerRules, matches
+from tmask.nn.libraries import adapters
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.saved import layer_name
 from tmask.nn.mask.shards import is_sharded
@@ -31,12 +32,13 @@ def select_layers(model: nn.Module, rules: LayerRules) -> tuple[list[SparseLayer
     """
     owners = list(_owners(model))
     rules.check_globs([owner.name for owner in owners])
+    apart = adapters.adapter_weights(model, [owner.name for owner in owners], rules.include, matches)
     sharing: dict[int, list[Owner]] = defaultdict(list)
     for owner in owners:
         sharing[id(_tensor(owner))].append(owner)
     layers, skipped = [], []
     for group in sharing.values():
-        reasons = {owner.name: _reason(owner, rules) for owner in group}
+        reasons = {o.name: adapters.REASON if o.name in apart else _reason(o, rules) for o in group}
         if any(reasons.values()):
             skipped += [LayerReport(o.name, tuple(_shape(o)), reason=_with_ties(o.name, reasons)) for o in group]
         else:

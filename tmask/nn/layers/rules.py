@@ -57,18 +57,18 @@ class LayerRules:
             InvalidProblemError: one that does not, with names that are close to it.
         """
         for glob in (*self.patterns, *self.include, *self.exclude):
-            if glob != "*" and not any(_matches(glob, name) for name in names):
+            if glob != "*" and not any(matches(glob, name) for name in names):
                 raise InvalidProblemError(_no_match(glob, names))
 
     def pattern(self, name: str) -> Pattern | None:
         """The pattern that a layer gets, or None."""
-        return next((pattern for glob, pattern in self.patterns.items() if _matches(glob, name)), None)
+        return next((pattern for glob, pattern in self.patterns.items() if matches(glob, name)), None)
 
     def refusal(self, module: nn.Module, name: str) -> str:
         """Why the user does not want a mask there, or ""."""
-        if any(_matches(glob, name) for glob in self.exclude):
+        if any(matches(glob, name) for glob in self.exclude):
             return "excluded"
-        if not any(_matches(glob, name) for glob in self.include):
+        if not any(matches(glob, name) for glob in self.include):
             return "not included"
         if self.pattern(name) is None:
             return "no pattern is given for it"
@@ -77,7 +77,7 @@ class LayerRules:
         return ""
 
 
-def _matches(glob: str, name: str) -> bool:
+def matches(glob: str, name: str) -> bool:
     """Whether a glob matches a layer's name, or that of a module around it."""
     parts = name.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))

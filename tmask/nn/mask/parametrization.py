@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tmask.nn.mask.effective import Lost, effective
 from tmask.nn.mask.gradient import Gradient, StraightThrough, StraightThroughBothWays, apply_mask
 from tmask.nn.mask.saved import check_saved
 from tmask.nn.mask.shards import is_sharded
@@ -43,6 +44,7 @@ class Masked(nn.Module):
         self.gradient, self.keep_zeros = gradient, keep_zeros
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
+        self._lost = Lost()
         # Buffers, both, so that they stay together in every state dict, file and copy of the model.
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
@@ -55,6 +57,10 @@ class Masked(nn.Module):
         elif self._gather_and_apply is not None:
             # Inside the forward pass FSDP has put the weight together; the mask is in shards still.
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
+        self._lost.check()
+        return effective(self._masked(weight), weight, self.mask, self._lost)
+
+    def _masked(self, weight: Tensor) -> Tensor:
         if self.gradient == "masked":
             return apply_mask(weight, self.mask)
         # Forward-mode differentiation is for eager code alone: torch.compile refuses a function that has it.

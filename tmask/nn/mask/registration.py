@@ -40,6 +40,9 @@ def put_on(module: nn.Module, tensor: str, masked: Masked) -> None:
     finally:
         del weight.set_
     vars(steps_of(module, tensor))["position"] = position
+    _take_dense_states(module, tensor)
+    # In the class that torch has just made for this module.
+    type(module).register_parameter = _register_parameter  # type: ignore[method-assign, assignment]
 
 
 def take_off(module: nn.Module, tensor: str) -> None:
@@ -52,12 +55,39 @@ def take_off(module: nn.Module, tensor: str) -> None:
     """
     check_alone(module, tensor)
     position: int = vars(steps_of(module, tensor))["position"]
+    module._load_state_dict_pre_hooks.pop(vars(steps_of(module, tensor))["hook"], None)
     _own_class(module)
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
     # A dict goes by the order of insertion: whatever stood behind the weight is put behind it again.
     later = [name for name in module._parameters if name != tensor][position:]
     for name in later:
         module._parameters[name] = module._parameters.pop(name)
+
+
+def _take_dense_states(module: nn.Module, tensor: str) -> None:
+    """Let the module load a state of its dense twin, as with `strict=False`: the weight in it becomes the master.
+
+    torch alone would pass over the weight's own name, and leave the master as it was.
+    """
+
+    def take(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        master = f"{prefix}parametrizations.{tensor}.original"
+        if prefix + tensor in state and master not in state:
+            state[master] = state.pop(prefix + tensor)
+
+    handle = module.register_load_state_dict_pre_hook(take)  # type: ignore[no-untyped-call]
+    vars(steps_of(module, tensor))["hook"] = handle.id  # the number, which holds in a deep copy too
+
+
+def _register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    """As of every module, but a Parameter in the place of a weight that has a mask is an error, and no KeyError."""
+    if param is not None and masked_of(module, name) is not None:
+        raise InvalidProblemError(
+            f"{name} of {type(module).__name__} has a mask, and another Parameter cannot take its place: assign a "
+            "tensor (parameter.detach()) to write into the dense weight; tie weights, and fuse layers, before sparsify "
+            "or after export"
+        )
+    nn.Module.register_parameter(module, name, param)
 
 
 def check_alone(module: nn.Module, tensor: str) -> None:

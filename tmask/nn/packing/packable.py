@@ -56,7 +56,7 @@ def completed(mask: Tensor) -> Tensor:
         return mask
     full = _full_tiles(mask.device)  # (90, 16)
     tiles = tiles.clone()
-    for part in short.split(1 << 16):
+    for part in torch.split(short, 1 << 16):
         lacking = tiles[part].float() @ (~full).float().T  # entries of the tile that each full one would lose
         found = lacking.min(1)
         tiles[part] = torch.where((found.values == 0)[:, None], full[found.indices], tiles[part])
