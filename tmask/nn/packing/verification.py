@@ -46,7 +46,9 @@ def _compare(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: t
     generator = torch.Generator(device).manual_seed(0)
     mask = random_mask(*shape, device)
     weight = torch.randn(shape, generator=generator, device=device).to(dtype)
-    forward, backward = route.pack(weight, route.plan(mask, dtype))
+    plan = route.plan(mask, dtype)
+    # Packed from another weight first, as in training: what a step writes is what is to be believed.
+    forward, backward = route.repack(route.pack(-weight, plan), weight, plan)
     masked = torch.where(mask, weight, 0)
     where = f"{route.name} with a {shape[0]}x{shape[1]} weight, {dtype}, on {device}"
     for name, operand, matrix in (("W", forward, masked), ("W^T", backward, masked.t())):

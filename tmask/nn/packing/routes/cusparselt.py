@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
-from tmask.nn.packing.values import kept_places, write_kept
+from tmask.nn.packing.values import kept_of, write_both
 
 
 class Cusparselt(Route):
@@ -41,13 +41,14 @@ class Cusparselt(Route):
         half = mask.numel() // 2
         ones = mask.to(dtype)
         metadata = [torch._cslt_compress(one.contiguous()).view(-1)[half:].clone() for one in (ones, ones.t())]
-        return [*metadata, *kept_places(mask)]
+        return [*metadata, *kept_of(mask, dtype)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Metadata from the plan, in new memory, and the values written before it."""
-        meta, meta_t, places, places_t = plan
-        packed = [_with_room(meta, len(places), weight.shape[0])]
-        packed_t = [_with_room(meta_t, len(places_t), weight.shape[1])]
+        meta, meta_t = plan[:2]
+        half = weight.numel() // 2
+        packed = [_with_room(meta, half, weight.shape[0])]
+        packed_t = [_with_room(meta_t, half, weight.shape[1])]
         return self.repack((packed, packed_t), weight, plan)
 
     def repack(self, packed: tuple[Operand, Operand], weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
@@ -55,8 +56,9 @@ class Cusparselt(Route):
 
         A backward pass that is pending still fails then, as torch sees to for every saved tensor that was written to.
         """
-        for (compressed,), places in zip(packed, plan[2:], strict=True):
-            write_kept(weight, places, compressed.view(-1)[: len(places)])
+        half = weight.numel() // 2
+        values, values_t = (compressed.view(-1)[:half] for (compressed,) in packed)
+        write_both(weight, plan[2:], values, values_t)
         return packed
 
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
