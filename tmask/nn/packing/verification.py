@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import KernelError
+from tmask.nn.packing.algorithms import default_alone
 from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.trials import random_mask
@@ -32,7 +33,11 @@ def verify(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: tor
     if key in _verified:
         return
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # whatever the caller is in the middle of
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            default_alone(),
+        ):  # whatever the caller is in the middle of
             _compare(route, shape, dtype, device)
     except RuntimeError as error:
         if isinstance(error, KernelError | torch.cuda.OutOfMemoryError):
