@@ -33,6 +33,15 @@ class GptBlock(nn.Module):
         return x
 
 
+def gradients(block: GptBlock, x: Tensor) -> Callable[[], None]:
+    """Forward and backward on a fixed batch."""
+
+    def passes() -> None:
+        block(x).float().square().mean().backward()
+
+    return passes
+
+
 def training_step(block: GptBlock, optimizer: torch.optim.Optimizer, x: Tensor) -> Callable[[], None]:
     """A whole step on a fixed batch: forward, backward, optimizer with its hooks."""
 

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional
 
 import tmask
-from bench.gpt_block import GptBlock, training_step
+from bench.gpt_block import GptBlock, gradients, training_step
 from tmask.errors import TmaskError
-from tmask.nn import sparsify
+from tmask.nn import GraphedStep, sparsify
+from tmask.nn.packing.graph_timing import measure_graphs
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.timing import measure_linear, time_in_turn
@@ -73,6 +74,9 @@ def linear(base: Row, route: Route, dtype: torch.dtype, device: torch.device, re
     for name, value in asdict(timing).items():
         if name != "tokens":
             yield dataclasses.replace(base, quantity=f"{name}_seconds", value=value)
+    for name, value in asdict(measure_graphs(route, shape, dtype, device, base.tokens, repeats)).items():
+        if name != "tokens":
+            yield dataclasses.replace(base, quantity=f"graph_{name}_seconds", value=value)
 
 
 def packing(base: Row, route: Route, dtype: torch.dtype, device: torch.device, repeats: int) -> Iterator[Row]:
@@ -105,6 +109,7 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
     """Seconds of a training step of a GPT block, dense and by backend, and the share of renewing its masks."""
     x = torch.randn(*size, base.in_features, device=device, dtype=torch.bfloat16)
     steps: dict[str, Callable[[], Any]] = {}
+    graphed: dict[str, Callable[[], Any]] = {}
     seconds_of_renewal: dict[str, float] = {}
     for backend in ("dense", "masked", "semi_structured"):
         # The same weights for every backend, hence the same masks.
@@ -119,6 +124,7 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
                 continue
             seconds_of_renewal[backend] = sparsifier.metrics()["seconds"]
         steps[backend] = training_step(model, optimizer, x)
+        graphed[backend] = _graphed_step(model, optimizer, x)
     for backend, seconds in time_in_turn(steps, device, repeats).items():
         row = dataclasses.replace(base, backend=backend)
         yield dataclasses.replace(row, quantity="step_seconds", value=seconds)
@@ -127,3 +133,17 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
             for every in (1, 40):
                 share = once / (once + every * seconds)
                 yield dataclasses.replace(row, quantity=f"renewal_share_every_{every}", value=share)
+    # Last: what cannot be captured leaves the eager times.
+    for backend, seconds in time_in_turn(graphed, device, repeats).items():
+        yield dataclasses.replace(base, backend=backend, quantity="graph_step_seconds", value=seconds)
+
+
+def _graphed_step(model: GptBlock, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> Callable[[], None]:
+    """Forward and backward as a graph, then the optimizer with its hooks, which pack."""
+    passes = GraphedStep(model, gradients(model, x))
+
+    def step() -> None:
+        passes()
+        optimizer.step()
+
+    return step

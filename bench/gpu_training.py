@@ -45,7 +45,7 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(((1024, 1024), (4096, 4096)), (512, 4096, 16384), ((1024, 8, 1024),)),
+    "small": Scale(((4096, 11008), (1024, 1024)), (4096, 16384), ((4096, 4, 2048), (1024, 8, 1024)), repeats=5),
     "full": Scale(
         ((1024, 1024), (2048, 2048), (4096, 4096), (4096, 16384), (16384, 4096), (8192, 8192)),
         (128, 512, 2048, 8192, 32768),
@@ -58,7 +58,10 @@ Case = tuple[Row, Callable[[], Iterator[Row]]]  # a row to put a failure in, and
 
 
 def cases(device: torch.device, scale: Scale, solver: str) -> Iterator[Case]:
-    """Everything that is measured, in order; what a device or a shape rules out is a row as well."""
+    """Everything that is measured, most telling first; what a device or a shape rules out is a row as well."""
+    for width, batch, length in scale.blocks:
+        base = Row("block", "", "bfloat16", width, width, batch * length, "", "", None)
+        yield base, lambda b=base, s=(batch, length): block(b, s, device, solver, scale.repeats)  # type: ignore[misc]
     for route, dtype in itertools.product(ROUTES.values(), (torch.bfloat16, torch.float16)):
         name = str(dtype).removeprefix("torch.")
         if problem := route.problem(device):
@@ -76,9 +79,6 @@ def cases(device: torch.device, scale: Scale, solver: str) -> Iterator[Case]:
     for rows, cols in scale.shapes:
         base = Row("renewal", "", "bfloat16", rows, cols, 0, solver, "", None)
         yield base, lambda b=base: renewal(b, device, scale.repeats)  # type: ignore[misc]
-    for width, batch, length in scale.blocks:
-        base = Row("block", "", "bfloat16", width, width, batch * length, "", "", None)
-        yield base, lambda b=base, s=(batch, length): block(b, s, device, solver, scale.repeats)  # type: ignore[misc]
 
 
 def _raising(problem: str) -> Callable[[], Iterator[Row]]:

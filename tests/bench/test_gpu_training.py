@@ -55,11 +55,27 @@ def test_every_part_yields_its_numbers(unpacked, tmp_path):
         "check": {"forward_error", "input_gradient_error", "weight_gradient_error"},
         "linear": {
             f"{name}_seconds"
-            for name in ("dense_forward", "dense_backward", "sparse_forward", "sparse_backward", "mask", "pack")
+            for name in (
+                "dense_forward",
+                "dense_backward",
+                "sparse_forward",
+                "sparse_backward",
+                "mask",
+                "pack",
+                "graph_dense",
+                "graph_masked",
+                "graph_sparse",
+            )
         },
         "packing": {"pack_seconds", "plan_seconds"},
         "renewal": {"certified_seconds", "uncertified_seconds"},
-        "block": {"step_seconds", "renewal_seconds", "renewal_share_every_1", "renewal_share_every_40"},
+        "block": {
+            "step_seconds",
+            "graph_step_seconds",
+            "renewal_seconds",
+            "renewal_share_every_1",
+            "renewal_share_every_40",
+        },
     }
     assert {row["backend"] for row in mine if row["part"] == "block"} == {"dense", "masked", "semi_structured"}
     assert {(row["dtype"], row["tokens"]) for row in mine if row["part"] == "linear"} == {

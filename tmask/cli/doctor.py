@@ -81,6 +81,7 @@ def doctor(
     show_table("2:4 kernels", kernels(device), texts=("kernels", "run on", "not here because"))
     if measured := [result for result in results if result.timings]:
         show_table(f"Measured, {dtype}, milliseconds (median)", _timing_rows(measured), texts=("layer", "a step"))
+        show_table("A whole step, milliseconds", _auto_rows(measured), texts=("layer", "auto takes", "in a graph"))
     show_table("Layers", _layer_rows(results), texts=("layer", "verdict", "eligible for"))
     if text_around := around_products(machine):
         note(text_around)
@@ -131,6 +132,7 @@ def _document(result: Diagnosis) -> dict[str, Any]:
         "eligible_for": list(result.eligible_for),
         "verdict": result.verdict,
         "timings": timings,
+        "graphs": [asdict(graph) for graph in result.graphs],
         "break_even_tokens": result.break_even,
     }
 
@@ -170,6 +172,35 @@ def _timing_rows(results: Sequence[Diagnosis]) -> list[Row]:
         for result in results
         for timing in result.timings
     ]
+
+
+def _auto_rows(results: Sequence[Diagnosis]) -> list[Row]:
+    """Dense, masked and packed, as they are and in a CUDA graph, and what backend "auto" would take of each."""
+    from tmask.nn.packing.payoff import faster  # late, since it imports torch
+
+    def taken(sparse: float, masked: float) -> str:
+        return "packed" if faster(sparse, masked) else "masked"
+
+    rows: list[Row] = []
+    for result in results:
+        graphs = {graph.tokens: graph for graph in result.graphs}
+        for timing in result.timings:
+            graph = graphs.get(timing.tokens)
+            rows.append(
+                {
+                    "layer": result.name,
+                    "tokens": str(timing.tokens),
+                    "dense": number(1e3 * timing.dense),
+                    "masked": number(1e3 * timing.masked),
+                    "packed": number(1e3 * timing.sparse),
+                    "auto takes": taken(timing.sparse, timing.masked),
+                    "graph: dense": number(1e3 * graph.dense) if graph else "-",
+                    "masked ": number(1e3 * graph.masked) if graph else "-",
+                    "packed ": number(1e3 * graph.sparse) if graph else "-",
+                    "in a graph": taken(graph.sparse, graph.masked) if graph else "-",
+                }
+            )
+    return rows
 
 
 def _layer_rows(results: Sequence[Diagnosis]) -> list[Row]:

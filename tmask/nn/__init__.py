@@ -25,6 +25,7 @@ from tmask.nn.training.applying import sparsify
 from tmask.nn.training.baking import bake
 from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.exporting import export, export_state_dict
+from tmask.nn.training.graphed import GraphedStep
 from tmask.nn.training.schedules import Frozen, Periodic, Schedule
 from tmask.nn.training.sparsifier import Sparsifier
 
@@ -32,6 +33,7 @@ __all__ = [
     "BlockwiseReport",
     "ConversionReport",
     "Frozen",
+    "GraphedStep",
     "LayerPruning",
     "LayerRenewal",
     "LayerReport",

@@ -41,6 +41,7 @@ class SparseLayer:
         pattern: that training ends with.
         groups: of the tiling; no block crosses a group.
         requested: the backend that the user wants, perhaps "auto".
+        tokens, graphs: for which "auto" measures: in a batch, and whether in a CUDA graph.
         backend: what multiplies; `reason` says why, where another one was conceivable.
         worth, step: of the mask in force, and when it was found; None while there is none.
         in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
@@ -50,6 +51,8 @@ class SparseLayer:
     pattern: Pattern
     groups: int = 1
     requested: str = backends.MASKED
+    tokens: int = backends.TOKENS
+    graphs: bool = False
     backend: str = backends.MASKED
     reason: str = ""
     worth: Worth | None = None

@@ -22,7 +22,13 @@ def choose(layer: SparseLayer) -> None:
     for owner in layer.owners:
         try:
             layer.backend, layer.reason = backends.choose_backend(
-                owner.module, owner.tensor, layer.weight, layer.pattern, layer.requested
+                owner.module,
+                owner.tensor,
+                layer.weight,
+                layer.pattern,
+                layer.requested,
+                layer.tokens,
+                layer.graphs,
             )
         except TmaskError as error:
             raise type(error)(f"layer {owner.name!r}: {error}") from error

@@ -69,6 +69,14 @@ def attached(module: nn.Module) -> bool:
     return _COPIES in module.__dict__
 
 
+def addresses(module: nn.Module) -> tuple[int, ...]:
+    """Where the packed copies of a module lie, in a fixed order; () where it has none."""
+    if not attached(module):
+        return ()
+    pairs = _copies_of(module).operands.values()
+    return tuple(tensor.data_ptr() for pair in pairs for operand in pair for tensor in operand)
+
+
 def refresh(module: nn.Module) -> None:
     """Pack the weight anew under the mask that the module has now, for every dtype that it was packed for.
 

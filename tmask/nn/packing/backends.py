@@ -22,6 +22,7 @@ Backend = Literal["auto", "masked", "semi_structured"]
 AUTO = "auto"
 MASKED = "masked"
 SEMI_STRUCTURED = "semi_structured"
+TOKENS = payoff.TOKENS
 
 
 def check_backend(requested: str) -> None:
@@ -47,13 +48,24 @@ def misuse(module: nn.Module, tensor: str) -> str:
     return ""
 
 
-def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Pattern, requested: str) -> tuple[str, str]:
+def choose_backend(
+    module: nn.Module,
+    tensor: str,
+    weight: Tensor,
+    pattern: Pattern,
+    requested: str,
+    tokens: int = payoff.TOKENS,
+    graphs: bool = False,
+) -> tuple[str, str]:
     """The backend for a module's weight, and why; "" where it is what was asked for.
 
     "auto" takes semi_structured where device, dtype, shape and pattern allow it and it was measured to pay. A float32
     weight is judged by what autocast makes of it; without autocast it is multiplied masked. What counts is the device
     that the weight is on now.
 
+    Args:
+        tokens: in a batch of this layer, for which "auto" measures.
+        graphs: whether it measures within a CUDA graph.
     Raises:
         InvalidProblemError: semi_structured was asked for, and cannot run this layer; the text says why.
     """
@@ -73,7 +85,7 @@ def choose_backend(module: nn.Module, tensor: str, weight: Tensor, pattern: Patt
         return SEMI_STRUCTURED, ""
     if problem:
         return MASKED, problem
-    pays, measured = payoff.pays(tuple(weight.shape), dtype, weight.device)
+    pays, measured = payoff.pays(tuple(weight.shape), dtype, weight.device, tokens, graphs)
     return (SEMI_STRUCTURED if pays else MASKED), measured
 
 

@@ -72,14 +72,17 @@ class Copies:
         if stamp != self.stamp:
             self.outdate()
             self.stamp = stamp
-        contents = weight.to(dtype).contiguous()
+        contents = weight.contiguous()
         if self.full is not None:  # what fills the mask up must be 0
             contents = torch.where(mask, contents, 0.0)
         # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
         if dtype not in self.plans:
             self.plans[dtype] = route.plan(mask if self.full is None else self.full, dtype)
         old, plan = self.outdated.pop(dtype, None), self.plans[dtype]
-        self.operands[dtype] = route.pack(contents, plan) if old is None else route.repack(old, contents, plan)
+        if old is None:
+            self.operands[dtype] = route.pack(contents.to(dtype), plan)
+        else:
+            self.operands[dtype] = route.repack(old, contents, plan)
 
     def outdate(self) -> list[torch.dtype]:
         """Take the weight for changed since it was packed, and return for which dtypes it was packed."""

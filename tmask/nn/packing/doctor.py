@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tmask.errors import InvalidProblemError, KernelError
+from tmask.nn.packing.graph_timing import GraphTiming, measure_graphs
 from tmask.nn.packing.routes import ROUTES, Route, find_route
 from tmask.nn.packing.support import misfit
 from tmask.nn.packing.timing import REPEATS, Timing, measure_linear
@@ -29,7 +31,7 @@ class Diagnosis:
         route: that multiplies it here, or "".
         reason: why nothing does, or why nothing could be measured, or "".
         eligible_for: names of the routes that take this shape and dtype, on their hardware.
-        timings: by count of tokens, as asked for.
+        timings: by count of tokens, as asked for; `graphs`, whole steps in a CUDA graph, where one can be captured.
         break_even: tokens of the first power of two at which a whole step, packing included, is no slower than the
             dense one; None if there is none up to 65536, or nothing was measured.
     """
@@ -40,6 +42,7 @@ class Diagnosis:
     reason: str = ""
     eligible_for: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
+    graphs: tuple[GraphTiming, ...] = ()
     break_even: int | None = None
 
     @property
@@ -108,7 +111,9 @@ def _diagnose(
         if shape not in measured:  # a transformer repeats a handful of shapes, and each takes seconds
             measured[shape] = _measured(route, (shape[0], shape[1]), dtype, device, tokens, measure)
         result = measured[shape]
-        yield Diagnosis(name, shape, route.name, result.reason, elsewhere, result.timings, result.break_even)
+        yield Diagnosis(
+            name, shape, route.name, result.reason, elsewhere, result.timings, result.graphs, result.break_even
+        )
 
 
 def _of_attention(names: Iterable[str]) -> set[str]:
@@ -134,16 +139,26 @@ def _measured(
 ) -> Diagnosis:
     """The diagnosis of a shape, without a layer's name."""
     timings: list[Timing] = []
+    graphs: list[GraphTiming] = []
     try:
         # First, since the time of a wrong product says nothing.
         verify(route, shape, dtype, device)
         for count in tokens:
             timings.append(measure(route, shape, dtype, device, count, REPEATS))
+            # Eager times stand without it.
+            with contextlib.suppress(KernelError):
+                graphs.append(measure_graphs(route, shape, dtype, device, count, REPEATS))
         break_even = next(
             (count for count in _COUNTS if measure(route, shape, dtype, device, count, _QUICK).speed_up >= 1), None
         )
     except KernelError as error:
         return Diagnosis("", shape, reason=str(error))
     except torch.cuda.OutOfMemoryError:
-        return Diagnosis("", shape, reason="no memory to measure it; give fewer --tokens", timings=tuple(timings))
-    return Diagnosis("", shape, timings=tuple(timings), break_even=break_even)
+        return Diagnosis(
+            "",
+            shape,
+            reason="no memory to measure it; give fewer --tokens",
+            timings=tuple(timings),
+            graphs=tuple(graphs),
+        )
+    return Diagnosis("", shape, timings=tuple(timings), graphs=tuple(graphs), break_even=break_even)

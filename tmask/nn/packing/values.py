@@ -1,15 +1,57 @@
 """The kept values of a weight, gathered along its rows and along its columns into memory that stays.
 
-This is all that packing does at a step of the optimizer once the mask's metadata are there. It is in torch's own
-operations; a kernel that writes both directions at once would take the place of `write_kept`.
+This is all that packing does at a step of the optimizer once the mask's metadata are there. On a GPU one Triton kernel
+writes both directions (`values_kernel`), once it has been seen to write there what torch's own operations do; they
+stand in wherever it does not compile, or writes anything else.
 """
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
+from tmask.nn.packing.trials import random_mask
+
+log = logging.getLogger("tmask")
+
 _MOST_INT32 = 2**31
+_DEVICES = ("cuda",)  # that Triton compiles for
+_TRIAL = (80, 144)  # more than a program's square, and no multiple of it
+
+# By device, dtype of the weight and dtype of the values: whether the kernel writes the right ones.
+_right: dict[tuple[torch.device, torch.dtype, torch.dtype], bool] = {}
+
+
+def kept_of(mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Where the kept entries of a mask lie, row by row and column by column, as `write_both` takes it on this device.
+
+    Codes for the kernel, or places for torch: two tensors that stay in memory as long as the mask.
+    """
+    if _kernel_writes(mask.device, dtype, dtype):
+        return list(kept_codes(mask))
+    return list(kept_places(mask))
+
+
+def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -> None:
+    """Write the kept entries of a contiguous weight of any dtype to two vectors of one dtype, in the memory they have.
+
+    Args:
+        kept: as `kept_of` made it of the mask.
+        out, out_t: contiguous, rows * cols / 2 each.
+    """
+    if kept[0].dtype == torch.uint8:
+        if not _kernel_writes(weight.device, weight.dtype, out.dtype):
+            weight = weight.to(out.dtype)
+        try:
+            return _launch(weight, kept, out, out_t)
+        except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
+            _give_up(weight.device, f"it failed: {error}")
+        kept = list(kept_places(_mask_of(*kept)))
+    weight = weight.to(out.dtype)
+    for places, one in zip(kept, (out, out_t), strict=True):
+        write_kept(weight, places, one.view(-1))
 
 
 def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,6 +67,74 @@ def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:
     return by_rows.to(dtype), by_columns.to(dtype)
 
 
+def kept_codes(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in a byte for each group of four, first | second << 2: (rows, cols / 4), and (rows / 4, cols)."""
+    return _codes(mask), _codes(mask.t()).t().contiguous()
+
+
 def write_kept(weight: Tensor, places: Tensor, out: Tensor) -> None:
     """Write the entries at these places of a contiguous weight to a vector, in the memory that it has."""
     torch.index_select(weight.view(-1), 0, places, out=out)
+
+
+def _codes(mask: Tensor) -> Tensor:
+    places = mask.reshape(-1, 4).nonzero()[:, 1].view(mask.shape[0], -1, 2)  # ascending, as nonzero goes
+    return (places[..., 0] | places[..., 1] << 2).to(torch.uint8)
+
+
+def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
+    """The mask that has these codes; those of its rows say it all."""
+    places = torch.stack((codes & 3, codes >> 2), -1).long()  # (rows, cols / 4, 2)
+    groups = torch.zeros(*codes.shape, 4, dtype=torch.bool, device=codes.device)
+    return groups.scatter_(-1, places, True).view(len(codes), -1)
+
+
+def _kernel_writes(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether the kernel can be believed here: compared with torch once in a process."""
+    if device.type not in _DEVICES:
+        return False
+    key = device, given, wanted
+    if key not in _right:
+        # To compare is to wait, which a capture does not allow.
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False
+        _right[key] = _writes_right(device, given, wanted)
+    return _right[key]
+
+
+def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
+    try:
+        mask = random_mask(*_TRIAL, device)
+        # Numbers that rounding moves, up and down, with both zeros among them.
+        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0)).to(device, given)
+        weight[::7, ::5] = -0.0
+        found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
+        _launch(weight, list(kept_codes(mask)), found[0], found[1])
+        rounded = weight.to(wanted)
+        expected = rounded[mask], rounded.t()[mask.t()]
+        equal = all(map(torch.equal, [one.view(torch.int16) for one in found], [e.view(torch.int16) for e in expected]))
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # no Triton, no compiler for it, or whatever these raise
+        _announce(device, f"it does not run: {error or type(error).__name__}")
+        return False
+    if not equal and given == wanted:
+        _announce(device, "it wrote other values than torch does")
+    return equal
+
+
+def _launch(weight: Tensor, codes: list[Tensor], out: Tensor, out_t: Tensor) -> None:
+    from tmask.nn.packing import values_kernel  # late: it imports Triton, which a torch without CUDA lacks
+
+    values_kernel.write(weight, codes[0], codes[1], out, out_t)
+
+
+def _give_up(device: torch.device, problem: str) -> None:
+    for key in [key for key in _right if key[0] == device]:
+        _right[key] = False
+    _announce(device, problem)
+
+
+def _announce(device: torch.device, problem: str) -> None:
+    first = " ".join(problem.split())[:300]
+    log.warning("packed values are written by torch's own operations on %s, not by the kernel: %s", device, first)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import KernelError
+from tmask.nn.packing.algorithms import default_alone
 from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.trials import random_mask
@@ -32,7 +33,11 @@ def verify(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: tor
     if key in _verified:
         return
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # whatever the caller is in the middle of
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            default_alone(),
+        ):  # whatever the caller is in the middle of
             _compare(route, shape, dtype, device)
     except RuntimeError as error:
         if isinstance(error, KernelError | torch.cuda.OutOfMemoryError):
@@ -46,7 +51,9 @@ def _compare(route: Route, shape: tuple[int, int], dtype: torch.dtype, device: t
     generator = torch.Generator(device).manual_seed(0)
     mask = random_mask(*shape, device)
     weight = torch.randn(shape, generator=generator, device=device).to(dtype)
-    forward, backward = route.pack(weight, route.plan(mask, dtype))
+    plan = route.plan(mask, dtype)
+    # Packed from another weight first, as in training: what a step writes is what is to be believed.
+    forward, backward = route.repack(route.pack(-weight, plan), weight, plan)
     masked = torch.where(mask, weight, 0)
     where = f"{route.name} with a {shape[0]}x{shape[1]} weight, {dtype}, on {device}"
     for name, operand, matrix in (("W", forward, masked), ("W^T", backward, masked.t())):

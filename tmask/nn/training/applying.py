@@ -47,6 +47,8 @@ def sparsify(
     on_renewal: Callable[[Renewal], object] | None = None,
     distributed: Any = None,
     check_finite_every: int | None = None,
+    tokens: int | None = None,
+    cuda_graphs: bool = False,
 ) -> Sparsifier:
     """Put transposable N:M masks on a model's weights, in place, and keep them up to date while it trains.
 
@@ -76,6 +78,9 @@ def sparsify(
             runs, False where each trains a model of its own.
         check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
             None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
+        tokens: in a batch of one device, for which backend "auto" measures; 8192 if None.
+        cuda_graphs: whether the training step is captured in a CUDA graph (`GraphedStep`, torch.compile with
+            mode="reduce-overhead"), so that "auto" measures in one.
     Returns:
         The Sparsifier.
     Raises:
@@ -103,10 +108,13 @@ def sparsify(
             check_finite_every=check_finite_every,
         )
         check_backend(backend)
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+            raise InvalidProblemError(f"tokens={tokens!r}: give the tokens in a batch, 1 or more")
         layers, skipped = select_layers(model, LayerRules.parse(pattern, include, exclude, filter_fn))
         finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros)
         for layer in layers:
-            layer.requested = backend
+            layer.requested, layer.graphs = backend, cuda_graphs
+            layer.tokens = layer.tokens if tokens is None else tokens
             choose(layer)
         if masks is not None:
             masks = _by_full_name(masks, layers)

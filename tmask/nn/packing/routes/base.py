@@ -51,8 +51,11 @@ class Route(ABC):
         """The same for a changed weight, where `pack` has made `packed` from another one under this very plan.
 
         A route that can writes to the memory of `packed`, and returns it; this implementation packs anew.
+
+        Args:
+            weight: contiguous, of any floating dtype.
         """
-        return self.pack(weight, plan)
+        return self.pack(weight.to(packed[0][0].dtype), plan)
 
     @abstractmethod
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ A compressed matrix is its kept values, row by row, and then metadata, which dep
 finds the mask by what is nonzero, so it is given ones under the mask, once for each mask; of a weight it would miss
 the kept zeros. At each step only the values are written. That the layout is this one is part of what `verification`
 shows: it compares products with weights that are packed so.
-The algorithm stays the default one: others have given wrong results [pytorch#155333].
+The algorithm of a product is chosen, and checked, by `tmask.nn.packing.algorithms`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tmask.nn.packing.algorithms import Product, algorithm
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
-from tmask.nn.packing.values import kept_places, write_kept
+from tmask.nn.packing.values import kept_of, write_both
 
 
 class Cusparselt(Route):
@@ -41,13 +42,14 @@ class Cusparselt(Route):
         half = mask.numel() // 2
         ones = mask.to(dtype)
         metadata = [torch._cslt_compress(one.contiguous()).view(-1)[half:].clone() for one in (ones, ones.t())]
-        return [*metadata, *kept_places(mask)]
+        return [*metadata, *kept_of(mask, dtype)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Metadata from the plan, in new memory, and the values written before it."""
-        meta, meta_t, places, places_t = plan
-        packed = [_with_room(meta, len(places), weight.shape[0])]
-        packed_t = [_with_room(meta_t, len(places_t), weight.shape[1])]
+        meta, meta_t = plan[:2]
+        half = weight.numel() // 2
+        packed = [_with_room(meta, half, weight.shape[0])]
+        packed_t = [_with_room(meta_t, half, weight.shape[1])]
         return self.repack((packed, packed_t), weight, plan)
 
     def repack(self, packed: tuple[Operand, Operand], weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
@@ -55,8 +57,9 @@ class Cusparselt(Route):
 
         A backward pass that is pending still fails then, as torch sees to for every saved tensor that was written to.
         """
-        for (compressed,), places in zip(packed, plan[2:], strict=True):
-            write_kept(weight, places, compressed.view(-1)[: len(places)])
+        half = weight.numel() // 2
+        values, values_t = (compressed.view(-1)[:half] for (compressed,) in packed)
+        write_both(weight, plan[2:], values, values_t)
         return packed
 
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
@@ -65,11 +68,13 @@ class Cusparselt(Route):
         In bfloat16 the library transposes it as it writes. In float16 that is slow: measured once, on an H200 with
         cuSPARSELt 0.8, a product of any size took 167 ms or more that way, and 0.47 ms without.
         """
-        if tokens.dtype == torch.float16:
-            result: Tensor = torch._cslt_sparse_mm(operand[0], tokens.t(), bias=bias)  # (rows, T)
-            return result.t().contiguous()
-        result = torch._cslt_sparse_mm(operand[0], tokens.t(), bias=bias, transpose_result=True)
-        return result
+        transpose = tokens.dtype != torch.float16
+        sizes = rows, tokens.shape[1], len(tokens)
+        number = algorithm(Product(*sizes, tokens.dtype, transpose, bias is not None), tokens.device)
+        result: Tensor = torch._cslt_sparse_mm(
+            operand[0], tokens.t(), bias=bias, transpose_result=transpose, alg_id=number
+        )
+        return result if transpose else result.t().contiguous()  # (T, rows)
 
 
 def _with_room(metadata: Tensor, values: int, lines: int) -> Tensor:

@@ -3,11 +3,13 @@
 `torch._sparse_semi_structured_tile` is given the mask itself, as zeros and ones. On a weight it would choose its own
 mask, by signed value; of a complete mask it takes all the ones, since each of them finds room, and then no zero. It
 yields the metadata of both directions and a bitmask of the tiles, which stay as long as the mask does. Then
-`torch._sparse_semi_structured_apply` packs the weight under that bitmask, both directions in one kernel.
+`torch._sparse_semi_structured_apply` packs the weight under that bitmask, both directions in one kernel, into new
+memory. At later steps values are written where those were, if they are seen to be the kept ones, line by line.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
@@ -15,6 +17,12 @@ from torch import Tensor
 
 from tmask.errors import KernelError
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
+from tmask.nn.packing.values import kept_of, write_both
+
+log = logging.getLogger("tmask")
+
+# By device and dtype: whether torch's packed values are the kept ones, line by line, as far as they were compared.
+_in_order: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 
 class Cutlass(Route):
@@ -32,7 +40,7 @@ class Cutlass(Route):
         return "" if major == 8 else f"CUTLASS kernels need compute capability 8.x; this device has {major}.{minor}"
 
     def plan(self, mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """Metadata of both directions, and the bitmask.
+        """Metadata of both directions, the bitmask, and where the kept values lie.
 
         Raises:
             KernelError: the kernel chose another mask than the one given.
@@ -45,13 +53,30 @@ class Cutlass(Route):
             raise KernelError(
                 f"cutlass: the packing kernel changed the mask on {mask.device}; use backend 'masked' here"
             )
-        return [meta, meta_t, bitmask]
+        return [meta, meta_t, bitmask, *kept_of(mask, dtype)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Values of both directions by one kernel; metadata from the plan."""
-        meta, meta_t, bitmask = plan
+        meta, meta_t, bitmask = plan[:3]
         values, values_t = torch._sparse_semi_structured_apply(weight, bitmask)
         return [values, meta], [values_t, meta_t]
+
+    def repack(self, packed: tuple[Operand, Operand], weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
+        """The kept values, written where they were, once that has been seen to give what torch's kernel gives."""
+        values, values_t = packed[0][0], packed[1][0]
+        key = values.device, values.dtype
+        if not _in_order.get(key, True):
+            return self.pack(weight.to(values.dtype), plan)
+        write_both(weight, plan[3:], values, values_t)
+        if key not in _in_order:
+            fresh = self.pack(weight.to(values.dtype), plan)
+            _in_order[key] = torch.equal(values, fresh[0][0]) and torch.equal(values_t, fresh[1][0])
+            if not _in_order[key]:
+                log.warning(
+                    "cutlass: torch orders packed values otherwise on %s, and packs them anew each step", key[0]
+                )
+            return fresh
+        return packed
 
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """The kernel's sparse matrix stands on the left, so it makes the transposed result."""

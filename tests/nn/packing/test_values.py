@@ -1,0 +1,202 @@
+"""Kept values, both directions in one call: by torch's operations, and by the kernel in Triton's interpreter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.nn.linears import masked_linear, master_of
+from tests.nn.two_four import random_mask
+from tmask.nn.packing import attaching, values
+from tmask.nn.packing.routes import cutlass
+
+HALVES = [torch.float16, torch.bfloat16]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """A stand-in for the kernel, which the CPU then takes: as right as `spoil` lets it be."""
+
+    class Kernel:
+        calls = 0
+        spoil = staticmethod(lambda out, out_t: None)
+
+        def launch(self, weight, codes, out, out_t):
+            self.calls += 1
+            mask = values._mask_of(*codes)
+            out.view(-1).copy_(weight[mask])
+            out_t.view(-1).copy_(weight.t()[mask.t()])
+            self.spoil(out, out_t)
+
+    stand_in = Kernel()
+    monkeypatch.setattr(values, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(values, "_right", {})
+    monkeypatch.setattr(values, "_launch", stand_in.launch)
+    return stand_in
+
+
+def written(weight, kept, dtype):
+    out = [torch.empty(weight.numel() // 2, dtype=dtype) for _ in range(2)]
+    values.write_both(weight, kept, *out)
+    return out
+
+
+def expected(weight, mask, dtype):
+    return [weight.to(dtype)[mask], weight.to(dtype).t()[mask.t()]]
+
+
+def test_codes_are_bytes_and_tell_the_mask():
+    mask = random_mask(48, 80)
+    codes, codes_t = values.kept_codes(mask)
+    assert (codes.shape, codes_t.shape, codes.dtype) == ((48, 20), (12, 80), torch.uint8)
+    assert torch.equal(values._mask_of(codes, codes_t), mask)
+    assert torch.equal(values._mask_of(codes_t.t(), codes.t()), mask.t())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("given", [*HALVES, torch.float32])
+def test_both_directions_without_a_kernel(given, dtype):
+    mask, weight = random_mask(48, 80), torch.randn(48, 80).to(given)
+    kept = values.kept_of(mask, dtype)
+    assert {one.dtype for one in kept} == {torch.int32}
+    assert all(map(torch.equal, written(weight, kept, dtype), expected(weight, mask, dtype)))
+
+
+def test_with_a_kernel_codes_are_kept_and_one_launch_a_step_writes(kernel):
+    mask, weight = random_mask(48, 80), torch.randn(48, 80)
+    kept = values.kept_of(mask, torch.bfloat16)
+    assert {one.dtype for one in kept} == {torch.uint8}
+    for _ in range(2):
+        written(weight, kept, torch.bfloat16)
+    before = kernel.calls
+    assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
+    assert kernel.calls == before + 1
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_a_kernel_that_writes_anything_else_is_not_taken_and_told_once(kernel, direction, caplog):
+    kernel.spoil = lambda *outs: outs[direction][3].neg_()
+    with caplog.at_level(logging.WARNING, "tmask"):
+        for _ in range(3):
+            kept = values.kept_of(random_mask(48, 80), torch.bfloat16)
+            assert {one.dtype for one in kept} == {torch.int32}
+    assert [record.getMessage().count("wrote other values") for record in caplog.records] == [1]
+
+
+def test_a_kernel_that_rounds_otherwise_is_given_rounded_weights(kernel):
+    honest = kernel.launch
+
+    def truncating(weight, codes, out, out_t):
+        cut = (weight.view(torch.int32) & ~0xFFFF).view(torch.float32) if weight.dtype == torch.float32 else weight
+        honest(cut, codes, out, out_t)
+
+    values._launch = truncating
+    mask, weight = random_mask(48, 80), torch.randn(48, 80)
+    kept = values.kept_of(mask, torch.bfloat16)
+    assert kept[0].dtype == torch.uint8
+    assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
+
+
+def test_a_kernel_that_fails_in_the_middle_of_training_is_replaced_by_torch(kernel, caplog):
+    mask, weight = random_mask(48, 80), torch.randn(48, 80).bfloat16()
+    kept = values.kept_of(mask, torch.bfloat16)
+
+    def fail(*_):
+        raise RuntimeError("launch failure")
+
+    values._launch = fail
+    with caplog.at_level(logging.WARNING, "tmask"):
+        assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
+    assert "it failed: launch failure" in caplog.text
+    assert values.kept_of(mask, torch.bfloat16)[0].dtype == torch.int32
+
+
+def test_without_triton_torch_writes(monkeypatch, caplog):
+    monkeypatch.setattr(values, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(values, "_right", {})
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "tmask.nn.packing.values_kernel", raising=False)
+    with caplog.at_level(logging.WARNING, "tmask"):
+        assert values.kept_of(random_mask(48, 80), torch.bfloat16)[0].dtype == torch.int32
+    assert "it does not run: " in caplog.text
+
+
+INTERPRETED = """
+import torch
+from tests.nn.two_four import random_mask
+from tmask.nn.packing import values, values_kernel
+for given, wanted in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float16")):
+    for shape in ((16, 16), (48, 80), (144, 272)):
+        mask = random_mask(*shape)
+        weight = torch.randn(shape).to(getattr(torch, given))
+        weight[::3, ::5] = -0.0
+        out, out_t = (torch.full((mask.numel() // 2,), 7, dtype=getattr(torch, wanted)) for _ in range(2))
+        values_kernel.write(weight, *values.kept_codes(mask), out, out_t)
+        rounded = weight.to(out.dtype)
+        assert torch.equal(out.view(torch.int16), rounded[mask].view(torch.int16)), (given, wanted, shape)
+        assert torch.equal(out_t.view(torch.int16), rounded.t()[mask.t()].view(torch.int16)), (given, wanted, shape)
+"""
+
+
+def test_the_kernel_in_tritons_interpreter():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("given", [*HALVES, torch.float32])
+def test_the_kernel_on_a_gpu(given, dtype):
+    device = torch.device("cuda", 0)
+    mask, weight = random_mask(1024, 1104).to(device), torch.randn(1024, 1104, device=device).to(given)
+    kept = values.kept_of(mask, dtype)
+    assert kept[0].dtype == torch.uint8, "the kernel was not believed"
+    out = [torch.empty(weight.numel() // 2, dtype=dtype, device=device) for _ in range(2)]
+    values.write_both(weight, kept, *out)
+    assert all(map(torch.equal, out, expected(weight, mask, dtype)))
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_cutlass_writes_in_place_only_where_torch_packs_in_that_order(emulated_cutlass, monkeypatch, caplog, agrees):
+    monkeypatch.setattr(cutlass, "_in_order", {})
+    mask = random_mask(64, 128)
+    weights = [torch.randn(64, 128).bfloat16() for _ in range(3)]
+    plan = emulated_cutlass.plan(mask, torch.bfloat16)
+    if not agrees:
+        apply = torch._sparse_semi_structured_apply
+        monkeypatch.setattr(
+            torch, "_sparse_semi_structured_apply", lambda *args: tuple(one.flip(1) for one in apply(*args))
+        )
+    packed = emulated_cutlass.pack(weights[0], plan)
+    packed = emulated_cutlass.repack(packed, weights[1], plan)
+    addresses = [one[0].data_ptr() for one in packed]
+    with caplog.at_level(logging.WARNING, "tmask"):
+        last = emulated_cutlass.repack(packed, weights[2], plan)
+    assert ([one[0].data_ptr() for one in last] == addresses) == agrees
+    for ours, theirs in zip(last, emulated_cutlass.pack(weights[2], plan), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+    monkeypatch.setattr(cutlass, "_in_order", {})
+
+
+def test_a_float32_master_is_written_in_the_dtype_of_autocast(emulated_cusparselt, kernel):
+    layer = masked_linear(dtype=torch.float32)
+    attaching.attach(layer)
+    x = torch.randn(8, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+        with torch.no_grad():
+            master_of(layer).mul_(1.37)
+        attaching.refresh(layer)
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=2e-2 * float(expected.detach().abs().max()))
+    assert kernel.calls

@@ -1,0 +1,63 @@
+"""A training step's forward and backward passes as one CUDA graph, captured anew when masks were renewed.
+
+torch's own `make_graphed_callables` captures once. Under a new mask packed weights lie elsewhere, and a graph that was
+captured before would go on with the old ones, silently; so this one looks, before each replay, where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmask.nn.packing.attaching import addresses
+from tmask.nn.packing.graph_timing import captured
+
+
+class GraphedStep:
+    """Forward and backward of a model as a graph; on a CPU, which has none, as they are.
+
+    Args:
+        model: whose parameters get gradients: at each call those of that call alone.
+        step: runs forward and backward and returns tensors or nothing. It reads its batch from the same tensors at each
+            call (copy the next one into them), waits for nothing, and leaves the optimizer to its caller.
+    """
+
+    def __init__(self, model: nn.Module, step: Callable[[], Any]) -> None:
+        self._model, self._step = model, step
+        self._device = next(model.parameters()).device
+        self._lies: tuple[Any, ...] | None = None
+        self._replay: Callable[[], Any] = self._run
+        self._result: Any = None
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+
+    def __call__(self) -> Any:
+        """Compute the gradients, and return what the step returned; its tensors are written to again by the next call.
+
+        Raises:
+            KernelError: the step cannot be captured.
+        """
+        lies = self._where()
+        if lies != self._lies:
+            self._replay = captured(self._run, self._device)
+            # Those of the capture: what replays write to, even where zero_grad has let go of them since.
+            self._gradients = [(one, one.grad) for one in self._model.parameters()]
+            self._lies = self._where()  # warm-up may have packed for the dtype of autocast
+        self._replay()
+        if self._device.type == "cuda":
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+        return self._result
+
+    def _run(self) -> None:
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        self._result = self._step()
+
+    def _where(self) -> tuple[Any, ...]:
+        """Where everything lies that a graph reads and a step, a renewal or a move may put elsewhere."""
+        tensors = tuple(one.data_ptr() for one in (*self._model.parameters(), *self._model.buffers()))
+        packed = tuple(addresses(module) for module in self._model.modules())
+        return tensors, packed, self._model.training, torch.is_autocast_enabled(self._device.type)
