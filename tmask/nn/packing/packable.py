@@ -14,7 +14,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MULTIPLE = 32
 
 
-def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> None:
+def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE, *, at_most: bool = False) -> None:
     """Return if `pack` takes this weight and mask, whose sides must be multiples of this many.
 
     Raises:
@@ -36,6 +36,9 @@ def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> No
         raise InvalidProblemError(f"the mask has shape {tuple(mask.shape)}, but the weight {tuple(weight.shape)}")
     if mask.device != weight.device:
         raise InvalidProblemError(f"the mask is on {mask.device}, but the weight on {weight.device}; move it there")
+    # Last: it reads the whole mask, and with a GPU waits for it.
+    if not at_most:
+        check_complete(mask)
 
 
 def completed(mask: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def completed(mask: Tensor) -> Tensor:
         return mask
     full = _full_tiles(mask.device)  # (90, 16)
     tiles = tiles.clone()
-    for part in short.split(1 << 16):
+    for part in torch.split(short, 1 << 16):
         lacking = tiles[part].float() @ (~full).float().T  # entries of the tile that each full one would lose
         found = lacking.min(1)
         tiles[part] = torch.where((found.values == 0)[:, None], full[found.indices], tiles[part])
