@@ -247,3 +247,33 @@ def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811
     assert unpacked.packs == packs + 1
     x = torch.ones(8, 64, dtype=torch.bfloat16)
     assert torch.equal(fresh(x), model(x))
+
+
+@pytest.mark.parametrize("gradient", ["masked", "straight-through"])
+@pytest.mark.usefixtures("unpacked", "paying")
+def test_layers_whose_zeros_are_kept_out_run_packed(gradient):
+    """Filled up with zeros, the products are those of the masked weight; and no zero learns."""
+    model, dense = linear(64, 64), linear(64, 64)
+    full = tmask.solve(model[0].weight, "2:4").mask
+    mask = full & (torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) < 0.3)
+    with torch.no_grad():
+        # Elsewhere weights that are not 0 stand where the mask is filled up.
+        model[0].weight[:32] *= mask[:32]
+        dense[0].weight.copy_(model[0].weight)
+    zero = model[0].weight == 0
+    for each, backend in ((model, "auto"), (dense, "masked")):
+        schedule = tnn.Frozen(gradient=gradient)
+        row = tnn.sparsify(each, backend=backend, schedule=schedule, masks={"0": mask}, keep_zeros=True).report()[0]
+        assert row.backend == ("semi_structured" if each is model else "masked")
+    assert attaching.attached(model[0])
+    x = torch.randn(16, 64, generator=torch.Generator().manual_seed(1)).to(model[0].bias.dtype)
+    results = []
+    for each in (model, dense):
+        result = each(x)
+        result.square().sum().backward()
+        original = each[0].parametrizations.weight.original
+        assert not original.grad[zero].any()
+        assert original.grad.any()
+        results += [result, original.grad]
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[3])

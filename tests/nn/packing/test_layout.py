@@ -147,3 +147,30 @@ def test_there_are_ninety():
     mask = random_mask(8, 12)
     assert mask.unflatten(1, (-1, 4)).sum(-1).eq(2).all()
     assert mask.t().unflatten(1, (-1, 4)).sum(-1).eq(2).all()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 99), st.sampled_from([0.1, 0.5, 1.0]))
+def test_a_mask_that_keeps_fewer_is_filled_up_with_zeros(seed, dropped):
+    full = random_mask(64, 96, seed)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(64, 96, generator=generator)
+    mask = full & (torch.rand(64, 96, generator=generator) >= dropped)
+    unpacked, filled = unpack(pack(weight, mask, at_most=True))
+    assert torch.equal(unpacked, torch.where(mask, weight, 0))
+    assert not (mask & ~filled).any()
+    tmask.check_mask(filled, "2:4")
+    assert torch.equal(unpack(pack(weight, full, at_most=True))[1], full)
+
+
+def test_what_no_zeros_can_fill_up_is_refused():
+    mask = random_mask(32, 32)
+    tile = torch.ones(4, 4, dtype=torch.bool)
+    tile[0, 1:] = tile[1:, 0] = False  # one entry alone in its row and column
+    tile[1:, 1:] = ~torch.eye(3, dtype=torch.bool)
+    mask[:4, :4] = tile
+    with pytest.raises(InvalidMaskError, match="row 0, columns 0 to 3 of the mask keeps 1 of 4"):
+        pack(torch.ones(32, 32), mask, at_most=True)
+    mask[0] = True
+    with pytest.raises(InvalidMaskError, match="row 0, columns 0 to 3 of the mask keeps 4 of 4"):
+        pack(torch.ones(32, 32), mask, at_most=True)

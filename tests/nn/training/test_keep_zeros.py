@@ -19,6 +19,7 @@ SCHEDULES = {
     "periodic": Periodic(every=2),
     "periodic, masked": Periodic(every=2, gradient="masked"),
     "begins late": Periodic(every=2, begin=3),
+    "begins late, masked": Periodic(every=2, begin=3, gradient="masked"),
     "ramp": Periodic(every=1, ramp=3),
     "dense tail": Periodic(every=1, dense_from=4),
 }

@@ -127,7 +127,7 @@ def test_masks_of_grouped_convolutions_are_judged_by_group():
         ({"0.weight": torch.ones(16, 8)}, tmask.InvalidProblemError, "must be bool"),
         ({"0.weight": torch.ones(16, 8, dtype=torch.bool)}, tmask.InvalidMaskError, "row 0, exactly 2 allowed"),
         ({"0.weight": [[True]]}, tmask.InvalidProblemError, "mask is a list"),
-        ({"0": torch.ones(16, 8, dtype=torch.bool)}, tmask.InvalidProblemError, "masks for 0: no such layer"),
+        ({"7": torch.ones(16, 8, dtype=torch.bool)}, tmask.InvalidProblemError, "masks for 7: no such layer"),
     ],
 )
 def test_masks_that_do_not_fit_are_errors(masks, error, says):

@@ -48,7 +48,7 @@ def prepare(layer: SparseLayer, pattern: Pattern | None, mask: Tensor, complete:
     """
     if layer.backend != backends.SEMI_STRUCTURED or pattern != layer.pattern:
         return
-    problem = "" if complete else _lack_of(mask)
+    problem = "" if complete else _lack_of(mask, layer.masked.keep_zeros)
     problem = problem or next(filter(None, (backends.misuse(o.module, o.tensor) for o in layer.owners)), "")
     if problem and layer.requested != backends.AUTO:
         raise InvalidMaskError(
@@ -59,12 +59,15 @@ def prepare(layer: SparseLayer, pattern: Pattern | None, mask: Tensor, complete:
         layer.release()
 
 
-def _lack_of(mask: Tensor) -> str:
-    """Why zeros cannot fill up what a mask keeps to what kernels need, or ""."""
+def _lack_of(mask: Tensor, keep_zeros: bool) -> str:
+    """Why a mask that may be short cannot be packed, or "": kept out zeros can fill it up."""
+    problem = "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+    if not keep_zeros:
+        return problem
     try:
         completed(mask)
     except InvalidMaskError:
-        return "its mask leaves rows or columns short, and kernels need exactly 2 of every 4"
+        return problem
     return ""
 
 

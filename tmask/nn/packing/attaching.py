@@ -45,12 +45,12 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
         InvalidMaskError: the mask is not a complete 2:4 one.
         KernelError: the route's products are wrong here.
     """
-    _, weight = _masked_weight(module)
+    masked, weight = _masked_weight(module)
     dtype = dtype or (weight.dtype if weight.dtype != torch.float32 else None)
     # Both half types have the same routes and shapes, so that one stands for the other.
     route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
     if not attached(module):
-        setattr(module, _COPIES, Copies(route.name, _outside_graphs()))
+        setattr(module, _COPIES, Copies(route.name, _outside_graphs(), masked.keep_zeros))
         # A bound method, which a deep copy binds to itself; a closure would multiply with the first module's weight.
         module.forward = types.MethodType(_forward, module)
         vars(module)["_replicate_for_data_parallel"] = types.MethodType(_replicate, module)
@@ -104,10 +104,10 @@ def detach(module: nn.Module) -> None:
 
 
 def _pack(module: nn.Module, dtype: torch.dtype) -> None:
-    mask, weight = _masked_weight(module)
+    masked, weight = _masked_weight(module)
     # Whatever the forward pass is in: what an evaluation packs must serve training.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        _copies_of(module).add(weight, mask, dtype)
+        _copies_of(module).add(weight, masked.mask, dtype)
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def _copies_of(module: nn.Module) -> Copies:
     return copies
 
 
-def _masked_weight(module: nn.Module) -> tuple[Tensor, Tensor]:
+def _masked_weight(module: nn.Module) -> tuple[Masked, Tensor]:
     """The mask and the dense master weight of a linear layer that can be packed."""
     if not isinstance(module, nn.Linear):
         raise InvalidProblemError(f"only nn.Linear has a packed product, not {type(module).__name__}")
@@ -184,4 +184,4 @@ def _masked_weight(module: nn.Module) -> tuple[Tensor, Tensor]:
         raise InvalidProblemError(
             "the weight is sharded (a DTensor), and a shard cannot be packed; use backend 'masked'"
         )
-    return masked.mask, weight
+    return masked, weight

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tmask.nn.packing.packable import completed
+from tmask.nn.packing.packable import check_complete, completed
 from tmask.nn.packing.routes import ROUTES, Operand
 from tmask.nn.packing.verification import verify
 
@@ -26,6 +26,7 @@ class Copies:
     Args:
         route: name of the one that packs and multiplies.
         pack: packs the module's weight for one more dtype; code that may be compiled must take this way.
+        at_most: masks may keep fewer than two of four, where zeros can fill them up.
         stamp, mask_stamp: of the contents that the operands, and the plans, were made from.
         full: a mask that keeps fewer than two of four, filled up; None for one that needs no more.
         plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
@@ -35,6 +36,7 @@ class Copies:
 
     route: str
     pack: Callable[[nn.Module, torch.dtype], None]
+    at_most: bool = False
     stamp: Stamp = ()
     mask_stamp: Stamp = ()
     full: Tensor | None = None
@@ -62,8 +64,11 @@ class Copies:
         mask_stamp = _stamp(mask)
         if mask_stamp != self.mask_stamp:
             # The kernels trust the mask, and would multiply with an incomplete one silently.
-            full = completed(mask)
-            self.full = None if full is mask else full
+            if self.at_most:
+                full = completed(mask)
+                self.full = None if full is mask else full
+            else:
+                check_complete(mask)
             self.plans.clear()
             self.operands.clear()
             self.outdated.clear()

@@ -45,22 +45,22 @@ class Packed:
         return self.values.shape[0], 2 * self.values.shape[1]
 
 
-def pack(weight: Tensor, mask: Tensor) -> Packed:
+def pack(weight: Tensor, mask: Tensor, *, at_most: bool = False) -> Packed:
     """The weight packed in both directions under exactly this mask.
 
     Args:
         weight: (rows, cols) float16, bfloat16 or float32, both sides multiples of 32. Only the first two have
             kernels: those for float32 want one of two, not two of four.
-        mask: (rows, cols) bool, True = kept, with two kept in every four of a row and of a column; or fewer,
-            where zeros can fill them up, which `unpack` then takes for kept.
+        mask: (rows, cols) bool, True = kept, with two kept in every four of a row and of a column.
+        at_most: the mask may keep fewer, as with `keep_zeros`, where zeros can fill them up; `unpack` takes those for
+            kept.
     Raises:
         InvalidProblemError: shape or dtype.
         InvalidMaskError: a group does not keep exactly two; the text names the first.
     Cost: O(rows * cols).
     """
-    check_packable(weight, mask)
-    full = completed(mask)
-    if full is not mask:
+    check_packable(weight, mask, at_most=at_most)
+    if at_most and (full := completed(mask)) is not mask:
         weight, mask = torch.where(mask, weight, 0.0), full
     # Transposed, columns are rows: the same rule, and no second one to get wrong.
     return Packed(*_pack_rows(weight, mask), *_pack_rows(weight.t(), mask.t()))

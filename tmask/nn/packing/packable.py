@@ -14,7 +14,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MULTIPLE = 32
 
 
-def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> None:
+def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE, *, at_most: bool = False) -> None:
     """Return if `pack` takes this weight and mask, whose sides must be multiples of this many.
 
     Raises:
@@ -36,6 +36,9 @@ def check_packable(weight: Tensor, mask: Tensor, multiple: int = MULTIPLE) -> No
         raise InvalidProblemError(f"the mask has shape {tuple(mask.shape)}, but the weight {tuple(weight.shape)}")
     if mask.device != weight.device:
         raise InvalidProblemError(f"the mask is on {mask.device}, but the weight on {weight.device}; move it there")
+    # Last: it reads the whole mask, and with a GPU waits for it.
+    if not at_most:
+        check_complete(mask)
 
 
 def completed(mask: Tensor) -> Tensor:
