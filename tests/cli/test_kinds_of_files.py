@@ -245,7 +245,9 @@ def test_folders_that_cannot_be_written(directory):
 def test_a_failure_leaves_no_folder(weights, monkeypatch):
     from tmask.files.outputs import model_folder
 
-    monkeypatch.setattr(model_folder, "write_weights", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        model_folder, "write_weights", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     assert "No space left" in solve(weights, "--masked-weights", f"{weights.parent}/out/", code=4).stderr
     assert leftovers(weights.parent) == ["masks.safetensors.partial"]
 
