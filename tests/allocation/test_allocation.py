@@ -143,7 +143,7 @@ def test_without_ortools(monkeypatch):
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 2), st.sampled_from([(1, 4), (2, 4), (3, 4), (2, 8)]))
 def test_the_budget_is_what_masks_keep(rows, cols, groups, pattern):
     """With tiles cut short, too: no mask keeps more than is counted, and that of equal scores keeps as many."""
-    shape, n, m = (rows * groups, cols, 2), *pattern
+    shape, n, m = (rows * groups, cols, 2, 1), *pattern
     found = allocate({"a": {f"{n}:{m}": 0.0}}, {"a": shape}, 1.0, groups={"a": groups})
     mask = tmask.solve(np.ones(shape, np.float32), f"{n}:{m}", groups=groups).mask
     (choice,) = found.choices
@@ -183,7 +183,7 @@ def test_no_answer_is_an_error():
 def test_losses_from_the_best_masks():
     rng = np.random.default_rng(0)
     weights = {
-        "conv": rng.standard_normal((8, 4, 3)).astype(np.float32),
+        "conv": rng.standard_normal((8, 4, 3, 1)).astype(np.float32),
         "fc": rng.standard_normal((12, 8)).astype(np.float32),
     }
     losses = retained_losses(weights, ["1:4", "2:4", "4:4", "2:4"], "patterns", groups={"conv": 2})

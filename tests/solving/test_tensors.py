@@ -227,10 +227,14 @@ def test_numbers_are_fetched_once(monkeypatch):
     assert fetched == [1]
 
 
-@given(st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 3)), st.sampled_from([(1, 2), (2, 4), (3, 5)]))
+@given(
+    st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 3)),
+    st.sampled_from([(1, 2), (2, 4), (3, 5)]),
+    st.sampled_from(["convolution", "stack"]),
+)
 @settings(deadline=None, max_examples=40)
-def test_regions_are_cut_as_arrays_are(shape, pattern):
-    tiling = Tiling(shape, Pattern(*pattern), layout="convolution")
+def test_regions_are_cut_as_arrays_are(shape, pattern, layout):
+    tiling = Tiling(shape, Pattern(*pattern), layout=layout)
     array = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
     matrices = to_matrices(tiling, torch.from_numpy(array))
     copy = torch.zeros(shape, dtype=torch.float64)

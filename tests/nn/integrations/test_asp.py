@@ -33,9 +33,9 @@ def test_it_gives_the_exact_mask_as_asp_takes_it(rows, cols, kernel, dtype, seed
     weight = torch.randn((rows, cols, *kernel), generator=torch.Generator().manual_seed(seed)).to(dtype)
     parameter = torch.nn.Parameter(weight)
     mask = RecordedASP.mask(parameter, create_mask)
-    solution = tmask.solve(weight, "2:4")
+    solution = tmask.solve(weight, "2:4", layout="convolution")
     assert torch.equal(mask, solution.mask)
-    tmask.check_mask(mask, "2:4")
+    tmask.check_mask(mask, "2:4", layout="convolution")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_it_gives_the_exact_mask_as_asp_takes_it(rows, cols, kernel, dtype, seed
 )
 def test_patterns_in_the_words_of_apex(pattern, same):
     weight = torch.randn((16, 24), generator=torch.Generator().manual_seed(1))
-    expected = tmask.solve(weight, *same).mask
+    expected = tmask.solve(weight, *same, layout="convolution").mask
     assert torch.equal(create_mask(weight, pattern), expected)
     assert torch.equal(RecordedASP.mask(weight, functools.partial(create_mask, pattern=pattern)), expected)
 

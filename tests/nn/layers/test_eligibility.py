@@ -34,9 +34,9 @@ def test_layers_get_the_mask_that_solve_finds(name):
     layer, tensor, groups = LAYERS[name]
     weight = getattr(layer, tensor).detach().clone()
     sparsifier = tnn.sparsify(layer, "2:4")
-    expected = tmask.solve(weight, "2:4", groups=groups)
+    expected = tmask.solve(weight, "2:4", groups=groups, layout="convolution")
     mask = next(one for one in sparsifier.layers if one.name == tensor).masked.mask
-    tmask.check_mask(mask, "2:4", groups=groups)
+    tmask.check_mask(mask, "2:4", groups=groups, layout="convolution")
     assert torch.equal(mask, expected.mask)
     assert torch.equal(getattr(layer, tensor), torch.where(mask, weight, 0))
     row = next(row for row in sparsifier.report() if row.layer == tensor)
@@ -178,7 +178,7 @@ def test_any_shape_is_masked_as_its_pattern_says_or_skipped(kernel, groups, rows
     assert row.layer == "1.weight"
     assert row.skipped == (min(rows, cols) < 4)
     if not row.skipped:
-        tmask.check_mask(layer.weight != 0, pattern, groups=groups)
+        tmask.check_mask(layer.weight != 0, pattern, groups=groups, layout="convolution")
         assert row.gap == 0
         kept = layer.weight.detach().abs().sum().item()
         assert row.retained == pytest.approx(kept / layer.parametrizations.weight.original.abs().sum().item())

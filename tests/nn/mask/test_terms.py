@@ -37,13 +37,13 @@ def fits(terms, mask):
 @settings(max_examples=40)
 def test_masks_that_were_found_pass_and_edited_ones_do_not(rows, cols, groups, kernel, pattern, seed, data):
     weight = torch.randn(rows * groups, cols, *kernel, generator=torch.Generator().manual_seed(seed))
-    mask = tmask.solve(weight, pattern, groups=groups).mask
+    mask = tmask.solve(weight, pattern, groups=groups, layout="convolution").mask
     whole, short = (Terms(pattern, pattern, groups, complete) for complete in (True, False))
     assert fits(whole, mask)
     place = tuple(data.draw(st.integers(0, side - 1)) for side in mask.shape)
     mask[place] = ~mask[place]
     try:
-        tmask.check_mask(mask, pattern, groups=groups)
+        tmask.check_mask(mask, pattern, groups=groups, layout="convolution")
         expected = True
     except tmask.InvalidMaskError:
         expected = False
