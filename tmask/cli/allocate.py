@@ -50,7 +50,7 @@ def allocate(
     """
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
-    source, selection = open_selected(file, include, exclude, regex, groups)
+    source, selection = open_selected(file, include, exclude, regex, groups, csv)
     shapes = {layer.name: layer.shape for layer in selection.layers}
     counts = {layer.name: layer.groups for layer in selection.layers}
     # A budget that cannot be met is refused before the work: what is lost does not matter for that.

@@ -69,7 +69,7 @@ def compare(
     usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
-    weights, selection = open_selected(path, include, exclude, regex, groups)
+    weights, selection = open_selected(path, include, exclude, regex, groups, csv)
     tensors = [
         (to_scores(weights.read(layer.name).values(), name=layer.name), layer.groups) for layer in selection.layers
     ]

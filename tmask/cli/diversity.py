@@ -68,7 +68,7 @@ def diversity(
             raise InvalidProblemError("--include, --exclude, --regex and --groups choose layers: give a weight file")
         _of_patterns(parsed, plot, overwrite, json, csv)
         return
-    _, selection = open_selected(file, include, exclude, regex, groups)
+    _, selection = open_selected(file, include, exclude, regex, groups, csv)
     by_pattern, missing = _count_layers(selection.layers, parsed)
     _of_layers(file, by_pattern, plot, overwrite, json, csv)
     for remark in (*left_out(selection), *missing):

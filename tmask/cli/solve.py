@@ -32,9 +32,10 @@ from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
-from tmask.files.masked_weights import write_masked_weights
+from tmask.files.masked_weights import check_writable, write_masked_weights
 from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.partial import PartialStore
+from tmask.files.safetensors_files import check_names
 from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
 
@@ -65,7 +66,10 @@ def solve(
     if used is not None:
         used.check_side(parsed.m)
     check_outputs([file], [output, masked_weights, csv], overwrite)
-    source, selection = open_selected(file, include, exclude, regex, groups)
+    source, selection = open_selected(file, include, exclude, regex, groups, csv)
+    check_names(layer.name for layer in selection.layers)
+    if masked_weights is not None:
+        check_writable(source)
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output))
     written: list[Path] = []
     try:

@@ -12,7 +12,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.masks import MaskRecord
-from tmask.files.safetensors_files import write_safetensors
+from tmask.files.safetensors_files import check_dtype, check_names, write_safetensors
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
 
@@ -28,6 +28,17 @@ def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
         raise FileFormatError(
             f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
         )
+
+
+def check_writable(source: WeightFile) -> None:
+    """Return if a safetensors file can hold all tensors of the source; to be asked before long work as well.
+
+    Raises:
+        FileFormatError: a name or a dtype that it cannot hold.
+    """
+    check_names(source.names)
+    for name, dtype in source.dtypes.items():
+        check_dtype(name, dtype)
 
 
 def write_masked_weights(
