@@ -14,7 +14,6 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.options import (
     Csv,
     Exclude,
@@ -27,6 +26,7 @@ from tmask.cli.options import (
     make_solver,
 )
 from tmask.cli.output import show_json, show_table
+from tmask.cli.rows.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.selection import open_selected
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
