@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -36,6 +41,62 @@ def run(*args: object, code: int | None = 0) -> Result:
 
 def solve(weights: Path, *args: object, code: int = 0, name: str = "masks.safetensors") -> Result:
     return run("solve", weights, "-p", "2:4", "-o", weights.parent / name, *args, code=code)
+
+
+# A solver that waits at its second layer until the file `go` is there.
+WAITING = """
+import pathlib, signal, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np, tmask
+from tmask.cli import main
+
+# As Python does by itself, but for a process whose parent ignores it (a job in the background).
+signal.signal(signal.SIGINT, signal.default_int_handler)
+calls = []
+
+@tmask.register_solver
+@dataclass(frozen=True)
+class Waiting(tmask.Solver):
+    name: ClassVar[str] = "waiting"
+    exact: ClassVar[bool] = False
+
+    def _solve(self, scores, n):
+        calls.append(1)
+        folder = pathlib.Path(sys.argv[2]).parent
+        while len(calls) == 2 and not (folder / "go").exists():
+            (folder / "reached").touch()
+            time.sleep(0.01)
+        i = np.arange(scores.shape[1])
+        return tmask.Answer(np.broadcast_to((i - i[:, None]) % len(i) < n, scores.shape).copy())
+
+main()
+"""
+
+
+def waiting_command(weights: Path) -> list[object]:
+    """Masks by the solver that waits."""
+    output = weights.parent / "m"
+    return [sys.executable, "-c", WAITING, "solve", weights, "-p", "2:4", "-o", output, "--solver", "waiting"]
+
+
+def process_of(weights: Path, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and stderr of a process that solves its second layer when it gets this signal."""
+    started = subprocess.Popen(waiting_command(weights), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (weights.parent / "reached").exists():
+        assert started.poll() is None, started.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(started.pid, number)
+    stdout, stderr = started.communicate(timeout=60)
+    assert stdout == ""
+    return started.returncode, stderr
 
 
 def one_line(text: str) -> str:

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import tmask
-from tests.cli.harness import leftovers, one_line
+from tests.cli.harness import leftovers, one_line, process_of, waiting_command
 from tmask.files.masks import read_masks
 
 COMMAND = [sys.executable, "-m", "tmask.cli"]
-
-# A solver that waits at its second layer until the file `go` is there.
-WAITING = """
-import pathlib, signal, sys, time
-from dataclasses import dataclass
-from typing import ClassVar
-import numpy as np, tmask
-from tmask.cli import main
-
-# As Python does by itself, but for a process whose parent ignores it (a job in the background).
-signal.signal(signal.SIGINT, signal.default_int_handler)
-calls = []
-
-@tmask.register_solver
-@dataclass(frozen=True)
-class Waiting(tmask.Solver):
-    name: ClassVar[str] = "waiting"
-    exact: ClassVar[bool] = False
-
-    def _solve(self, scores, n):
-        calls.append(1)
-        folder = pathlib.Path(sys.argv[2]).parent
-        while len(calls) == 2 and not (folder / "go").exists():
-            (folder / "reached").touch()
-            time.sleep(0.01)
-        i = np.arange(scores.shape[1])
-        return tmask.Answer(np.broadcast_to((i - i[:, None]) % len(i) < n, scores.shape).copy())
-
-main()
-"""
 
 
 def process(*args, code=0):
@@ -69,23 +37,14 @@ def test_errors_are_one_line_on_stderr(weights):
 
 def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(weights):
     folder = weights.parent
-    command = [sys.executable, "-c", WAITING, "solve", weights, "-p", "2:4", "-o", folder / "m", "--solver", "waiting"]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (folder / "reached").exists():
-        assert started.poll() is None, started.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(started.pid, signal.SIGINT)
-    stdout, stderr = started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert stdout == ""
+    code, stderr = process_of(weights, signal.SIGINT)
+    assert code == 130
     assert "Traceback" not in stderr
     assert "error: interrupted" in stderr
     assert "1 of 3 layers are finished and kept in" in one_line(stderr)
     assert leftovers(folder) == ["m.partial", "reached"]
     (folder / "go").touch()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    again = subprocess.run(waiting_command(weights), capture_output=True, text=True, check=True)
     assert "resumed: 1 of 3" in one_line(again.stderr)
     assert leftovers(folder) == ["go", "m", "reached"]
     assert len(read_masks(folder / "m")) == 3

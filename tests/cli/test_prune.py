@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from tests.cli.harness import one_line, run
 from tests.nn.tiny_language import save_model, text
 from tmask.cli.exit_codes import Code
-from tmask.cli.prune_rows import kind, kinds, read_patterns
+from tmask.cli.rows.prune_rows import kind, kinds, read_patterns
 from tmask.errors import FileFormatError
 from tmask.files.opening import open_weights
 from tmask.nn.blockwise.pruning import MatrixPruning

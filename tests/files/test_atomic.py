@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -119,3 +122,53 @@ def test_links_that_lead_nowhere(tmp_path):
 def test_what_no_file_can_be_called(tmp_path):
     with pytest.raises(OutputError, match="null"):
         check_output(tmp_path / "a\0b")
+
+
+KILLED = """
+import os, sys
+from tmask.files.atomic import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def kill_while_writing(path):
+    done = subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_kill_left_is_removed_by_the_next_that_ends_well(tmp_path):
+    kill_while_writing(tmp_path / "out.npz")
+    kill_while_writing(tmp_path / "other.npz")
+    assert len(os.listdir(tmp_path)) == 2
+    with pytest.raises(ValueError, match="wrong"):
+        write(tmp_path / "out.npz", b"half", ValueError("wrong"))
+    assert len(os.listdir(tmp_path)) == 2  # a failed one takes nothing away
+    write(tmp_path / "out.npz", b"new")
+    found = sorted(os.listdir(tmp_path))
+    assert len(found) == 2  # the other output's stays
+    write(tmp_path / "other.npz", b"new")
+    assert sorted(os.listdir(tmp_path)) == ["other.npz", "out.npz"]
+
+
+def test_the_temporary_file_of_a_living_process_is_spared(tmp_path):
+    code = KILLED.replace("os.kill(os.getpid(), 9)", "print(temporary, flush=True); sys.stdin.read()")
+    command = [sys.executable, "-c", code, tmp_path / "out"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
+        name = living.stdout.readline().strip()
+        write(tmp_path / "out", b"new")
+        assert os.path.exists(name)
+        living.stdin.close()
+    assert listing(tmp_path) == {"out": b"half"}
+
+
+def test_that_of_another_machine_is_spared_until_it_is_old(tmp_path, monkeypatch):
+    kill_while_writing(tmp_path / "out")
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr("tmask.files.atomic.platform.node", lambda: "elsewhere")
+    write(tmp_path / "out", b"new")
+    assert left.exists()
+    os.utime(left, (0, 0))
+    write(tmp_path / "out", b"new")
+    assert listing(tmp_path) == {"out": b"new"}

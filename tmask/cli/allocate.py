@@ -53,7 +53,7 @@ def allocate(
     parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
     check_csv_name(csv)
-    source, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts)
+    source, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts, csv)
     shapes = {layer.name: layer.shape for layer in selection.layers}
     counts = {layer.name: layer.groups for layer in selection.layers}
     layouts_of = {layer.name: layer.layout for layer in selection.layers}

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
-from tmask.cli.console import NoteHandler
+from tmask.cli.console import NoteHandler, printable
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
 from tmask.cli.evaluate import evaluate
+from tmask.cli.exit_codes import errors_as_exit_codes
+from tmask.cli.output import show_line
 from tmask.cli.plot import plot
 from tmask.cli.prune import prune
+from tmask.cli.signals import stop_on_signals
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
+from tmask.cli.streams import guard_streams
+
+
+class _Group(TyperGroup):
+    """The commands, with errors of usage made printable: they quote arguments, which may be names of files."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """As in typer."""
+        with _printable_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As in typer."""
+        with _printable_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # By what it has: typer keeps a copy of click of its own, or uses the installed one.
+        if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
+            error.message = printable(message)  # type: ignore[attr-defined]
+        raise
+
 
 app = typer.Typer(
     name="tmask",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 3 a solver is missing or failed; "
-    "4 the output cannot be written; 130 interrupted.",
+    "4 the output cannot be written; 130 interrupted, 143 by TERM, 129 by HUP; 141 the reader of a pipe has gone.",
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tmask {__version__}")
+        show_line(f"tmask {__version__}")
         raise typer.Exit
 
 
@@ -64,5 +99,11 @@ app.command()(evaluate)
 
 
 def main() -> None:
-    """Entry point of the `tmask` script."""
-    app()
+    """Entry point of the `tmask` script: a process of its own, whose streams and signals are the command's."""
+    guard_streams()
+    stop_on_signals()
+    with errors_as_exit_codes():
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what help has left there, and an error with it, while it can still be told

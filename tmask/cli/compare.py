@@ -74,7 +74,7 @@ def compare(
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
     check_csv_name(csv)
-    weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts)
+    weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts, csv)
     tensors = [(to_scores(weights.read(layer.name).values(), name=layer.name), layer) for layer in selection.layers]
     runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
     remarks += [*unusable, *left_out(selection)]

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, TaskID
 from rich.text import Text
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """The text with escapes in place of what a terminal would obey, or what the encoding does not have.
+
+    Names come from files, and files from strangers: a layer's name may hold an escape sequence, a change of the
+    direction of writing, or half a character.
+    """
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 def stderr() -> Console:
@@ -15,14 +30,19 @@ def stderr() -> Console:
 
 
 def complain(text: str) -> None:
-    """One error on stderr."""
-    # As Text, since brackets in a layer's name are mark-up to rich.
-    stderr().print(Text(f"error: {text}", style="red"))
+    """One error on stderr, on one line."""
+    _say(f"error: {text}", "red")
 
 
 def note(text: str) -> None:
-    """A remark on stderr."""
-    stderr().print(Text(text, style="dim"))
+    """A remark on stderr, on one line."""
+    _say(text, "dim")
+
+
+def _say(text: str, style: str) -> None:
+    console = stderr()
+    # As Text, since brackets in a layer's name are mark-up to rich.
+    console.print(Text(printable(text, console.encoding), style=style))
 
 
 class NoteHandler(logging.Handler):
@@ -36,4 +56,17 @@ class NoteHandler(logging.Handler):
 def progress_bar(*columns: ProgressColumn) -> Progress:
     """On stderr, gone when done, and silent where that is no terminal."""
     console = stderr()
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    return _Bar(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+class _Bar(Progress):
+    """A bar whose descriptions, names of layers mostly, are made printable wherever a command sets one."""
+
+    def add_task(self, description: str, *args: Any, **kwargs: Any) -> TaskID:
+        """As in rich."""
+        return super().add_task(printable(description, self.console.encoding), *args, **kwargs)
+
+    def update(self, task_id: TaskID, *, description: str | None = None, **kwargs: Any) -> None:
+        """As in rich."""
+        shown = None if description is None else printable(description, self.console.encoding)
+        super().update(task_id, description=shown, **kwargs)

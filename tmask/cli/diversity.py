@@ -11,7 +11,10 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
-from tmask.cli.diversity_rows import (
+from tmask.cli.exit_codes import reports_errors
+from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
+from tmask.cli.output import show_json, show_table
+from tmask.cli.rows.diversity_rows import (
     FORMULA,
     Layers,
     Totals,
@@ -21,9 +24,6 @@ from tmask.cli.diversity_rows import (
     pattern_words,
     totals_of,
 )
-from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
-from tmask.cli.output import show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.diversity import (
     CONSTRAINTS,
@@ -73,7 +73,7 @@ def diversity(
             )
         _of_patterns(parsed, plot, overwrite, json, csv)
         return
-    _, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts)
+    _, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts, csv)
     by_pattern, missing = _count_layers(selection.layers, parsed)
     _of_layers(file, by_pattern, reasons(selection), plot, overwrite, json, csv)
     for remark in (*left_out(selection), *missing):

@@ -1,17 +1,24 @@
-"""Results on stdout: tables that fit the terminal, or one JSON document."""
+"""Results on stdout: tables that fit the terminal, or one JSON document.
+
+Every command writes by these functions alone: what names may hold, and what a stream may refuse, is seen to here.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tmask.cli.console import printable
+from tmask.errors import OutputError
 
 Row = Mapping[str, str]
 
@@ -19,6 +26,17 @@ _PIPE_WIDTH = 200  # columns of a table that goes to a file or a pipe
 _FOLDED_WIDTH = 32  # of a column of texts, before the table is broken up
 
 
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Adds to an error of the stream what has become of the work: results are shown when files are written."""
+    try:
+        yield
+    except OutputError as error:
+        error.add_note("files that were to be written are written, and whole")
+        raise
+
+
+@_to_stdout()
 def show_table(title: str, rows: Sequence[Row], texts: Collection[str] = ()) -> None:
     """Rows as a table on stdout; where the terminal is narrow, as several, each with the first column.
 
@@ -28,6 +46,9 @@ def show_table(title: str, rows: Sequence[Row], texts: Collection[str] = ()) -> 
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
+    # Before the widths are counted, which escapes change.
+    title = printable(title, console.encoding)
+    rows = [{column: printable(text, console.encoding) for column, text in row.items()} for row in rows]
     for part, columns in enumerate(_fitting(rows, texts, console.width)):
         # Text objects, since names of files and layers may hold what rich takes for mark-up.
         heading = Text(title if part == 0 else f"{title} (continued)", style="bold")
@@ -63,7 +84,20 @@ def _fitting(rows: Sequence[Row], texts: Collection[str], width: int) -> Iterato
 
 def show_json(document: Any) -> None:
     """One JSON document on stdout."""
-    typer.echo(json.dumps(_plain(document), indent=2, default=str))
+    # Its letters are ASCII alone: json escapes all others.
+    _write(json.dumps(_plain(document), indent=2, default=str))
+
+
+def show_line(text: str) -> None:
+    """One line on stdout, such as a path."""
+    _write(printable(text))
+
+
+@_to_stdout()
+def _write(text: str) -> None:
+    """Not by `typer.echo`, which writes UTF-8 to a terminal that says it takes ASCII alone."""
+    print(text)
+    sys.stdout.flush()  # so that an error comes now, and not after the command
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tmask.cli.exit_codes import reports_errors
+from tmask.cli.output import show_line
 from tmask.plots.comparison import draw_plots
 
 
@@ -18,4 +19,4 @@ def plot(
 ) -> None:
     """Draw gap and time per solver and pattern, as PNG and SVG, from the CSV alone; older figures are replaced."""
     for path in draw_plots(csv, output):
-        typer.echo(path)
+        show_line(str(path))

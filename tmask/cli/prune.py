@@ -24,7 +24,7 @@ from tmask.cli.language_models import (
 )
 from tmask.cli.options import Json, KeepZeros, make_solver
 from tmask.cli.output import show_json, show_table
-from tmask.cli.prune_rows import document, kind_rows, read_patterns, skipped_rows
+from tmask.cli.rows.prune_rows import document, kind_rows, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.outputs.names import check_directory_name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tmask.blocks.pattern import Pattern
 from tmask.cli.options import parse_groups, parse_layouts
+from tmask.files.csv_files import check_texts
 from tmask.files.layers import Selection, in_short, select_layers
 from tmask.files.opening import open_weights
 from tmask.files.weight_file import WeightFile
@@ -20,8 +21,12 @@ def open_selected(
     regex: bool,
     groups: list[str],
     layouts: list[str],
+    csv: Path | None = None,
 ) -> tuple[WeightFile, Selection]:
-    """The file, and what is chosen of it; a layer must have a full tile of the smallest of the patterns."""
+    """The file, and what is chosen of it; a layer must have a full tile of the smallest of the patterns.
+
+    Names of layers are also held against the CSV file that is asked for, before any work.
+    """
     weights = open_weights(path)
     side = min(pattern.m for pattern in patterns)
     selection = select_layers(
@@ -33,6 +38,8 @@ def open_selected(
         layouts=parse_layouts(layouts),
         side=side,
     )
+    if csv is not None:
+        check_texts([path.stem, *(layer.name for layer in selection.layers)])
     return weights, selection
 
 

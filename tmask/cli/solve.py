@@ -14,7 +14,6 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.options import (
     Csv,
     Exclude,
@@ -29,6 +28,7 @@ from tmask.cli.options import (
     make_solver,
 )
 from tmask.cli.output import show_json, show_table
+from tmask.cli.rows.layer_rows import describe, skipped_rows, solve_rows, total
 from tmask.cli.selection import open_selected, reasons
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
@@ -38,6 +38,7 @@ from tmask.files.masked_weights import check_masked_weights, is_folder, write_ma
 from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
+from tmask.files.safetensors_files import check_names
 from tmask.files.weight_file import WeightFile
 from tmask.solving.solver import Solver
 
@@ -76,7 +77,8 @@ def solve(
     check_outputs([file], [output, weights_file, csv], overwrite)
     check_csv_name(csv)
     check_masks_name(output)
-    source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts)
+    source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts, csv)
+    check_names(layer.name for layer in selection.layers)
     if masked_weights is not None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
     run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output), keep_zeros)

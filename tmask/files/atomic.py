@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tmask.errors import OutputError
 
-# Temporary files start with this; a killed process (no clean-up is possible then) leaves one behind.
+# Temporary files start with this, and go on with the file that they are to become, the machine and the process that
+# write them: a killed process (no clean-up is possible then) leaves one behind, which the next one can tell.
 TEMPORARY = ".tmask-"
+_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{16}})-([0-9a-f]{{16}})-(\d+)-[0-9a-f]+(\.\w+)?")
+_ABANDONED = 24 * 3600  # seconds without a byte written, after which another machine's is taken for left behind
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
@@ -65,7 +72,7 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     target = _target(path)
-    temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(f"{_beginning(target)}{os.getpid()}-{secrets.token_hex(8)}{target.suffix}")
     try:
         # O_EXCL: never another process's file. Not `tempfile`'s, which others than the owner may not read.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -75,6 +82,7 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
         _move(temporary, target, overwrite)
         with contextlib.suppress(OSError):  # not every file system can; the file itself is whole either way
             _sync(target.parent)
+        remove_leftovers(target)
     except OutputError:
         raise
     except OSError as error:
@@ -83,6 +91,40 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
         # Still there after a failure, and after a link; gone after a rename.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove temporary files of this target whose process was killed; those of living processes stay."""
+    own = _NAME.fullmatch(f"{_beginning(target)}0-0")
+    assert own is not None
+    with contextlib.suppress(OSError):  # the target is whole: a file that cannot be removed spoils nothing
+        for path in target.parent.glob(f"{TEMPORARY}{own[1]}-*"):
+            found = _NAME.fullmatch(path.name)
+            if found is not None and _is_left(path, int(found[3]), here=found[2] == own[2]):
+                path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, process: int, here: bool) -> bool:
+    # Nobody can tell from here whether its process lives; on Windows, asking so would end it.
+    if not here or os.name != "posix":
+        return time.time() - path.stat().st_mtime > _ABANDONED
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
+
+
+def _beginning(target: Path) -> str:
+    """Of the names of temporary files that this machine makes for a target."""
+    machine = platform.node()
+    with contextlib.suppress(OSError):  # containers may share a name, and count processes each for itself
+        machine += f" {os.stat('/proc/self/ns/pid').st_ino}"
+    return TEMPORARY + "".join(
+        f"{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}-" for text in (target.name, machine)
+    )
 
 
 def _move(temporary: Path, target: Path, overwrite: bool) -> None:

@@ -27,6 +27,11 @@ def describe(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def is_text(name: str) -> bool:
+    """Whether UTF-8 has it: half a character may stand in the names of torch files, and in those of files."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def unlike(path: Path, what: str, error: BaseException) -> FileFormatError:
     """The error for a file whose contents are not what its name says; where the first bytes tell, what they are."""
     try:

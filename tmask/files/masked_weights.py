@@ -16,7 +16,7 @@ from tmask.files.masks import MaskRecord
 from tmask.files.outputs.formats import Listing, check_format, write_weights
 from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
-from tmask.files.safetensors_files import INDEX
+from tmask.files.safetensors_files import INDEX, check_names
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
 
@@ -49,6 +49,7 @@ def check_masked_weights(path: str | Path, source: WeightFile, overwrite: bool, 
         InvalidProblemError: the name's ending is of no format that can hold these weights.
         OutputError: it cannot be written, or exists already.
     """
+    check_names(source.names)
     if is_folder(path, from_folder):
         check_folder(Path(path), source, overwrite)
     else:

@@ -18,7 +18,7 @@ from tmask.files.masks import MaskRecord, read_masks, write_masks
 _SEAL = " contents="
 
 # What `_path` names, and what a killed process leaves of it.
-_OWN = re.compile(rf"([0-9a-f]{{32}}|{re.escape(TEMPORARY)}[0-9a-f]+)\.safetensors")
+_OWN = re.compile(rf"([0-9a-f]{{32}}|{re.escape(TEMPORARY)}[0-9a-f-]+)\.safetensors")
 
 
 class PartialStore:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tmask.errors import FileFormatError
-from tmask.files.damage import DAMAGE, describe, unlike
+from tmask.files.damage import DAMAGE, describe, is_text, unlike
 from tmask.files.tensors import CODES, NAMES, Tensor, contents, from_bytes, num_bytes
 from tmask.files.weight_file import WeightFile
 
@@ -93,6 +93,29 @@ def open_index(path: Path) -> WeightFile:
     )
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Return if a safetensors file can hold tensors of these names; to be asked before long work as well.
+
+    Raises:
+        FileFormatError: a name that the format reserves, or that no reader accepts.
+    """
+    for name in names:
+        if name == "__metadata__":
+            raise FileFormatError("a tensor named '__metadata__' cannot be in a safetensors file; rename it")
+        if not is_text(name):
+            raise FileFormatError(f"a tensor named {name!r} cannot be in a safetensors file; rename it")
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Return if a safetensors file can hold a tensor of this dtype.
+
+    Raises:
+        FileFormatError: it cannot.
+    """
+    if dtype not in CODES:
+        raise FileFormatError(f"tensor {name!r} has dtype {dtype}, which cannot be written to a safetensors file")
+
+
 def write_safetensors(
     path: Path,
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -109,13 +132,9 @@ def write_safetensors(
         FileFormatError: a name that the format reserves, a dtype that it does not have, or what `load` raises.
     Source: the format's description, https://github.com/huggingface/safetensors#format
     """
+    check_names(tensors)
     for name, (dtype, _) in tensors.items():
-        if name == "__metadata__":
-            raise FileFormatError("a tensor named '__metadata__' cannot be in a safetensors file; rename it")
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # half a character, which no reader accepts
-            raise FileFormatError(f"a tensor named {name!r} cannot be in a safetensors file; rename it")
-        if dtype not in CODES:
-            raise FileFormatError(f"tensor {name!r} has dtype {dtype}, which cannot be written to a safetensors file")
+        check_dtype(name, dtype)
     # wide items first: every tensor then starts at a multiple of its item's size
     order = sorted(tensors, key=lambda name: -num_bytes(tensors[name][0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}

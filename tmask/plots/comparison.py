@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tmask.errors import OutputError, SolverUnavailableError
-from tmask.files.atomic import check_output
+from tmask.files.atomic import atomic_path, check_output
 from tmask.plots.figures import draw_gap, draw_gap_time, draw_time
 from tmask.plots.reading import read_case
 from tmask.plots.series import arrange
@@ -54,13 +54,12 @@ def draw_plots(csv_path: str | Path, out_dir: str | Path) -> list[Path]:
 
 
 def _save(figures: dict[str, Figure], out_dir: Path) -> list[Path]:
-    """All files or none: written into a temporary folder beside them, then renamed."""
+    """All files or none: each is written beside its place, and they are renamed when the last is whole."""
     out_dir.mkdir(parents=True, exist_ok=True)
     names = [f"{stem}.{suffix}" for stem in figures for suffix in _FORMATS]
     paths = [check_output(out_dir / name, overwrite=True) for name in names]
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".plots.") as folder:
+    with ExitStack() as stack:
         for path in paths:
-            figures[path.stem].savefig(Path(folder) / path.name, **save_options(path))
-        for path in paths:
-            (Path(folder) / path.name).replace(path)
+            temporary = stack.enter_context(atomic_path(path))
+            figures[path.stem].savefig(temporary, **save_options(path))
     return paths

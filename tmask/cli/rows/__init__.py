@@ -1,0 +1,1 @@
+"""Results of commands as rows, for tables, JSON and CSV."""
