@@ -19,6 +19,7 @@ from tests.nn.tiny_language import save_model, text
 from tmask.cli.exit_codes import Code
 from tmask.cli.prune_rows import kind, kinds, read_patterns
 from tmask.errors import FileFormatError
+from tmask.files.masks import read_masks
 from tmask.files.opening import open_weights
 from tmask.nn.blockwise.pruning import MatrixPruning
 from tmask.nn.methods.wanda import Wanda
@@ -66,8 +67,10 @@ def tensors(path):
 
 def contents(path):
     """Of every file but the report, which tells the time."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != "report.json")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+    files = (file for file in path.rglob("*") if file.is_file() and file.parent.name != "tmask")
+    found = {str(file.relative_to(path)): file.read_bytes() for file in files}
+    masks = read_masks(path / "tmask/masks.safetensors")  # which tell it too
+    return found | {name: (record.mask.tobytes(), record.weights_sha256) for name, record in masks.items()}
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +96,19 @@ def test_every_layer_is_pruned_and_said_of_what_kind(folder, tmp_path):
         assert (after[row["name"]] != 0).mean() == 0.5
     for name in before.keys() - {row["name"] for row in document["matrices"]}:
         assert (before[name] == after[name]).all()
-    assert (tmp_path / "out/tmask/report.json").exists()
+    assert sorted(file.name for file in (tmp_path / "out/tmask").iterdir()) == [
+        "masks.safetensors",
+        "report.json",
+        "report.svg",
+    ]
+    assert [block["name"] for block in document["blocks"]] == [f"model.layers.{k}" for k in range(3)]
 
 
 def test_the_table_says_where_things_lie(folder, tmp_path):
     result = run(*command(folder, tmp_path / "out"))
     assert f"Pruned by wanda, written to {tmp_path / 'out'}" in result.stdout
     assert "mlp.down_proj" in result.stdout
+    assert "model.layers.2 " in result.stdout
     assert "all" in result.stdout
     assert f"masks and report are in {tmp_path / 'out' / 'tmask'}" in one_line(result.stderr)
 

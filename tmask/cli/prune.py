@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,10 @@ from tmask.cli.language_models import (
 )
 from tmask.cli.options import Json, make_solver
 from tmask.cli.output import show_json, show_table
-from tmask.cli.prune_rows import document, kind_rows, read_patterns, skipped_rows
+from tmask.cli.prune_rows import block_rows, document, kind_rows, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
+from tmask.plots.pruning import draw_pruning
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport
@@ -114,6 +116,7 @@ def prune(
             device=place,
             progress=run.tell,
         )
+    _draw(output, report, f"{used.name}, {output.name}")
     _show(output, report, used.name, _unused(target, report), json)
 
 
@@ -235,11 +238,19 @@ def _unused(target: MatrixPatterns, report: BlockwiseReport) -> list[str]:
     return [name for name in target if name.removesuffix(".weight") not in known]
 
 
+def _draw(output: Path, report: BlockwiseReport, title: str) -> None:
+    """The picture beside the report, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        draw_pruning(report.document(), output / "tmask" / "report.svg", title=f"Errors relative to dense: {title}")
+
+
 def _show(output: Path, report: BlockwiseReport, method: str, unused: Sequence[str], json: bool) -> None:
     if json:
         show_json(document(output, report, unused))
         return
     show_table(f"Pruned by {method}, written to {output}", kind_rows(report.rows), texts=("layers",))
+    if behind := block_rows(report):
+        show_table("After each block, to the dense model", behind, texts=("behind",))
     if report.skipped:
         show_table("Left dense", skipped_rows(report.skipped), texts=("because", "weights"))
     if unused:
