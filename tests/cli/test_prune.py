@@ -16,7 +16,9 @@ pytest.importorskip("transformers")
 
 from tests.cli.harness import one_line, run
 from tests.nn.tiny_language import save_model, text
+from tmask.blocks.pattern import Pattern
 from tmask.cli.exit_codes import Code
+from tmask.cli.keep_dense import choose_dense
 from tmask.cli.prune_rows import kind, kinds, read_patterns
 from tmask.errors import FileFormatError
 from tmask.files.masks import read_masks
@@ -169,6 +171,44 @@ def test_patterns_by_layer(folder, tmp_path):
     assert document["unused_patterns"] == ["lm_head.weight"]
 
 
+def test_patterns_that_allocate_chose(folder, tmp_path):
+    weights = folder / "model/model.safetensors.index.json"
+    chosen = run("allocate", str(weights), "--density", "0.5", "--include", "model.layers.*", "--json").stdout
+    (tmp_path / "rows.json").write_text(chosen)
+    pattern = ("--patterns", tmp_path / "rows.json")
+    document = json.loads(run(*command(folder, tmp_path / "out", "--json", pattern=pattern)).stdout)
+    expected = {row["layer"]: row["density"] for row in json.loads(chosen)["layers"]}
+    assert len(set(expected.values())) > 1
+    assert {row["name"]: row["density"] for row in document["matrices"]} == expected
+    assert document["unused_patterns"] == []
+
+
+def test_a_share_stays_dense_where_errors_are_largest(folder, whole, tmp_path):
+    out = tmp_path / "out"
+    document = json.loads(run(*command(folder, out, "--dense-share", "0.3", "--json")).stdout)
+    dense = {name for name, reason in document["skipped"].items() if reason == "excluded"}
+    sizes = {
+        name: array.size for name, array in tensors(out).items() if name.startswith("model.layers") and array.ndim > 1
+    }
+    assert 0 < sum(sizes[name] for name in dense) <= 0.3 * sum(sizes.values())
+    run(*command(folder, tmp_path / "measured", "--goal", "layer", "--at-once"))
+    rows = json.loads((tmp_path / "measured/tmask/report.json").read_text())["matrices"]
+    errors = {row["name"]: row["error"] for row in rows}
+    # No weight of the same size or less that was pruned could take the place of a dense one.
+    for kept in dense:
+        assert all(errors[kept] >= errors[name] for name in errors.keys() - dense if sizes[name] <= sizes[kept])
+    assert sorted(os.listdir(tmp_path)) == ["measured", "out"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, ["b"]), (0.25, ["c"]), (0.2, []), (0.75, ["b", "c"])])
+def test_what_stays_dense_is_the_best_that_fits(share, expected):
+    rows = [
+        MatrixPruning(name, (4, cols), 0.5, 0.9, 0.0, "s", error, 9, 1.0)
+        for name, cols, error in (("a", 4, 0.1), ("b[0]", 4, 0.3), ("b[1]", 4, 0.3), ("c", 4, 0.4))
+    ]
+    assert choose_dense(rows, Pattern(2, 4), share) == expected
+
+
 @pytest.mark.parametrize("content", ['{"layers": [{"layer": "a"}]}', "a,b\n1,2\n", "", '{"layers": 3}', "{"])
 def test_files_that_hold_no_patterns(tmp_path, content):
     (tmp_path / "rows").write_text(content)
@@ -223,6 +263,7 @@ BAD = [
     (("--goal", "best"), "choose dense or layer"),
     (("--exclude", "nothing*"), "--exclude 'nothing*' fits no weight"),
     (("--keep-dense", "mlp.side_proj"), "--keep-dense 'mlp.side_proj' fits no weight"),
+    (("--dense-share", "1"), "must be above 0 and below 1"),
     (("--blocks", "model.towers"), "'model.towers' is no list of modules"),
     (("--dtype", "int4"), "choose one of float32"),
     (("--solver", "nobody"), "nobody"),
