@@ -16,9 +16,12 @@ pytest.importorskip("transformers")
 
 from tests.cli.harness import one_line, run
 from tests.nn.tiny_language import save_model, text
+from tmask.blocks.pattern import Pattern
 from tmask.cli.exit_codes import Code
+from tmask.cli.keep_dense import choose_dense
 from tmask.cli.rows.prune_rows import kind, kinds, read_patterns
 from tmask.errors import FileFormatError
+from tmask.files.masks import read_masks
 from tmask.files.opening import open_weights
 from tmask.nn.blockwise.pruning import MatrixPruning
 from tmask.nn.methods.wanda import Wanda
@@ -66,8 +69,10 @@ def tensors(path):
 
 def contents(path):
     """Of every file but the report, which tells the time."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != "report.json")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+    files = (file for file in path.rglob("*") if file.is_file() and file.parent.name != "tmask")
+    found = {str(file.relative_to(path)): file.read_bytes() for file in files}
+    masks = read_masks(path / "tmask/masks.safetensors")  # which tell it too
+    return found | {name: (record.mask.tobytes(), record.weights_sha256) for name, record in masks.items()}
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +98,19 @@ def test_every_layer_is_pruned_and_said_of_what_kind(folder, tmp_path):
         assert (after[row["name"]] != 0).mean() == 0.5
     for name in before.keys() - {row["name"] for row in document["matrices"]}:
         assert (before[name] == after[name]).all()
-    assert (tmp_path / "out/tmask/report.json").exists()
+    assert sorted(file.name for file in (tmp_path / "out/tmask").iterdir()) == [
+        "masks.safetensors",
+        "report.json",
+        "report.svg",
+    ]
+    assert [block["name"] for block in document["blocks"]] == [f"model.layers.{k}" for k in range(3)]
 
 
 def test_the_table_says_where_things_lie(folder, tmp_path):
     result = run(*command(folder, tmp_path / "out"))
     assert f"Pruned by wanda, written to {tmp_path / 'out'}" in result.stdout
     assert "mlp.down_proj" in result.stdout
+    assert "model.layers.2 " in result.stdout
     assert "all" in result.stdout
     assert f"masks and report are in {tmp_path / 'out' / 'tmask'}" in one_line(result.stderr)
 
@@ -160,6 +171,44 @@ def test_patterns_by_layer(folder, tmp_path):
     assert document["unused_patterns"] == ["lm_head.weight"]
 
 
+def test_patterns_that_allocate_chose(folder, tmp_path):
+    weights = folder / "model/model.safetensors.index.json"
+    chosen = run("allocate", str(weights), "--density", "0.5", "--include", "model.layers.*", "--json").stdout
+    (tmp_path / "rows.json").write_text(chosen)
+    pattern = ("--patterns", tmp_path / "rows.json")
+    document = json.loads(run(*command(folder, tmp_path / "out", "--json", pattern=pattern)).stdout)
+    expected = {row["layer"]: row["density"] for row in json.loads(chosen)["layers"]}
+    assert len(set(expected.values())) > 1
+    assert {row["name"]: row["density"] for row in document["matrices"]} == expected
+    assert document["unused_patterns"] == []
+
+
+def test_a_share_stays_dense_where_errors_are_largest(folder, whole, tmp_path):
+    out = tmp_path / "out"
+    document = json.loads(run(*command(folder, out, "--dense-share", "0.3", "--json")).stdout)
+    dense = {name for name, reason in document["skipped"].items() if reason == "excluded"}
+    sizes = {
+        name: array.size for name, array in tensors(out).items() if name.startswith("model.layers") and array.ndim > 1
+    }
+    assert 0 < sum(sizes[name] for name in dense) <= 0.3 * sum(sizes.values())
+    run(*command(folder, tmp_path / "measured", "--goal", "layer", "--at-once"))
+    rows = json.loads((tmp_path / "measured/tmask/report.json").read_text())["matrices"]
+    errors = {row["name"]: row["error"] for row in rows}
+    # No weight of the same size or less that was pruned could take the place of a dense one.
+    for kept in dense:
+        assert all(errors[kept] >= errors[name] for name in errors.keys() - dense if sizes[name] <= sizes[kept])
+    assert sorted(os.listdir(tmp_path)) == ["measured", "out"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, ["b"]), (0.25, ["c"]), (0.2, []), (0.75, ["b", "c"])])
+def test_what_stays_dense_is_the_best_that_fits(share, expected):
+    rows = [
+        MatrixPruning(name, (4, cols), 0.5, 0.9, 0.0, "s", error, 9, 1.0)
+        for name, cols, error in (("a", 4, 0.1), ("b[0]", 4, 0.3), ("b[1]", 4, 0.3), ("c", 4, 0.4))
+    ]
+    assert choose_dense(rows, Pattern(2, 4), share) == expected
+
+
 @pytest.mark.parametrize("content", ['{"layers": [{"layer": "a"}]}', "a,b\n1,2\n", "", '{"layers": 3}', "{"])
 def test_files_that_hold_no_patterns(tmp_path, content):
     (tmp_path / "rows").write_text(content)
@@ -214,6 +263,7 @@ BAD = [
     (("--goal", "best"), "choose dense or layer"),
     (("--exclude", "nothing*"), "--exclude 'nothing*' fits no weight"),
     (("--keep-dense", "mlp.side_proj"), "--keep-dense 'mlp.side_proj' fits no weight"),
+    (("--dense-share", "1"), "must be above 0 and below 1"),
     (("--blocks", "model.towers"), "'model.towers' is no list of modules"),
     (("--dtype", "int4"), "choose one of float32"),
     (("--solver", "nobody"), "nobody"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
+from tmask.cli.keep_dense import check_share, choose_dense
 from tmask.cli.language_models import (
     DeviceOption,
     DtypeOption,
@@ -24,14 +27,16 @@ from tmask.cli.language_models import (
 )
 from tmask.cli.options import Json, KeepZeros, make_solver
 from tmask.cli.output import show_json, show_table
-from tmask.cli.rows.prune_rows import document, kind_rows, read_patterns, skipped_rows
+from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.outputs.names import check_directory_name
+from tmask.plots.pruning import draw_pruning
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport
     from tmask.nn.blockwise.choice import MatrixPatterns
+    from tmask.nn.blockwise.pruning import MatrixPruning
     from tmask.nn.methods.method import Method
 
 _GIB = 2**30
@@ -71,6 +76,10 @@ def prune(
         list[str], typer.Option("--keep-dense", help="Name of weights that stay dense, or its end (repeatable).")
     ] = [],  # noqa: B006
     keep_zeros: KeepZeros = False,
+    dense_share: Annotated[
+        float | None,
+        typer.Option("--dense-share", help="Share of the weights to leave dense where errors are largest."),
+    ] = None,
     blocks: Annotated[str, typer.Option(help="Name of the list of blocks, where it is not the longest.")] = "",
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
@@ -87,6 +96,8 @@ def prune(
     need_libraries("prune")
     check_directory(model)
     target = _target(pattern, density, patterns, plain, solver)
+    if dense_share is not None:
+        check_share(dense_share, pattern)
     if goal not in ("dense", "layer"):
         raise InvalidProblemError(f"--goal {goal!r}: choose dense or layer")
     check_directory_name(output)
@@ -97,11 +108,15 @@ def prune(
 
     used, number_type, place = _method(method, settings), read_dtype(dtype), read_device(device)
     dense = _left_dense(model, exclude, keep_dense)
-    batches = _batches(calibration, model, samples, length, seed, batch, by_document, field)
+    held = _batches(calibration, model, samples, length, seed, batch, by_document, field)
+    batches = [{key: value.to(place) for key, value in one.items()} for one in held]
+    if dense_share is not None:
+        rows = _measure(model, output, batches, pattern, plain, blocks, dense, number_type, place)
+        dense += choose_dense(rows, Pattern.parse(pattern), dense_share)
     with _Run(output) as run:
         report = prune_blocks(
             model,
-            [{key: value.to(place) for key, value in one.items()} for one in batches],
+            batches,
             target,
             output=output,
             method=used,
@@ -118,6 +133,7 @@ def prune(
             device=place,
             progress=run.tell,
         )
+    _draw(output, report, f"{used.name}, {output.name}")
     _show(output, report, used.name, _unused(target, report), json)
 
 
@@ -199,6 +215,42 @@ def _batches(
     return batches
 
 
+def _measure(
+    model: Path,
+    output: Path,
+    batches: list[dict[str, Any]],
+    pattern: str,
+    plain: bool,
+    blocks: str,
+    dense: Sequence[str],
+    dtype: Any,
+    device: Any,
+) -> tuple[MatrixPruning, ...]:
+    """What each weight loses: a quick run of its own, whose output is dropped."""
+    from tmask.nn.blockwise.entry import prune_blocks
+
+    trial = output.with_name(f"{output.name}.measured")
+    shutil.rmtree(trial, ignore_errors=True)  # of a run that was killed when it had just measured
+    with _Run(trial) as run:
+        report = prune_blocks(
+            model,
+            batches,
+            pattern,
+            output=trial,
+            method="wanda",
+            transposable=not plain,
+            goal="layer",
+            by_stage=False,
+            blocks=blocks,
+            exclude=dense,
+            dtype=dtype,
+            device=device,
+            progress=run.tell,
+        )
+    shutil.rmtree(trial)
+    return report.rows
+
+
 class _Run:
     """Shows the blocks that are done; where a run ends early, adds to the error what it leaves behind."""
 
@@ -239,11 +291,19 @@ def _unused(target: MatrixPatterns, report: BlockwiseReport) -> list[str]:
     return [name for name in target if name.removesuffix(".weight") not in known]
 
 
+def _draw(output: Path, report: BlockwiseReport, title: str) -> None:
+    """The picture beside the report, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        draw_pruning(report.document(), output / "tmask" / "report.svg", title=f"Errors relative to dense: {title}")
+
+
 def _show(output: Path, report: BlockwiseReport, method: str, unused: Sequence[str], json: bool) -> None:
     if json:
         show_json(document(output, report, unused))
         return
     show_table(f"Pruned by {method}, written to {output}", kind_rows(report.rows), texts=("layers",))
+    if behind := block_rows(report):
+        show_table("After each block, to the dense model", behind, texts=("behind",))
     if report.skipped:
         show_table("Left dense", skipped_rows(report.skipped), texts=("because", "weights"))
     if unused:

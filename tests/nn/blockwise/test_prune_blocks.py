@@ -320,3 +320,30 @@ def test_settings_that_cannot_be_meant():
     ):
         with pytest.raises(InvalidProblemError, match=text):
             run(**settings)
+
+
+@pytest.mark.parametrize("tuning", [None, Tuning(epochs=2)])
+def test_errors_behind_blocks_are_those_of_the_hidden_states(tuning):
+    dense, data = make("llama"), tokens()
+    model = copy.deepcopy(dense)
+    report = prune_blocks(model, data, "2:4", method="wanda", tuning=tuning)
+    assert [block.name for block in report.blocks] == ["model.layers.0", "model.layers.1"]
+    for index, block in enumerate(report.blocks):
+        got, wanted = (torch.cat(_behind(each, index, data)) for each in (model, dense))
+        expected = float((got - wanted).square().sum() / wanted.square().sum())
+        assert block.error == pytest.approx(expected, rel=1e-9)
+        assert report.document()["blocks"][index] == {"name": block.name, "error": block.error}
+
+
+def test_without_the_dense_model_errors_behind_blocks_are_not_known():
+    report = prune_blocks(make("llama"), tokens(), "2:4", method="wanda", goal="layer")
+    assert [block.error for block in report.blocks] == [None, None]
+
+
+def _behind(model, index, data):
+    """The hidden states behind a block, batch by batch."""
+    found = []
+    hook = model.model.layers[index].register_forward_hook(lambda _, __, output: found.append(output.detach().clone()))
+    outputs(model, data)
+    hook.remove()
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,16 +15,11 @@ from tmask.blocks.pattern import Pattern
 from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.errors import FileFormatError, InvalidProblemError
+from tmask.plots.matrix_names import kind
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport
     from tmask.nn.blockwise.pruning import MatrixPruning
-
-
-def kind(name: str) -> str:
-    """The name of a weight in any block: "model.layers.3.mlp.down_proj.weight" is an "mlp.down_proj"."""
-    in_any = re.sub(r"(?<=[.\[])\d+(?=[.\]])", "*", name)
-    return in_any.partition("*.")[2].removesuffix(".weight") if "*." in in_any else in_any.removesuffix(".weight")
 
 
 def kinds(rows: Sequence[MatrixPruning]) -> list[dict[str, Any]]:
@@ -71,6 +65,15 @@ def kind_rows(rows: Sequence[MatrixPruning]) -> list[Row]:
     ]
 
 
+def block_rows(report: BlockwiseReport) -> list[Row]:
+    """What is left of the dense model's hidden states behind each block; empty where that is not known."""
+    return [
+        {"behind": block.name, "error of hidden states": percent(block.error)}
+        for block in report.blocks
+        if block.error is not None
+    ]
+
+
 def skipped_rows(skipped: Mapping[str, str]) -> list[Row]:
     """Weights that stay dense, by reason and kind."""
     reasons: dict[str, Counter[str]] = {}
@@ -93,6 +96,7 @@ def document(output: Path, report: BlockwiseReport, unused: Sequence[str]) -> di
         "seconds": report.seconds,
         "mean_error": report.error,
         "kinds": kinds(report.rows),
+        "blocks": [asdict(block) for block in report.blocks],
         "matrices": [asdict(row) for row in report.rows],
         "skipped": dict(report.skipped),
         "unused_patterns": list(unused),

@@ -15,6 +15,20 @@ from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
 
 
 @dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A block when all was done to it.
+
+    Args:
+        name: in the model.
+        error: relative squared error of the hidden states behind it to those of the dense model, on the calibration
+            data, after tuning and rounding; None where the dense model was not run beside (goal "layer").
+    """
+
+    name: str
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class BlockwiseReport:
     """A model that was pruned block by block.
 
@@ -23,16 +37,22 @@ class BlockwiseReport:
         skipped: reasons by name, of all other parameters of two axes or more.
         masks: by the parameter's name, bool in its shape, True = kept; unpacked when they are asked for.
         seconds: in all.
+        blocks: with the errors that are left behind them, in their order.
     """
 
     rows: tuple[MatrixPruning, ...]
     skipped: Mapping[str, str] = field(repr=False)
     masks: Mapping[str, Tensor] = field(repr=False)
     seconds: float
+    blocks: tuple[BlockRow, ...] = ()
 
     @property
     def error(self) -> float:
-        """The mean of the matrices' relative errors."""
+        """The mean of the matrices' relative errors, each when it was pruned.
+
+        That is before a block's tuning, and before rounding to the type of the files; `blocks` tells what is left
+        after both.
+        """
         known = [row.error for row in self.rows if not math.isnan(row.error)]
         return sum(known) / len(known) if known else float("nan")
 
@@ -45,6 +65,7 @@ class BlockwiseReport:
         return {
             "seconds": self.seconds,
             "mean_error": self.error,
+            "blocks": [dataclasses.asdict(block) for block in self.blocks],
             "matrices": [dataclasses.asdict(row) for row in self.rows],
             "skipped": dict(self.skipped),
         }
@@ -53,8 +74,10 @@ class BlockwiseReport:
 def make_report(model: nn.Module, done: Iterable[BlockPruning], seconds: float) -> BlockwiseReport:
     """Put the blocks together; matrices that no block accounts for are named too."""
     rows, skipped, masks = [], dict[str, str](), PackedMasks()
+    blocks = []
     for block in done:
         rows += block.rows
+        blocks.append(BlockRow(block.name, block.error))
         skipped |= block.skipped
         for name in block.masks:
             masks[name] = block.masks[name]
@@ -63,7 +86,7 @@ def make_report(model: nn.Module, done: Iterable[BlockPruning], seconds: float) 
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and name not in known and name not in tied:
             skipped[name] = _outside(model, name)
-    return BlockwiseReport(tuple(rows), skipped, masks, seconds)
+    return BlockwiseReport(tuple(rows), skipped, masks, seconds, tuple(blocks))
 
 
 def _outside(model: nn.Module, name: str) -> str:

@@ -75,11 +75,21 @@ class MatrixPruning:
 
 @dataclass(slots=True)
 class BlockPruning:
-    """What was done to a block: rows, masks by full name (in the stored shape), and what was left out."""
+    """What was done to a block.
+
+    Args:
+        rows: of its matrices.
+        masks: by full name, in the stored shape.
+        skipped: reasons by name of what was left out.
+        name: of the block.
+        error: of the hidden states behind it, see `block_error`; None where the dense model is not run beside.
+    """
 
     rows: list[MatrixPruning] = field(default_factory=list)
     masks: MutableMapping[str, Tensor] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    error: float | None = None
 
 
 def prune_block(

@@ -19,6 +19,7 @@ from torch import nn
 
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.blockwise.batches import placed
+from tmask.nn.blockwise.block_error import block_error
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
 from tmask.nn.blockwise.layout import lay_out
@@ -110,7 +111,11 @@ def walk(
         for index in range(len(blocks)):
             tell(index, len(blocks), _name(source, index))
             own = [entry[index] for entry in calls]
-            done.append(_one(source, index, own, states, dense if settings.paired else None, settings, ranks))
+            beside = dense if settings.paired else None
+            block = _one(source, index, own, states, beside, settings, ranks)
+            block.name = _name(source, index)
+            block.error = None if beside is None else block_error(states, beside, ranks)
+            done.append(block)
             gc.collect()  # modules hold themselves in circles, and a block is large
         if not any(block.rows for block in done):
             raise InvalidProblemError(f"no block has a matrix to prune; of the first: {_reasons(done[0])}")
