@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask "
     "tmask.nn.packing tmask.nn.layers tmask.nn.names",
     "tmask.nn.calibration": "tmask.files",
-    "tmask.nn.fitting": f"{CORE} tmask.nn.names tmask.nn.calibration tmask.nn.libraries",
+    "tmask.nn.fitting": f"{CORE} tmask.nn.names tmask.nn.calibration tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.methods": CORE,
     "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.distributed "
     "tmask.nn.libraries tmask.nn.methods",

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import pad
+
+from tmask.nn.methods.adaprune import fold
 
 
 def fold_means(weight: Tensor, mask: Tensor, m: int, positions: int) -> Tensor:
     """The kept weights, each with its share of those that were removed from its group; (G, R, C) in and out.
 
-    A group is m consecutive inputs of one output at one kernel position. The sum of its weights stays as it was, spread
-    evenly over those that are kept: exact for inputs that are all equal.
-
-    Source: [Hubara2021], AdaPrune.
+    A group is m consecutive inputs of one output at one kernel position, see `fold`.
     """
-    groups, rows, cols = weight.shape
-    channels = cols // positions
-    padding = -channels % m
+    by_channel = (*weight.shape[:2], weight.shape[2] // positions, positions)
 
-    def grouped(matrices: Tensor) -> Tensor:
-        by_channel = matrices.reshape(groups, rows, channels, positions)
-        # What fills the last group up weighs 0 and is not kept, so that it changes no sum.
-        padded = pad(by_channel, (0, 0, 0, padding))
-        return padded.reshape(groups, rows, -1, m, positions)
+    # Inputs at one position side by side, as `fold` has them.
+    def lines(matrices: Tensor) -> Tensor:
+        return matrices.reshape(by_channel).transpose(2, 3).reshape(-1, by_channel[2])
 
-    kept = grouped(mask.to(weight.dtype))
-    values = grouped(weight)
-    removed = (values * (1 - kept)).sum(3, keepdim=True)
-    # A group that keeps nothing has nobody to take its share; the 1 only avoids 0 / 0.
-    folded = kept * (values + removed / kept.sum(3, keepdim=True).clamp_min(1))
-    return folded.reshape(groups, rows, channels + padding, positions)[:, :, :channels].reshape(weight.shape)
+    folded = fold(lines(weight), lines(mask), m).reshape(*by_channel[:2], positions, by_channel[2])
+    return folded.transpose(2, 3).reshape(weight.shape)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
+from tmask.nn.methods.support import Plain
 from tmask.solving.api import solve
 from tmask.solving.solver import Solver
 
@@ -110,14 +111,7 @@ def plain_mask(scores: npt.NDArray[np.floating], pattern: Pattern) -> npt.NDArra
     Returns:
         bool, the shape of the scores.
     """
-    moved = np.moveaxis(scores, 1, -1)  # (outputs, *kernel, inputs)
-    inputs = moved.shape[-1]
-    # Padded by less than any score, so that a group cut short chooses among its real inputs first.
-    padded = np.full((*moved.shape[:-1], inputs + -inputs % pattern.m), -1.0)
-    padded[..., :inputs] = moved
-    grouped = padded.reshape(*moved.shape[:-1], -1, pattern.m)
-    # Stable, or which of two equal weights stays would depend on numpy and the processor.
-    order = np.argsort(-grouped, axis=-1, kind="stable")
-    kept = np.zeros(grouped.shape, np.bool_)
-    np.put_along_axis(kept, order[..., : pattern.n], True, axis=-1)
-    return np.ascontiguousarray(np.moveaxis(kept.reshape(padded.shape)[..., :inputs], -1, 1))
+    moved = np.ascontiguousarray(np.moveaxis(scores, 1, -1))  # (outputs, *kernel, inputs)
+    lines = torch.from_numpy(moved).reshape(-1, moved.shape[-1])
+    kept = Plain(pattern).project(lines).mask.numpy().reshape(moved.shape)
+    return np.ascontiguousarray(np.moveaxis(kept, -1, 1))

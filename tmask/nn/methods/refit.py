@@ -9,6 +9,7 @@ Cost: R C^2 multiplications a step of conjugate gradients; R k^3 / 6 by Cholesky
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,20 +123,32 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 
 def _by_cholesky(goal: Goal, start: Tensor, mask: Tensor) -> Tensor:
-    """(R, C) in scaled weights, for batches of rows at once."""
-    found = torch.zeros_like(start)
+    """(R, C) in scaled weights."""
+    return (start + solve_kept(goal.hessian, (goal.weight - start) @ goal.hessian, mask)) * mask
+
+
+def solve_kept(
+    hessian: Tensor, residual: Tensor, mask: Tensor, factor: Callable[[Tensor], Tensor] = factor_of
+) -> Tensor:
+    """Solutions (R, C) of H x = residual, row by row, on what each row keeps; 0 elsewhere.
+
+    Args:
+        hessian: (C, C) H.
+        residual: (R, C) right-hand sides.
+        factor: lower Cholesky factors of (r, k, k).
+    """
+    found = torch.zeros_like(residual)
     most = int(mask.sum(1).max())
     if most == 0:
         return found
     # The kept columns of each row first, in their order; what pads a short row is decoupled below.
     order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]  # (R, k)
-    real = mask.gather(1, order).to(start.dtype)  # (R, k)
-    residual = ((goal.weight - start) @ goal.hessian).gather(1, order) * real
-    begin = start.gather(1, order)
-    for rows in torch.split(torch.arange(len(start), device=start.device), max(1, _BATCH // most**2)):
+    real = mask.gather(1, order).to(residual.dtype)  # (R, k)
+    right = residual.gather(1, order) * real
+    for rows in torch.split(torch.arange(len(residual), device=residual.device), max(1, _BATCH // most**2)):
         columns, keep = order[rows], real[rows]
-        matrix = goal.hessian[columns[:, :, None], columns[:, None, :]] * keep[:, :, None] * keep[:, None, :]
+        matrix = hessian[columns[:, :, None], columns[:, None, :]] * keep[:, :, None] * keep[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1 - keep)
-        change = torch.cholesky_solve(residual[rows, :, None], factor_of(matrix))[:, :, 0]
-        found[rows] = found[rows].scatter(1, columns, (begin[rows] + change) * keep)
+        solved = torch.cholesky_solve(right[rows, :, None], factor(matrix))[:, :, 0]
+        found[rows] = found[rows].scatter(1, columns, solved * keep)
     return found
