@@ -17,6 +17,7 @@ from tmask.nn.packing import routes, verification
 
 TINY = Scale(((64, 128),), (8, 13), ((64, 1, 8),), repeats=1)
 CPU = torch.device("cpu")
+EAGER = ("dense_forward", "dense_backward", "sparse_forward", "sparse_backward", "mask", "pack")
 
 
 @pytest.fixture
