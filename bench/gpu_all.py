@@ -38,11 +38,7 @@ def parts(device: str, folder: Path) -> list[Part]:
     sizes = "--patterns=2:4,4:8,8:16", "--sides=4096", "--dtypes=float32,bfloat16", "--repeats=7", "--budget=0.5"
     return [
         Part("small", small, 25),
-        Part("tests-packing", (*_PYTEST, "tests/nn/packing", "-k", _PACKED), 50),
-        Part("tests-masks", (*_PYTEST, "tests/solvers/test_midpoint_cuda.py", "-k", "gpu"), 80),
-        Part("tests-others", (*_PYTEST, *solving, *tests, "-k", "cuda or gpu or device or times"), 35),
-        Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 30, needs="compute-sanitizer"),
-        Part("bench-masks", (sys.executable, "-m", "bench.gpu", f"--out={folder / f'gpu-{name}.csv'}", *sizes), 70),
+        Part("tests-packing", (*_PYTEST, "tests/nn/packing", "tests/nn/training/test_graphed.py", "-k", _PACKED), 50),
         Part(
             "bench-training",
             (
@@ -54,6 +50,10 @@ def parts(device: str, folder: Path) -> list[Part]:
             ),
             70,
         ),
+        Part("tests-masks", (*_PYTEST, "tests/solvers/test_midpoint_cuda.py", "-k", "gpu"), 80),
+        Part("tests-others", (*_PYTEST, *solving, *tests, "-k", "cuda or gpu or device or times"), 35),
+        Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 30, needs="compute-sanitizer"),
+        Part("bench-masks", (sys.executable, "-m", "bench.gpu", f"--out={folder / f'gpu-{name}.csv'}", *sizes), 70),
     ]
 
 

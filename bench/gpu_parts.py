@@ -74,7 +74,12 @@ def linear(base: Row, route: Route, dtype: torch.dtype, device: torch.device, re
     for name, value in asdict(timing).items():
         if name != "tokens":
             yield dataclasses.replace(base, quantity=f"{name}_seconds", value=value)
-    for name, value in asdict(measure_graphs(route, shape, dtype, device, base.tokens, repeats)).items():
+    try:
+        graphs = measure_graphs(route, shape, dtype, device, base.tokens, repeats)
+    except (TmaskError, RuntimeError) as error:  # the eager times stand without it
+        yield _without_graph(base, error)
+        return
+    for name, value in asdict(graphs).items():
         if name != "tokens":
             yield dataclasses.replace(base, quantity=f"graph_{name}_seconds", value=value)
 
@@ -133,9 +138,17 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
             for every in (1, 40):
                 share = once / (once + every * seconds)
                 yield dataclasses.replace(row, quantity=f"renewal_share_every_{every}", value=share)
-    # Last: what cannot be captured leaves the eager times.
-    for backend, seconds in time_in_turn(graphed, device, repeats).items():
+    try:
+        seconds_in_graphs = time_in_turn(graphed, device, repeats)
+    except (TmaskError, RuntimeError) as error:
+        yield _without_graph(base, error)
+        return
+    for backend, seconds in seconds_in_graphs.items():
         yield dataclasses.replace(base, backend=backend, quantity="graph_step_seconds", value=seconds)
+
+
+def _without_graph(base: Row, error: Exception) -> Row:
+    return dataclasses.replace(base, backend="graph", failure=" ".join(str(error).split()))
 
 
 def _graphed_step(model: GptBlock, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> Callable[[], None]:

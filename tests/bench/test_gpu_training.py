@@ -9,14 +9,15 @@ import sys
 import pytest
 import torch
 
-from bench import gpu_training
+from bench import gpu_parts, gpu_training
 from bench.gpu_training import NO_GPU, SCALES, Scale, main, measure
 from tests.nn.unpacked_route import Unpacked
-from tmask.errors import InvalidProblemError, OutputError
+from tmask.errors import InvalidProblemError, KernelError, OutputError
 from tmask.nn.packing import routes, verification
 
 TINY = Scale(((64, 128),), (8, 13), ((64, 1, 8),), repeats=1)
 CPU = torch.device("cpu")
+EAGER = ("dense_forward", "dense_backward", "sparse_forward", "sparse_backward", "mask", "pack")
 
 
 @pytest.fixture
@@ -89,6 +90,17 @@ def test_every_part_yields_its_numbers(unpacked, tmp_path):
     assert 0 < share["renewal_share_every_40"] < share["renewal_share_every_1"] < 1
     expected = share["renewal_seconds"] / (share["renewal_seconds"] + 40 * share["step_seconds"])
     assert share["renewal_share_every_40"] == pytest.approx(expected)
+
+
+def test_what_cannot_be_captured_leaves_the_eager_times(unpacked, tmp_path, monkeypatch):
+    def fails(*_):
+        raise KernelError("no capture")
+
+    monkeypatch.setattr(gpu_parts, "measure_graphs", fails)
+    monkeypatch.setattr("tmask.nn.training.graphed.captured", fails)
+    rows = [row for row in run(tmp_path / "gpu.csv") if row["part"] in ("linear", "block") and row["value"]]
+    assert {row["quantity"] for row in rows} >= {"sparse_forward_seconds", "step_seconds"}
+    assert not any(row["quantity"].startswith("graph") for row in rows)
 
 
 def test_a_route_that_cannot_run_is_a_row(unpacked, tmp_path):

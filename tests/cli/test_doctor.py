@@ -93,6 +93,8 @@ def test_with_kernels_times_and_verdicts_are_shown(monkeypatch):
     )
     output = run(*arguments).stdout
     assert "Measured, float16, milliseconds" in output
+    assert "A whole step, milliseconds" in output
+    assert output.count("masked") >= 4  # what auto takes, of each count, as it is and in a graph
     assert "33x64; unpacked needs both sides in multiples of 32" in one_line(output)
     document = json.loads(run(*arguments, "--json").stdout)
     assert document["dtype"] == "float16"
@@ -100,6 +102,8 @@ def test_with_kernels_times_and_verdicts_are_shown(monkeypatch):
     assert good["eligible_here"]
     assert good["route"] == "unpacked"
     assert [timing["tokens"] for timing in good["timings"]] == [8, 24]
+    assert [graph["tokens"] for graph in good["graphs"]] == [8, 24]
+    assert all(0 < graph["dense"] < graph["sparse"] for graph in good["graphs"])
     # Unpacking on a CPU is no fast kernel, and the verdict must say so.
     assert good["verdict"] == "not worth it here: slower than dense up to 16 tokens"
     assert good["break_even_tokens"] is None

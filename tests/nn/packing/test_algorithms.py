@@ -9,10 +9,10 @@ import torch
 
 from tests.nn.linears import masked_linear
 from tmask.nn.packing import algorithms, attaching, remembered
-from tmask.nn.packing.algorithms import Product, algorithm, default_alone
+from tmask.nn.packing.algorithms import SparseProduct, algorithm, default_alone
 
 CPU = torch.device("cpu")
-PRODUCT = Product(64, 128, 64, torch.bfloat16, True, False)
+PRODUCT = SparseProduct(64, 128, 64, torch.bfloat16, True, False)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def searches(emulated_cusparselt, monkeypatch, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_searched_once_in_a_process_and_never_again_with_the_file(searches, monkeypatch, dtype, bias):
-    product = Product(64, 2048, 64, dtype, dtype == torch.bfloat16, bias)
+    product = SparseProduct(64, 2048, 64, dtype, dtype == torch.bfloat16, bias)
     assert [algorithm(product, CPU) for _ in range(3)] == [3, 3, 3]
     monkeypatch.setattr(algorithms, "_chosen", {})
     assert algorithm(product, CPU) == 3
@@ -71,11 +71,11 @@ def test_a_search_that_fails_costs_nothing_but_is_not_kept(searches, monkeypatch
 
 
 def test_few_tokens_many_counts_and_trials_are_not_searched_for(searches):
-    assert algorithm(Product(64, 128, 8, torch.bfloat16, True, False), CPU) == 0
+    assert algorithm(SparseProduct(64, 128, 8, torch.bfloat16, True, False), CPU) == 0
     with default_alone():
         assert algorithm(PRODUCT, CPU) == 0
     for count in range(16, 96, 8):
-        algorithm(Product(64, 128, count, torch.bfloat16, True, False), CPU)
+        algorithm(SparseProduct(64, 128, count, torch.bfloat16, True, False), CPU)
     assert searches == [16, 24, 32, 40]
 
 
@@ -121,5 +121,5 @@ def test_on_a_gpu_with_cusparselt(dtype, monkeypatch, tmp_path):
     if problem := ROUTES["cusparselt"].problem(device):
         pytest.skip(problem)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    assert algorithm(Product(1024, 2048, 4096, dtype, dtype == torch.bfloat16, True), device) >= 0
+    assert algorithm(SparseProduct(1024, 2048, 4096, dtype, dtype == torch.bfloat16, True), device) >= 0
     assert (tmp_path / "tmask-measured.json").exists()

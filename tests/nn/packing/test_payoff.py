@@ -69,7 +69,7 @@ def test_steps_are_timed_whole(unpacked):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_graph_on_a_gpu_is_of_what_the_step_does():
+def test_a_graph_on_cuda_is_of_what_the_step_does():
     x = torch.ones(8, device="cuda")
     replay = graph_timing.captured(lambda: x.add_(1), torch.device("cuda", 0))
     before = float(x[0])

@@ -156,7 +156,7 @@ def test_the_kernel_in_tritons_interpreter():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("given", [*HALVES, torch.float32])
-def test_the_kernel_on_a_gpu(given, dtype):
+def test_the_kernel_on_cuda(given, dtype):
     device = torch.device("cuda", 0)
     mask, weight = random_mask(1024, 1104).to(device), torch.randn(1024, 1104, device=device).to(given)
     kept = values.kept_of(mask, dtype)

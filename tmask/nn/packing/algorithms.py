@@ -28,7 +28,7 @@ _DEVICES = ("cuda",)
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class SparseProduct:
     """What the choice depends on: a packed (rows, cols) matrix times so many tokens."""
 
     rows: int
@@ -39,7 +39,7 @@ class Product:
     bias: bool
 
 
-_chosen: dict[tuple[torch.device, Product], int] = {}
+_chosen: dict[tuple[torch.device, SparseProduct], int] = {}
 _allowed = True
 
 
@@ -54,7 +54,7 @@ def default_alone() -> Iterator[None]:
         _allowed = before
 
 
-def algorithm(product: Product, device: torch.device) -> int:
+def algorithm(product: SparseProduct, device: torch.device) -> int:
     """The algorithm's number for a product; the default one where none was, or can be, searched for."""
     key = device, product
     if key in _chosen:
@@ -75,7 +75,7 @@ def algorithm(product: Product, device: torch.device) -> int:
     return _chosen[key]
 
 
-def _enough(product: Product, device: torch.device) -> bool:
+def _enough(product: SparseProduct, device: torch.device) -> bool:
     alike = [
         other.tokens
         for where, other in _chosen
@@ -84,7 +84,7 @@ def _enough(product: Product, device: torch.device) -> bool:
     return product.tokens not in alike and len(set(alike)) >= _MOST
 
 
-def _search(product: Product, device: torch.device) -> int | None:
+def _search(product: SparseProduct, device: torch.device) -> int | None:
     """The fastest algorithm if it is right, the default one if not, None where the search itself failed."""
     what = f"{product.rows}x{product.cols}, {product.tokens} tokens, {product.dtype} on {device}"
     try:
@@ -100,7 +100,7 @@ def _search(product: Product, device: torch.device) -> int | None:
     return found
 
 
-def _searched(product: Product, device: torch.device) -> tuple[int, bool]:
+def _searched(product: SparseProduct, device: torch.device) -> tuple[int, bool]:
     weight, tokens, bias = _whole_numbers(product, device)
     compressed, dense = torch._cslt_compress(weight), tokens.t()
     bias = bias if product.bias else None
@@ -110,7 +110,7 @@ def _searched(product: Product, device: torch.device) -> tuple[int, bool]:
     return found, torch.equal(result, functional.linear(tokens, weight, bias))
 
 
-def _whole_numbers(product: Product, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+def _whole_numbers(product: SparseProduct, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """Weight, tokens and bias of -1, 0 and 1; sums stay far below 256, up to which bfloat16 has every number."""
     generator = torch.Generator(device).manual_seed(0)
 

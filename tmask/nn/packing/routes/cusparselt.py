@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tmask.nn.packing.algorithms import Product, algorithm
+from tmask.nn.packing.algorithms import SparseProduct, algorithm
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
 from tmask.nn.packing.values import kept_of, write_both
 
@@ -70,7 +70,7 @@ class Cusparselt(Route):
         """
         transpose = tokens.dtype != torch.float16
         sizes = rows, tokens.shape[1], len(tokens)
-        number = algorithm(Product(*sizes, tokens.dtype, transpose, bias is not None), tokens.device)
+        number = algorithm(SparseProduct(*sizes, tokens.dtype, transpose, bias is not None), tokens.device)
         result: Tensor = torch._cslt_sparse_mm(
             operand[0], tokens.t(), bias=bias, transpose_result=transpose, alg_id=number
         )
