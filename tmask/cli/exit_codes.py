@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import ParamSpec
 
 from tmask.cli.console import complain, note
-from tmask.cli.signals import Stopped
+from tmask.cli.signals import EndedBySignal
 from tmask.errors import OutputError, SolverFailedError, SolverUnavailableError, TmaskError
 
 Parameters = ParamSpec("Parameters")
@@ -56,7 +56,7 @@ def errors_as_exit_codes() -> Iterator[None]:
 
 
 def _code(error: BaseException) -> int:
-    if isinstance(error, Stopped):
+    if isinstance(error, EndedBySignal):
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return Code.INTERRUPTED

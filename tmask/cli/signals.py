@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 
 
-class Stopped(KeyboardInterrupt):
+class EndedBySignal(KeyboardInterrupt):
     """A signal other than Ctrl-C's has asked to end; an interrupt to all who clean up after one."""
 
     def __init__(self, number: int) -> None:
@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Raise Stopped in the main thread on TERM and HUP, unless they are ignored, as under `nohup`."""
+    """Raise EndedBySignal in the main thread on TERM and HUP, unless they are ignored, as under `nohup`."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no HUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
@@ -31,4 +31,4 @@ def stop_on_signals() -> None:
 def _stop(number: int, _: FrameType | None) -> None:
     # A second one ends the process at once: the first may wait for native code that does not return.
     signal.signal(number, signal.SIG_DFL)
-    raise Stopped(number)
+    raise EndedBySignal(number)

@@ -20,7 +20,7 @@ from tmask.files.weight_file import WeightFile
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StoredPart:
     """A tensor in the files, as a part of a parameter.
 
     Args:
@@ -34,7 +34,7 @@ class Part:
     offset: int = 0
 
     @classmethod
-    def whole(cls, name: str, tensor: Tensor) -> Part:
+    def whole(cls, name: str, tensor: Tensor) -> StoredPart:
         """All of a parameter."""
         return cls(name, tuple(tensor.shape), torch.empty(tensor.shape, device="meta").stride())
 
@@ -43,10 +43,10 @@ class Part:
         return tensor.contiguous().as_strided(self.shape, self.stride, self.offset)
 
 
-Parts = Mapping[str, tuple[Part, ...]]
+Parts = Mapping[str, tuple[StoredPart, ...]]
 
 
-def stored_parts(model: nn.Module, file: WeightFile, blocks_name: str) -> dict[str, tuple[Part, ...]]:
+def stored_parts(model: nn.Module, file: WeightFile, blocks_name: str) -> dict[str, tuple[StoredPart, ...]]:
     """The tensors of the files by the name that their parameter has in the model.
 
     Raises:
@@ -55,12 +55,12 @@ def stored_parts(model: nn.Module, file: WeightFile, blocks_name: str) -> dict[s
     prefix = str(getattr(model, "base_model_prefix", ""))
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state = model.state_dict(keep_vars=True)  # parameters, and buffers that are stored
-    found: dict[str, tuple[Part, ...]] = {}
+    found: dict[str, tuple[StoredPart, ...]] = {}
     for name, tensor in state.items():
         candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")  # some files lack it, or have it
         stored = next((candidate for candidate in candidates if candidate in file.shapes), None)
         if stored is not None and file.shapes[stored] == tuple(tensor.shape):
-            found[name] = (Part.whole(stored, tensor),)
+            found[name] = (StoredPart.whole(stored, tensor),)
     missing = {name: tensor for name, tensor in state.items() if name not in found}
     found |= _converted(model, missing, file)
     for name, tensor in missing.items():
@@ -73,7 +73,7 @@ def stored_parts(model: nn.Module, file: WeightFile, blocks_name: str) -> dict[s
     return found
 
 
-def _converted(model: nn.Module, state: Mapping[str, Tensor], file: WeightFile) -> dict[str, tuple[Part, ...]]:
+def _converted(model: nn.Module, state: Mapping[str, Tensor], file: WeightFile) -> dict[str, tuple[StoredPart, ...]]:
     """Parameters that the files have under the names, and in the parts, that `save_pretrained` writes."""
     if not state or importlib.util.find_spec("transformers.core_model_loading") is None:  # before transformers 5
         return {}
@@ -84,12 +84,14 @@ def _converted(model: nn.Module, state: Mapping[str, Tensor], file: WeightFile) 
     known: Any = model
     with _Views():
         written: Mapping[str, Any] = revert_weight_conversion(known, dict(empty))
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[StoredPart]] = {}
     for stored, view in written.items():
         # Put together anew, it is no part of one parameter, and has a storage that belongs to none.
         owner = owners.get(_storage(view))
         if owner is not None and file.shapes.get(stored) == tuple(view.shape):
-            parts.setdefault(owner, []).append(Part(stored, tuple(view.shape), view.stride(), view.storage_offset()))
+            parts.setdefault(owner, []).append(
+                StoredPart(stored, tuple(view.shape), view.stride(), view.storage_offset())
+            )
     return {name: tuple(each) for name, each in parts.items() if _size(each) == state[name].numel()}
 
 
@@ -97,7 +99,7 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _size(parts: list[Part]) -> int:
+def _size(parts: list[StoredPart]) -> int:
     return sum(torch.Size(part.shape).numel() for part in parts)
 
 
