@@ -102,7 +102,10 @@ def convert(
         write_csv(csv, report.table(), overwrite)
     loaded.restore_dtypes()
     if masks is not None:
-        write_masks(masks, mask_records(loaded.model, report.pruning, keep_zeros), overwrite)
+        records = mask_records(loaded.model, report.pruning, keep_zeros)
+        write_masks(masks, records, overwrite)
+        if missing := len(report.pruning.layers) - len(records):
+            note(f"{masks} lacks the masks of {missing} matrices in stacks, which mask files do not hold")
     save_model(output, loaded.model, whole=loaded.whole, overwrite=overwrite)
     _show(output, report, json)
 

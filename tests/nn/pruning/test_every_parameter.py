@@ -14,6 +14,7 @@ from torch.nn.utils import prune as torch_prune
 from tests.nn.pruning_models import conv_net, images, rows
 from tmask.errors import InvalidProblemError
 from tmask.nn import adaprune, collect_grams, convert, reconstruct, reconstruction_losses, sparsegpt
+from tmask.nn.pruning.pruned_masks import mask_records
 
 WAYS = {"adaprune": adaprune, "sparsegpt": sparsegpt}
 
@@ -212,3 +213,11 @@ def test_advice_to_exclude_a_layer_without_samples_helps():
     name = re.search(r"layer '([^']+)'", str(caught.value))[1]
     calls.clear()
     assert adaprune(model, rows(), "2:4", forward=forward, exclude=[name]).skipped[name] == "excluded"
+
+
+def test_matrices_of_a_stack_are_in_no_mask_file():
+    model, data = tiny("gpt_oss")
+    report = adaprune(model, data, "2:4")
+    assert {record.name for record in mask_records(model, report)} == {
+        row.layer for row in report.layers if "[" not in row.layer
+    }

@@ -14,7 +14,7 @@ from tmask.solving.api import certify
 
 
 def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = False) -> list[MaskRecord]:
-    """A record for each layer that was given a transposable mask, by the name of its weight.
+    """A record for each layer that was given a transposable mask, by the name of its weight; none for those of a stack.
 
     Objective and bound are those of the pruned |weight|, all of which lies on the mask; not of the score by which the
     mask was found, which the weights before pruning had.
@@ -26,8 +26,8 @@ def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = Fal
     """
     records = []
     for row in report.layers:
-        # A mask file promises transposable masks.
-        if not (row.pattern and row.transposable):
+        # A mask file promises transposable masks, and of a parameter that is a matrix or a convolution's weight.
+        if not (row.pattern and row.transposable) or row.layer not in report.masks:
             continue
         module = model.get_submodule(row.layer.rpartition(".")[0])
         mask, pattern = report.masks[row.layer].cpu().numpy(), Pattern.parse(row.pattern)
