@@ -109,7 +109,7 @@ def sparsify(
         if optimizer is not None:
             check_optimizers(optimizers, layers)
     if ranks is not None:
-        _check_alike(ranks, schedule, decay, check_finite_every, certify, masks)
+        _check_alike(ranks, layers, schedule, decay, check_finite_every, certify, masks)
     # Nothing of the model has been changed up to here.
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
     with joining(ranks):
@@ -119,29 +119,34 @@ def sparsify(
 
 def _check_alike(
     ranks: Ranks,
+    layers: Sequence[SparseLayer],
     schedule: Schedule,
     decay: MaskedDecay | None,
     check_finite_every: int | None,
     certify: bool,
     masks: Mapping[str, Any] | None,
 ) -> None:
-    """Return if all ranks were given the same: by these they know when to meet. Layers are compared when they do.
+    """Return if all ranks were given the same: by these they know when to meet.
+
+    Layers are compared when they do, and now if that is late.
 
     Raises:
         RanksDifferError: names the argument and what each rank was given.
     """
-    own = {
+    own: dict[str, Any] = {
         "schedule": schedule.settings(),
         "decay": decay,
         "check_finite_every": check_finite_every,
         "certify": certify,
-        "the names in masks": sorted(masks or ()),
+        "names in masks": sorted(map(str, masks or ())),
     }
+    if not schedule.renews_at(0):
+        own["layers and patterns"] = [(layer.name, tuple(layer.weight.shape), str(layer.pattern)) for layer in layers]
     given = ranks.gather({name: str(value) for name, value in own.items()})
     for name in own:
         texts = [part[name] for part in given]
-        shown = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
-        check_same(texts, f"{name} of sparsify differs", f"give all ranks the same ({shown})")
+        shown = "; ".join(f"rank {rank}: {text:.200}" for rank, text in enumerate(texts))
+        check_same(texts, f"{name} of sparsify differ", f"give all ranks the same ({shown})")
 
 
 def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Optimizer]:

@@ -19,8 +19,9 @@ from tmask.nn.mask.shards import local_part
 from tmask.nn.training.checkpoint import capture, restore
 from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.finite import check_finite, looks_at
+from tmask.nn.training.reminder import Reminder
 from tmask.nn.training.renewing import find_masks, put_on
-from tmask.nn.training.schedules import Schedule
+from tmask.nn.training.schedules import Frozen, Schedule
 from tmask.nn.training.watching import Watch, check_optimizers
 
 
@@ -62,6 +63,7 @@ class Sparsifier:
         # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
+        self._reminder: Reminder | None = None
 
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
@@ -69,6 +71,10 @@ class Sparsifier:
             layer.put_mask_on(self.schedule.gradient)
         if self.schedule.renews_at(0):
             self._renew(masks or {})
+        trained = [layer.weight for layer in self.layers if layer.weight.requires_grad]
+        # A schedule without renewals to come misses none.
+        if trained and not isinstance(self.schedule, Frozen):
+            self._reminder = Reminder(trained[0], self.schedule)
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Follow an optimizer by hooks: `step()` is then called after each of its steps.
@@ -87,6 +93,7 @@ class Sparsifier:
             plain = check_optimizers(optimizers, self.layers)
             for layer in self.layers:
                 choose_anew(layer)
+        self._forget()
         # Closures are wrapped only where the decay has to act between them and the step.
         self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
 
@@ -165,8 +172,17 @@ class Sparsifier:
         for layer in self.layers:
             layer.check_removable()
         self.unwatch()
+        if self._reminder is not None:
+            self._reminder.tell("the end of training")
+        self._forget()
         for layer in reversed(self.layers):
             layer.remove()
+
+    def _forget(self) -> None:
+        """Steps are counted: nobody has to be reminded."""
+        if self._reminder is not None:
+            self._reminder.end()
+        self._reminder = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Apply the decay of masked weights, where there is one; a watched optimizer calls it by itself.
@@ -233,6 +249,7 @@ class Sparsifier:
         for layer in self.layers:
             layer.check_held()
         self._follow_shards()
+        self._forget()
         self.steps += 1
         self._decayed = False
         if looks_at(self.layers, self.steps, self._check_finite_every):
@@ -253,7 +270,8 @@ class Sparsifier:
         return self.last_renewal
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_watch": None}  # copies of an optimizer have no hooks
+        # Copies of an optimizer, and of weights, have no hooks.
+        return {**vars(self), "_watch": None, "_reminder": None}
 
     def _follow_shards(self) -> bool:
         """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
