@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from tests.nn.processes import run
-from tmask.errors import InvalidProblemError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn import Tuning, prune_blocks
+from tmask.nn.methods.wanda import Wanda
 
 
-def stack():
-    torch.manual_seed(0)
-    return nn.Sequential(*(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(2))).double()
+def stack(width=16, seed=0):
+    torch.manual_seed(seed)
+    parts = (nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 8)) for _ in range(2))
+    return nn.Sequential(*parts).double()
 
 
 def batches():
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(rows, 8, generator=generator, dtype=torch.float64) for rows in (30, 40, 50)]
+
+
+class Failing(Wanda):
+    """A method that fails in one process alone."""
+
+    def prune(self, problem):
+        if dist.get_rank() == 1:
+            raise MemoryError("no room")
+        return super().prune(problem)
+
+
+def fail_alike(rank):
+    """What one process alone meets, all raise; none waits."""
+    other = rank == 1
+    cases = {
+        "pattern, method or goal differ": lambda: prune_blocks(stack(), batches(), "1:4" if other else "2:4"),
+        "the numbers of calibration batches differ": lambda: prune_blocks(stack(), batches()[: 3 - rank], "2:4"),
+        "the parameters differ": lambda: prune_blocks(stack(12 if other else 16), batches(), "2:4"),
+        "the weights differ": lambda: prune_blocks(stack(seed=rank), batches(), "2:4"),
+        "rank 1: goal 'x'": lambda: prune_blocks(stack(), batches(), "2:4", goal="x" if other else "dense"),
+        "rank 1: calibration": lambda: prune_blocks(stack(), 7 if other else batches(), "2:4"),
+        "rank 1: output goes": lambda: prune_blocks(stack(), batches(), "2:4", output="x" if other else None),
+        "rank 1: ZeroDivisionError": lambda: prune_blocks(stack(), batches(), "2:4", forward=bad if other else good),
+        "rank 1: MemoryError": lambda: prune_blocks(stack(), batches(), "2:4", method=Failing()),
+    }
+    for match, case in cases.items():
+        begin = time.perf_counter()
+        with pytest.raises(TmaskError, match=match):
+            case()
+        assert time.perf_counter() - begin < 5
+
+
+def good(model, batch):
+    return model(batch)
+
+
+def bad(model, batch):
+    raise ZeroDivisionError("no forward")
 
 
 def work(rank, world, folder):
@@ -30,6 +73,7 @@ def work(rank, world, folder):
         data[1][0, 0] = 1e308  # of its share alone
     with pytest.raises(InvalidProblemError, match="NaN"):
         prune_blocks(stack(), data, "2:4", method="wanda")
+    fail_alike(rank)
     with pytest.raises(InvalidProblemError, match="1 calibration batches for 2 processes"):
         prune_blocks(stack(), data[:1], "2:4", method="wanda")
     with pytest.raises(InvalidProblemError, match="tuning is done by one process"):

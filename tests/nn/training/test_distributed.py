@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.nn import ranks_at_work
 from tests.nn.processes import run
+from tests.nn.training import failing_ranks
 from tmask.errors import RanksDifferError, SolverFailedError
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, check_same, portable, raise_first
@@ -82,3 +83,8 @@ def test_a_failure_elsewhere_keeps_its_rank_and_text():
     raise_first([None, None], None)
     with pytest.raises(SolverFailedError, match=r"^rank 1: OSError: disk full$"):
         raise_first([None, portable(OSError("disk full"))], None)
+
+
+@pytest.mark.parametrize("work", [failing_ranks.arguments, failing_ranks.failures], ids=lambda work: work.__name__)
+def test_what_fails_on_one_rank_fails_on_all_at_once(work, tmp_path):
+    run(work, 2, tmp_path)

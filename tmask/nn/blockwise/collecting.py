@@ -83,7 +83,7 @@ def collect(
             if dense is not None and any(paired):
                 _read(dense, number, call, slots, note_dense)
             _read(pruned, number, call, slots, note)
-    if ranks is not None:
+    if ranks is not None:  # directly behind the exchange of failures
         for collected in found:
             collected.add_up()
     for slot, collected in zip(slots, found, strict=True):

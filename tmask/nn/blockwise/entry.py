@@ -23,7 +23,8 @@ from tmask.nn.blockwise.tuning import Tuning
 from tmask.nn.blockwise.walk import WalkSettings, walk
 from tmask.nn.calibration.batches import Forward
 from tmask.nn.calibration.progress import Progress
-from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.distributed.fingerprint import fingerprint as bits
+from tmask.nn.distributed.ranks import Ranks, check_same, joining
 from tmask.nn.methods.method import Method
 from tmask.nn.methods.registry import get_method
 from tmask.solving.solver import Solver
@@ -94,39 +95,61 @@ def prune_blocks(
         samples, and that of the method.
     """
     begin = time.perf_counter()
-    if goal not in get_args(GoalKind):
-        raise InvalidProblemError(f"goal {goal!r}: choose one of {', '.join(get_args(GoalKind))}")
-    if not memory >= 0:
-        raise InvalidProblemError(f"memory {memory!r} must be a number of bytes, at least 0")
     ranks = Ranks.of(None)
     if ranks is not None and ranks.size == 1:
         ranks = None
-    if ranks is not None and tuning is not None:
-        raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
-    choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
-    chosen = get_method(method) if isinstance(method, str) else method
-    settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory)
-    batches = hold(calibration, forward)
-    if isinstance(model, nn.Module):
-        if output is not None:
-            raise InvalidProblemError("output goes with a directory; a model in memory is pruned in place")
-        if dtype is not None or torch.device(device).type != "cpu":
-            raise InvalidProblemError("dtype and device go with a directory; a model in memory computes as it stands")
-        source = InMemory(model, find_blocks(model, blocks))
-        done = walk(source, share(batches, ranks), settings, forward, progress, ranks)
-        return make_report(model, done, time.perf_counter() - begin)
-    if output is None:
-        raise InvalidProblemError(f"give output=, the directory to write; {model} itself stays as it is")
-    if ranks is not None:
-        raise InvalidProblemError("a directory is pruned by one process; load the model to prune it by several")
-    job = {
-        "model": fingerprint(Path(model)),
-        "settings": repr(dataclasses.replace(settings, memory=0)),  # which changes no result
-        "directory": repr((blocks, dtype)),
-        "calibration": digest(batches),
-    }
-    directory = Directory(Path(model), Path(output), job, blocks, dtype, device)
-    done = walk(directory, batches, settings, forward, progress)
-    report = make_report(directory.model, done, time.perf_counter() - begin)
-    directory.finish(report, choice, repr(chosen))
-    return report
+    with joining(ranks):  # arguments that one rank refuses, and all that is done by one before they meet
+        if goal not in get_args(GoalKind):
+            raise InvalidProblemError(f"goal {goal!r}: choose one of {', '.join(get_args(GoalKind))}")
+        if not memory >= 0:
+            raise InvalidProblemError(f"memory {memory!r} must be a number of bytes, at least 0")
+        if ranks is not None and tuning is not None:
+            raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
+        choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
+        chosen = get_method(method) if isinstance(method, str) else method
+        settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory)
+        batches = hold(calibration, forward)
+        if isinstance(model, nn.Module):
+            if output is not None:
+                raise InvalidProblemError("output goes with a directory; a model in memory is pruned in place")
+            if dtype is not None or torch.device(device).type != "cpu":
+                raise InvalidProblemError(
+                    "dtype and device go with a directory; a model in memory computes as it stands"
+                )
+            source = InMemory(model, find_blocks(model, blocks))
+            own = share(batches, ranks)
+            if ranks is not None:
+                _check_alike(ranks, model, batches, repr(dataclasses.replace(settings, memory=0)) + source.blocks_name)
+            done = walk(source, own, settings, forward, progress, ranks)
+            return make_report(model, done, time.perf_counter() - begin)
+        if output is None:
+            raise InvalidProblemError(f"give output=, the directory to write; {model} itself stays as it is")
+        if ranks is not None:
+            raise InvalidProblemError("a directory is pruned by one process; load the model to prune it by several")
+        job = {
+            "model": fingerprint(Path(model)),
+            "settings": repr(dataclasses.replace(settings, memory=0)),  # which changes no result
+            "directory": repr((blocks, dtype)),
+            "calibration": digest(batches),
+        }
+        directory = Directory(Path(model), Path(output), job, blocks, dtype, device)
+        done = walk(directory, batches, settings, forward, progress)
+        report = make_report(directory.model, done, time.perf_counter() - begin)
+        directory.finish(report, choice, repr(chosen))
+        return report
+
+
+def _check_alike(ranks: Ranks, model: nn.Module, batches: Sequence[Any], settings: str) -> None:
+    """Return if all processes were given the same.
+
+    Raises:
+        RanksDifferError: says what differs.
+    """
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    weights = [bits(parameter) for parameter in model.parameters() if not parameter.is_meta]
+    parts = ranks.gather((settings, len(batches), shapes, weights))
+    advice = "give every process the same; each takes its own share of the batches"
+    for k, what in enumerate(
+        ("pattern, method or goal", "the numbers of calibration batches", "the parameters", "the weights")
+    ):
+        check_same([part[k] for part in parts], f"prune_blocks: {what} differ", advice)

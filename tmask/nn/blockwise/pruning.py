@@ -17,7 +17,7 @@ from tmask.nn.blockwise.collecting import Collected, Twin, collect
 from tmask.nn.blockwise.layout import Layout, Slot
 from tmask.nn.calibration.reading import Key
 from tmask.nn.calibration.stored_matrix import bias_of
-from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.methods.method import Method, Pruned
 from tmask.nn.methods.problem import Problem
 from tmask.nn.methods.support import Support, Within
@@ -115,9 +115,12 @@ def prune_block(
     partner = dense if settings.goal == "dense" else None
     try:
         for stage in stages:
-            for slot, collected in zip(stage, collect(stage, pruned, partner, calls, ranks), strict=True):
-                for key in slot.keys:
-                    _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
+            sums = collect(stage, pruned, partner, calls, ranks)
+            # Of the same sums, and yet one process may run out of memory, or its solver out of time.
+            with together(ranks):
+                for slot, collected in zip(stage, sums, strict=True):
+                    for key in slot.keys:
+                        _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
     except TmaskError as error:
         raise type(error)(f"{prefix}{error}") from error
     return done

@@ -22,7 +22,7 @@ from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.block_error import block_error
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
-from tmask.nn.blockwise.layout import lay_out
+from tmask.nn.blockwise.layout import Layout, lay_out
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
 from tmask.nn.blockwise.states import States, closing
@@ -30,7 +30,7 @@ from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
 from tmask.nn.calibration.experts import one_by_one
 from tmask.nn.calibration.progress import Progress
-from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.distributed.ranks import Ranks, check_same, together
 
 
 class Source(Protocol):
@@ -101,7 +101,7 @@ def walk(
     states, dense = States(settings.memory), States(settings.memory)
     calls: list[tuple[BlockCall, ...]] = []
     with evaluating(source.model), one_by_one(source.model), torch.no_grad(), closing(states, dense):
-        with source.entering():
+        with together(ranks), source.entering():
             for entry in enter(source.model, blocks, [placed(batch, source.device) for batch in batches], forward):
                 calls.append(entry.calls)
                 states.append(entry.hidden)
@@ -169,7 +169,10 @@ def _prune(
     prefix = f"{_name(source, index)}."
     with source.block(index) as block:
         _check(prefix, block)
-        layout = lay_out(prefix, block, lambda: calls[0].on(block, states[0]), settings.pruning.choice)
+        with together(ranks):
+            layout = lay_out(prefix, block, lambda: calls[0].on(block, states[0]), settings.pruning.choice)
+        if ranks is not None:
+            _check_layout(ranks, prefix, layout)
         dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
         pruned = Twin(block, states)
         done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks)
@@ -182,6 +185,13 @@ def _prune(
         source.store(index, done)  # before the block runs on: it may round the weights to what files hold
         advance(pruned, calls, ranks)
     return done
+
+
+def _check_layout(ranks: Ranks, prefix: str, layout: Layout) -> None:
+    """Return if all processes have seen the same matrices read: they add up sums of these, one by one."""
+    found = [[(str(key), slot.calls) for key in slot.keys] for stage in layout.stages for slot in stage]
+    advice = "each process's first batch must come to the same ones"
+    check_same(ranks.gather(found), f"{prefix[:-1]}: the matrices that are read, and how often, differ", advice)
 
 
 def _check(prefix: str, block: nn.Module) -> None:

@@ -1,17 +1,25 @@
-"""The processes that train one model together, and how they agree or find that they do not."""
+"""The processes that train one model together, and how they agree or find that they do not.
+
+Every exchange of objects carries failures beside values, so that a rank which fails in its own work, wherever that is,
+joins the exchange that the others come to next, and all raise the same. What is sent in other ways (masks, sums) must
+follow an exchange directly, with no work between that can fail on one rank alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from tmask.errors import RanksDifferError, SolverFailedError, TmaskError
+
+_E = TypeVar("_E", bound=BaseException)
+_KNOWN = "_known_to_all_ranks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,34 @@ class Ranks:
     def index(self) -> int:
         return dist.get_rank(self.group)
 
-    def gather(self, value: Any) -> list[Any]:
-        """What each rank gives, in their order."""
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+    def gather(self, value: Any, error: Exception | None = None) -> list[Any]:
+        """What each rank gives, in their order.
+
+        Args:
+            error: what has failed on this rank, in place of a value.
+        Raises:
+            TmaskError: as `raise_first`, where any rank has failed since the exchange before.
+        """
+        parts: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(parts, (portable(error), value), group=self.group)
+        except Exception as broken:
+            # A group that is broken carries nothing more: to tell the others of it would be another wait.
+            _mark(broken)
+            raise
+        raise_first([failure for failure, _ in parts], error)
+        return [given for _, given in parts]
+
+    def check_none_failed(self, error: Exception | None, device: torch.device) -> None:
+        """Return if this rank and all others have no error: one number on the wire, a full exchange if there is one.
+
+        Args:
+            device: of the number, which the group's backend must take.
+        """
+        failed = torch.tensor(int(error is not None), device=device)
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=self.group)
+        if failed.item():
+            self.gather(None, error)
 
     def send(self, mask: Tensor, owner: int) -> None:
         """Copy the owner's mask into that of every other rank."""
@@ -61,16 +92,27 @@ def together(ranks: Ranks | None) -> Iterator[None]:
     Raises:
         TmaskError: as `raise_first`; alone, whatever was raised inside.
     """
-    error = None
+    with joining(ranks):
+        yield
+    if ranks is not None:
+        ranks.gather(None)
+
+
+@contextmanager
+def joining(ranks: Ranks | None) -> Iterator[None]:
+    """What fails inside on one rank is raised on all, at the exchange that the others come to next.
+
+    Raises:
+        TmaskError: as `raise_first`; alone, whatever was raised inside.
+    """
     try:
         yield
     # Not an interrupt: whoever stops this rank wants it to stop, not to wait for the others.
-    except Exception as caught:
-        if ranks is None:
+    except Exception as error:
+        if ranks is None or _is_known(error):
             raise
-        error = caught
-    if ranks is not None:
-        raise_first(ranks.gather(portable(error)), error)
+        ranks.gather(None, error)
+        raise
 
 
 def check_same(values: Sequence[Any], what: str, advice: str) -> None:
@@ -81,7 +123,7 @@ def check_same(values: Sequence[Any], what: str, advice: str) -> None:
     """
     if others := [rank for rank, value in enumerate(values) if value != values[0]]:
         plural = "s" if len(others) > 1 else ""
-        raise RanksDifferError(f"{what} on rank{plural} {', '.join(map(str, others))} from rank 0; {advice}")
+        raise _mark(RanksDifferError(f"{what} on rank{plural} {', '.join(map(str, others))} from rank 0; {advice}"))
 
 
 def raise_first(failures: Sequence[TmaskError | None], cause: Exception | None) -> None:
@@ -92,7 +134,20 @@ def raise_first(failures: Sequence[TmaskError | None], cause: Exception | None) 
     """
     for rank, failure in enumerate(failures):
         if failure is not None:
-            raise type(failure)(f"rank {rank}: {failure}") from cause
+            raise _mark(type(failure)(f"rank {rank}: {failure}")) from cause
+
+
+def _mark(error: _E) -> _E:
+    """Note that all ranks raise it."""
+    vars(error)[_KNOWN] = True
+    return error
+
+
+def _is_known(error: BaseException | None) -> bool:
+    """Whether all ranks raise it, or what it was made of."""
+    while error is not None and _KNOWN not in vars(error):
+        error = error.__cause__
+    return error is not None
 
 
 def portable(error: Exception | None) -> TmaskError | None:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from tmask import MaskRecord
 from tmask.errors import InvalidProblemError
-from tmask.nn.distributed.ranks import Ranks, together
+from tmask.nn.distributed.ranks import Ranks, check_same, joining, together
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
 from tmask.nn.layers.layer import SparseLayer
@@ -91,8 +91,9 @@ def sparsify(
         InvalidMaskError: a given mask is not transposable N:M.
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
+    ranks = Ranks.of(distributed)
     # On all ranks or none: one that refuses its arguments alone would leave the others waiting at the first renewal.
-    with together(Ranks.of(distributed)):
+    with together(ranks):
         check_arguments(
             model=model,
             solver=solver,
@@ -123,10 +124,45 @@ def sparsify(
         # An empty list is an error, and not the same as no optimizer.
         if optimizer is not None:
             check_optimizers(optimizers, layers)
+    if ranks is not None:
+        _check_alike(ranks, layers, schedule, decay, check_finite_every, certify, masks)
     # Nothing of the model has been changed up to here.
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
-    _start(sparsifier, masks, optimizers)
+    with joining(ranks):
+        _start(sparsifier, masks, optimizers)
     return sparsifier
+
+
+def _check_alike(
+    ranks: Ranks,
+    layers: Sequence[SparseLayer],
+    schedule: Schedule,
+    decay: MaskedDecay | None,
+    check_finite_every: int | None,
+    certify: bool,
+    masks: Mapping[str, Any] | None,
+) -> None:
+    """Return if all ranks were given the same: by these they know when to meet.
+
+    Layers are compared when they do, and now if that is late.
+
+    Raises:
+        RanksDifferError: names the argument and what each rank was given.
+    """
+    own: dict[str, Any] = {
+        "schedule": schedule.settings(),
+        "decay": decay,
+        "check_finite_every": check_finite_every,
+        "certify": certify,
+        "names in masks": sorted(map(str, masks or ())),
+    }
+    if not schedule.renews_at(0):
+        own["layers and patterns"] = [(layer.name, tuple(layer.weight.shape), str(layer.pattern)) for layer in layers]
+    given = ranks.gather({name: str(value) for name, value in own.items()})
+    for name in own:
+        texts = [part[name] for part in given]
+        shown = "; ".join(f"rank {rank}: {text:.200}" for rank, text in enumerate(texts))
+        check_same(texts, f"{name} of sparsify differ", f"give all ranks the same ({shown})")
 
 
 def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Optimizer]:

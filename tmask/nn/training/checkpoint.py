@@ -7,7 +7,7 @@ from dataclasses import astuple
 from typing import Any
 
 from tmask.blocks.pattern import Pattern
-from tmask.errors import InvalidProblemError, TmaskError
+from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, check_same, together
@@ -62,14 +62,18 @@ def restore(
         RanksDifferError: ranks hold other masks.
     """
     with together(ranks):
+        if not isinstance(state, Mapping):
+            raise InvalidProblemError(f"the state of a Sparsifier is a dict; got {state!r:.80}")
         _check_settings(state, schedule, layers)
         _check_order(state, order)
+        for layer in layers:
+            layer.check_held()
     saved = state["layers"]
     # Outside of `together`, whose block must not communicate: masks in shards are put together by all ranks.
     judged = [(layer, *_judge(layer)) for layer in layers]
     with together(ranks):
         for layer, terms, found in judged:
-            if isinstance(terms, TmaskError):
+            if isinstance(terms, Exception):
                 raise terms
             own = saved[layer.name]
             # The saved fingerprint is None where something else than a renewal had changed a mask in shards.
@@ -82,13 +86,14 @@ def restore(
     if ranks is not None:
         _compare(ranks, state["steps"], {layer.name: found for layer, _, found in judged})
     # A state that does not fit has been refused by now, on every rank, so that no rank goes on with half of it.
-    for layer, _, found in judged:
-        own = saved[layer.name]
-        layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
-        layer.worth = None if own["score"] is None else Worth(*own["score"])
-        layer.step = own["step"]
-        layer.note(found)
-        layer.refresh()
+    with together(ranks):
+        for layer, _, found in judged:
+            own = saved[layer.name]
+            layer.in_force = None if own["in_force"] is None else Pattern.parse(own["in_force"])
+            layer.worth = None if own["score"] is None else Worth(*own["score"])
+            layer.step = own["step"]
+            layer.note(found)
+            layer.refresh()
     return int(state["steps"])
 
 
@@ -129,16 +134,15 @@ def _compare(ranks: Ranks, steps: int, prints: Mapping[str, int]) -> None:
         check_same([part[place] for part in loaded], f"layer {name!r}: the loaded mask differs", advice)
 
 
-def _judge(layer: SparseLayer) -> tuple[Terms | TmaskError, int]:
+def _judge(layer: SparseLayer) -> tuple[Terms | Exception, int]:
     """The terms of the mask that was loaded, or what is wrong with it; and its fingerprint. All ranks must call it.
 
     An error is handed back, since a rank that stopped here would leave the others waiting for its part of a mask.
     """
     mask = put_together(layer.masked.mask)
-    terms: Terms | TmaskError
     try:
         terms = Terms.of(layer.masked.terms.tolist(), layer.name)
         terms.check(mask, layer.name)
-    except TmaskError as error:
-        terms = error
-    return terms, fingerprint(mask)
+        return terms, fingerprint(mask)
+    except Exception as error:
+        return error, 0

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.layers.layer import SparseLayer
-from tmask.nn.mask.shards import is_sharded, local_part
+from tmask.nn.mask.shards import local_part
 
 _EVERY = 40  # steps, where a look makes the processor wait for a GPU
 
 
-@torch.no_grad()
-def check_finite(layers: Sequence[SparseLayer], step: int, every: int | None, ranks: Ranks | None) -> None:
-    """Return if every dense weight is finite, or is not to be looked at after this step.
+def looks_at(layers: Sequence[SparseLayer], step: int, every: int | None) -> bool:
+    """Whether weights are looked at after this step.
 
     Args:
         every: steps between two looks; 0 for never; None for each step where all weights are on the CPU, and every 40
             elsewhere.
-        ranks: that share the weights where `fully_shard` has cut them; weights that are whole are alike on all.
+    """
+    if every is None:
+        every = 1 if all(layer.weight.device.type == "cpu" for layer in layers) else _EVERY
+    return every > 0 and step % every == 0
+
+
+@torch.no_grad()
+def check_finite(layers: Sequence[SparseLayer], step: int) -> None:
+    """Return if what this rank holds of every dense weight is finite.
+
     Raises:
         InvalidProblemError: names the step, the layer, and the place of the first number that is not.
     Cost: one reduction of each weight, and one synchronisation for each device and dtype.
     """
-    if every == 0:
-        return
-    weights = {layer.name: layer.weight for layer in layers}
-    if every is None:
-        every = 1 if all(weight.device.type == "cpu" for weight in weights.values()) else _EVERY
-    if step % every:
-        return
-    sharded = any(map(is_sharded, weights.values()))
-    # Whole weights are alike on all ranks, which fail together without asking one another at every step.
     # Of a small weight a rank may hold nothing, and `aminmax` takes no empty tensor.
-    with together(ranks if sharded else None):
-        _check_own({name: part for name, weight in weights.items() if (part := local_part(weight)).numel()}, step)
-
-
-def _check_own(parts: Mapping[str, Tensor], step: int) -> None:
-    """As `check_finite`, for what this rank holds."""
+    parts = {layer.name: part for layer in layers if (part := local_part(layer.weight)).numel()}
     kinds: dict[tuple[torch.device, torch.dtype], list[str]] = defaultdict(list)
     for name, part in parts.items():
         kinds[part.device, part.dtype].append(name)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.distributed.ranks import Ranks, together
 from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.renewals import LayerRenewal
@@ -59,7 +59,11 @@ def find_masks(
 
 
 def put_on(
-    layers: Sequence[SparseLayer], found: Mapping[str, FoundMask], patterns: Mapping[str, Pattern | None], step: int
+    layers: Sequence[SparseLayer],
+    found: Mapping[str, FoundMask],
+    patterns: Mapping[str, Pattern | None],
+    step: int,
+    ranks: Ranks | None = None,
 ) -> tuple[LayerRenewal, ...]:
     """Replace the masks of all layers, and say what changed.
 
@@ -67,8 +71,9 @@ def put_on(
         InvalidMaskError: a backend that was asked for by name cannot take one of them; no layer is changed then.
     """
     # All are asked before any is changed, or one that is refused would leave the model half renewed.
-    for layer in layers:
-        prepare(layer, patterns[layer.name], found[layer.name].mask, found[layer.name].complete)
+    with together(ranks):
+        for layer in layers:
+            prepare(layer, patterns[layer.name], found[layer.name].mask, found[layer.name].complete)
     rows = []
     for layer in layers:
         new, pattern = found[layer.name], patterns[layer.name]

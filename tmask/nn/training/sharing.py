@@ -48,7 +48,7 @@ class Shared:
             RanksDifferError: ranks hold other layers, weights or masks; names the first layer, and the ranks.
             TmaskError: as `find` on any rank, raised on all.
         """
-        self._compare(patterns, step)
+        self._compare(patterns, step)  # ends with an exchange, which the weights that are put together follow
         owners = self._owners()
         own = self._find_own(self._own_weights(owners))
         figures: dict[str, Any] = {}
@@ -56,9 +56,12 @@ class Shared:
             {name: (found.worth, found.seconds, found.complete) for name, found in own.items()}
         ):
             figures |= part
+        with together(self.ranks):
+            whole_masks = {layer.name: self._room(layer, own) for layer in self.layers}
+        self._send(whole_masks, owners)
         masks, prints = {}, {}
         for layer in self.layers:
-            mask = self._sent(layer, own, owners)
+            mask = whole_masks.pop(layer.name)
             prints[layer.name] = fingerprint(mask)
             if is_sharded(layer.weight):
                 mask = shard_like(mask, layer.weight)
@@ -113,13 +116,14 @@ class Shared:
             found.update({la.name: self.find(la, weights[la.name]) for la in self.layers if la.name in weights})
         return found
 
-    def _sent(self, layer: SparseLayer, own: Mapping[str, FoundMask], owners: Mapping[str, int]) -> Tensor:
-        """The whole mask: this rank's, or what its owner sends."""
+    def _room(self, layer: SparseLayer, own: Mapping[str, FoundMask]) -> Tensor:
+        """The whole mask: this rank's, or the memory for what its owner sends."""
         if layer.name in own:
-            mask = own[layer.name].mask.contiguous()
-        else:
-            mask = torch.empty(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
-        # Every rank has judged a given mask for itself, and `masks` compares what they have.
-        if layer.name not in self.given:
-            self.ranks.send(mask, owners[layer.name])
-        return mask
+            return own[layer.name].mask.contiguous()
+        return torch.empty(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
+
+    def _send(self, masks: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
+        """Each mask from its owner to all; but every rank has judged a given one for itself, and has it."""
+        for name, mask in masks.items():
+            if name not in self.given:
+                self.ranks.send(mask, owners[name])

@@ -10,16 +10,18 @@ import torch
 from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.distributed.ranks import Ranks
+from tmask.nn.distributed.ranks import Ranks, joining, together
 from tmask.nn.layers.finding import MaskFinder
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.renewals import LayerReport, Renewal, Report
 from tmask.nn.layers.settling import choose_anew
+from tmask.nn.mask.shards import local_part
 from tmask.nn.training.checkpoint import capture, restore
 from tmask.nn.training.decay import MaskedDecay
-from tmask.nn.training.finite import check_finite
+from tmask.nn.training.finite import check_finite, looks_at
+from tmask.nn.training.reminder import Reminder
 from tmask.nn.training.renewing import find_masks, put_on
-from tmask.nn.training.schedules import Schedule
+from tmask.nn.training.schedules import Frozen, Schedule
 from tmask.nn.training.watching import Watch, check_optimizers
 
 
@@ -61,6 +63,7 @@ class Sparsifier:
         # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
+        self._reminder: Reminder | None = None
 
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
@@ -69,6 +72,10 @@ class Sparsifier:
         # Zeros that are to stay are kept out of a dense phase too.
         if self.schedule.renews_at(0) or self._finder.keep_zeros:
             self._renew(masks or {})
+        trained = [layer.weight for layer in self.layers if layer.weight.requires_grad]
+        # A schedule without renewals to come misses none.
+        if trained and not isinstance(self.schedule, Frozen):
+            self._reminder = Reminder(trained[0], self.schedule)
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Follow an optimizer by hooks: `step()` is then called after each of its steps.
@@ -80,12 +87,14 @@ class Sparsifier:
             InvalidProblemError: they do not hold a weight that has a mask, one is watched already, or the masks were
                 taken off.
         """
-        if self._watch is not None:
-            raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
-        self._follow_shards()
-        plain = check_optimizers(optimizers, self.layers)
-        for layer in self.layers:
-            choose_anew(layer)
+        with together(Ranks.of(self._distributed)):
+            if self._watch is not None:
+                raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
+            self._follow_shards()
+            plain = check_optimizers(optimizers, self.layers)
+            for layer in self.layers:
+                choose_anew(layer)
+        self._forget()
         # Closures are wrapped only where the decay has to act between them and the step.
         self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
 
@@ -143,11 +152,13 @@ class Sparsifier:
             InvalidMaskError: the model's state has masks that are none.
             RanksDifferError: ranks have loaded different masks.
         """
-        self._follow_shards()
-        watch = self._watch
-        # torch goes by the order only where it has loaded states; a fresh optimizer may have any.
-        order = watch.order(self.layers) if watch is not None and watch.has_state else None
-        self.steps = restore(state, self.schedule, self.layers, order, Ranks.of(self._distributed))
+        ranks = Ranks.of(self._distributed)
+        with joining(ranks):
+            self._follow_shards()
+            watch = self._watch
+            # torch goes by the order only where it has loaded states; a fresh optimizer may have any.
+            order = watch.order(self.layers) if watch is not None and watch.has_state else None
+            self.steps = restore(state, self.schedule, self.layers, order, ranks)
         self.last_renewal = None  # its figures are those of the masks that the loaded ones have replaced
 
     def remove(self) -> None:
@@ -162,8 +173,17 @@ class Sparsifier:
         for layer in self.layers:
             layer.check_removable()
         self.unwatch()
+        if self._reminder is not None:
+            self._reminder.tell("the end of training")
+        self._forget()
         for layer in reversed(self.layers):
             layer.remove()
+
+    def _forget(self) -> None:
+        """Steps are counted: nobody has to be reminded."""
+        if self._reminder is not None:
+            self._reminder.end()
+        self._reminder = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Apply the decay of masked weights, where there is one; a watched optimizer calls it by itself.
@@ -173,6 +193,16 @@ class Sparsifier:
         self._ahead(optimizer, False)
 
     def _ahead(self, optimizer: Optimizer, again: bool) -> None:
+        ranks = self._ranks_at(self.steps + 1)
+        try:
+            self._prepare(optimizer, again)
+        except Exception as error:
+            # All ranks meet after this step, and one that fails ahead of it meets them there.
+            if ranks is not None:
+                ranks.check_none_failed(error, self._device)
+            raise
+
+    def _prepare(self, optimizer: Optimizer, again: bool) -> None:
         for layer in self.layers:
             layer.check_held()  # before the optimizer brings pruned weights of an exported model back
         if self._follow_shards() and self._watch is not None:
@@ -186,33 +216,63 @@ class Sparsifier:
             self._decayed = True
 
     def _step(self) -> Renewal | None:
+        ranks = self._ranks_at(self.steps + 1)
+        with joining(ranks):
+            error = None
+            try:
+                self._count()
+            # Even one rank's: under DDP weights are alike, and a rank where they are not must not leave the others
+            # waiting, in this exchange or in the gradients' next one.
+            except Exception as caught:
+                if ranks is None:
+                    raise
+                error = caught
+            if ranks is not None:
+                ranks.check_none_failed(error, self._device)
+            if self.schedule.renews_at(self.steps):
+                return self._renew({})
+            # A renewal has packed the new weights already, with their new masks.
+            for layer in self.layers:
+                layer.refresh()
+            return None
+
+    def _ranks_at(self, step: int) -> Ranks | None:
+        """The ranks, where all of them meet after a step; decided by nothing that could differ among them."""
+        meets = self.schedule.renews_at(step) or looks_at(self.layers, step, self._check_finite_every)
+        return Ranks.of(self._distributed) if meets else None
+
+    @property
+    def _device(self) -> torch.device:
+        return local_part(self.layers[0].weight).device
+
+    def _count(self) -> None:
         # Again, since nothing was called ahead of the step where no optimizer is watched.
         for layer in self.layers:
             layer.check_held()
         self._follow_shards()
+        self._forget()
         self.steps += 1
         self._decayed = False
-        check_finite(self.layers, self.steps, self._check_finite_every, Ranks.of(self._distributed))
-        if self.schedule.renews_at(self.steps):
-            return self._renew({})
-        # A renewal has packed the new weights already, with their new masks.
-        for layer in self.layers:
-            layer.refresh()
-        return None
+        if looks_at(self.layers, self.steps, self._check_finite_every):
+            check_finite(self.layers, self.steps)
 
     @torch.no_grad()
     def _renew(self, given: Mapping[str, Any]) -> Renewal:
         begin = time.perf_counter()
         patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
         found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
-        rows = put_on(self.layers, found, patterns, self.steps)
+        ranks = Ranks.of(self._distributed)
+        rows = put_on(self.layers, found, patterns, self.steps, ranks)
         self.last_renewal = Renewal(self.steps, rows, time.perf_counter() - begin)
         if self._on_renewal is not None:
-            self._on_renewal(self.last_renewal)
+            # A logger that fails on the one rank that logs must not leave the others in the next renewal.
+            with together(ranks):
+                self._on_renewal(self.last_renewal)
         return self.last_renewal
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_watch": None}  # copies of an optimizer have no hooks
+        # Copies of an optimizer, and of weights, have no hooks.
+        return {**vars(self), "_watch": None, "_reminder": None}
 
     def _follow_shards(self) -> bool:
         """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
