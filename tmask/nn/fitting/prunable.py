@@ -17,6 +17,7 @@ from tmask.nn.calibration.tracing import trace
 from tmask.nn.fitting.layer_filter import LayerFilter, matches
 from tmask.nn.fitting.unprunable import attention, owners, unfit
 from tmask.nn.libraries import adapters
+from tmask.nn.libraries.offloading import check_in_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def find_layers(
     Cost: one batch through the model, in evaluation mode.
     """
     modules = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
+    check_in_memory(model, "Load the model without offloading, or give its directory to prune_blocks")
     # Before any data are read, which can take long.
     wanted.check(modules)
     with evaluating(model):
