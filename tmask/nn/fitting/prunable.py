@@ -21,6 +21,7 @@ from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.unprunable import attention, left_out, owners, unfit, unfit_matrix
 from tmask.nn.libraries import adapters
+from tmask.nn.libraries.offloading import check_in_memory
 from tmask.nn.names import ByLayer, matches, parameter_of, weight_name
 
 Narrow = Callable[[WeightView], str]
@@ -68,6 +69,7 @@ def find_layers(
         InvalidProblemError: a glob that matches no layer, no layer left, and what `Calibration.run` raises.
     Cost: one batch through the model, in evaluation mode.
     """
+    check_in_memory(model, "Load the model without offloading, or give its directory to prune_blocks")
     every = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.ndim > 1}
     modules = {
         weight_name(name): module

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tmask.nn.calibration.linear_view import CONVOLUTIONS
 from tmask.nn.calibration.stored_matrix import StoredMatrix
+from tmask.nn.libraries.offloading import own_forward
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What computes the product of weight and input; a class that replaces one of these may compute something else.
@@ -34,8 +35,8 @@ def unfit(module: nn.Module, owned: Mapping[int, int]) -> str:
     weight = module._parameters.get("weight")
     if weight is None or weight.dtype not in _FLOATS:
         return "no floating-point weight of its own"
-    # A method can be replaced in the object as well as in its class.
-    if any(name in vars(module) or getattr(type(module), name, None) not in _OWN for name in _METHODS):
+    # A method can be replaced in the object as well as in its class; accelerate's hooks call what they replace.
+    if any(own_forward(module, name) not in _OWN for name in _METHODS):
         return "its class has a forward of its own, which may compute something else than weight times input"
     # A bias that is None counts 0.
     for what in ("weight", "bias"):

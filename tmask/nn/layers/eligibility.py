@@ -16,6 +16,7 @@ from tmask.nn.layers.layer import Owner, SparseLayer
 from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.layers.rules import LayerRules, matches
 from tmask.nn.libraries import adapters
+from tmask.nn.libraries.offloading import check_in_memory
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.saved import layer_name
 from tmask.nn.mask.shards import is_sharded
@@ -30,6 +31,7 @@ def select_layers(model: nn.Module, rules: LayerRules) -> tuple[list[SparseLayer
         InvalidProblemError: a glob that matches nothing, a model that is sparsified already, tied weights that were
             given different patterns, nothing left to mask.
     """
+    check_in_memory(model, "Load the model without offloading: weights that come and go cannot be trained")
     owners = list(_owners(model))
     rules.check_globs([owner.name for owner in owners])
     apart = adapters.adapter_weights(model, [owner.name for owner in owners], rules.include, matches)
