@@ -34,6 +34,8 @@ def parts(device: str, folder: Path) -> list[Part]:
     name = re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
     small = (sys.executable, "-m", "bench.gpu_small")
     tests = "tests/bench/test_gpu.py", "tests/bench/test_gpu_training.py", "tests/cli/test_doctor.py"
+    # How kernels are launched first: where that fails, all that follows is slow.
+    masks = "tests/solvers/test_cuda_direct.py", "tests/solvers/test_midpoint_cuda.py"
     solving = "tests/solving/test_tensors.py", "tests/solvers/test_cuda_code.py"
     sizes = "--patterns=2:4,4:8,8:16", "--sides=4096", "--dtypes=float32,bfloat16", "--repeats=7", "--budget=0.5"
     return [
@@ -50,7 +52,7 @@ def parts(device: str, folder: Path) -> list[Part]:
             ),
             70,
         ),
-        Part("tests-masks", (*_PYTEST, "tests/solvers/test_midpoint_cuda.py", "-k", "gpu"), 80),
+        Part("tests-masks", (*_PYTEST, *masks, "-k", "gpu"), 80),
         Part("tests-others", (*_PYTEST, *solving, *tests, "-k", "cuda or gpu or device or times"), 35),
         Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 30, needs="compute-sanitizer"),
         Part("bench-masks", (sys.executable, "-m", "bench.gpu", f"--out={folder / f'gpu-{name}.csv'}", *sizes), 70),

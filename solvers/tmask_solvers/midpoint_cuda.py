@@ -5,7 +5,7 @@ and lists the tiles that do not, and `cuda_kernels.paths` solves those by shorte
 have closed forms (`cuda_kernels.closed`). Weights are read and masks are written where they lie, whatever their
 strides, on PyTorch's current stream, and nothing waits for the host.
 
-Kernels are compiled for each n, m and dtype when they are first used in a process, which takes some seconds.
+Kernels are compiled for each n, m and dtype when they are first used on a machine, which takes some seconds.
 
 Cost: O(m^2 log^2 m) a round and tile, as on a CPU.
 """

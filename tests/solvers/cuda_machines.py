@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from tests.warp_simulator import SimulatedCuda
 from tmask.solving.registry import solver_infos
 from tmask_solvers import midpoint_cuda
+from tmask_solvers.cuda_kernels import device as device_module
 from tmask_solvers.cuda_kernels import launch
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.midpoint_cuda import MidpointCuda
@@ -42,9 +43,11 @@ def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
 
     @contextmanager
     def on_device(device: torch.device) -> Iterator[Device]:
-        yield Device(cuda, None, processors=1, least=1)
+        yield Device(cuda, 0, processors=1, least=1)
 
     monkeypatch.setattr(launch, "on_device", on_device)
+    monkeypatch.setattr(device_module, "numba_at", lambda cuda: nullcontext())
+    cuda.external_stream = lambda stream: None
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
     monkeypatch.setattr(MidpointCuda, "device_types", ("cpu",))
     # Few warps, so that each of them goes on to further tiles.

@@ -63,7 +63,7 @@ def pretend_numba(monkeypatch, error=None):
         return compile
 
     pretend_torch(monkeypatch)
-    monkeypatch.setattr(usable, "on_device", lambda device: nullcontext())
+    monkeypatch.setattr(usable, "numba_at", lambda cuda: nullcontext())
     monkeypatch.setattr(usable.numba, "cuda", SimpleNamespace(jit=jit))
     return tries
 
@@ -137,7 +137,7 @@ def test_a_numpy_that_numba_cannot_load_is_found_before_any_gpu_is_needed():
             del numpy.row_stack
         torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
         from tmask_solvers.cuda_kernels import usable
-        usable.on_device = lambda device: contextlib.nullcontext()
+        usable.numba_at = lambda cuda: contextlib.nullcontext()
         import numba.cuda.dispatcher
         numba.cuda.dispatcher.get_current_device = lambda: types.SimpleNamespace(compute_capability=(9, 0))
         print(usable._problem_of_numba())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,8 +25,6 @@ NO_PRICES, COL_PRICES, ALL_PRICES = 0, 1, 2
 _MANY, _FEW = 128, 16
 _MOST_TILES = 2**31 - 1
 
-log = logging.getLogger("tmask")
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -46,10 +43,12 @@ def solve_by_rounds(tiles: Tensor, n: int, masks: Tensor, prices: int) -> Result
     row_prices = torch.empty_like(col_prices) if prices == ALL_PRICES else col_prices
     with on_device(tiles.device) as device:
         job = _Job(device, tiles, n, masks)
-        u, v = device.array(row_prices), device.array(col_prices)
+        u, v = row_prices, col_prices
         warps = -(-count // (WARP // lanes_per_tile(m)))
         kernel = rounds_kernel(device.cuda, n, m, tiles.dtype)
-        device.launch(kernel, warps, _MANY, *job.problem, count, u, v, prices, *job.left)
+        device.launch(
+            _name("rounds", n, m, tiles.dtype), kernel, warps, _MANY, *job.problem, count, u, v, prices, *job.left
+        )
         job.finish(u, v, prices, warm=True)
     return Results(
         row_prices if prices == ALL_PRICES else None, col_prices if prices != NO_PRICES else None, job.slack[0]
@@ -66,10 +65,10 @@ def solve_closed(tiles: Tensor, n: int, masks: Tensor) -> Results:
         # A row of the mask as one word is one store a thread, not four.
         kernel = closed_kernel(device.cuda, n, tiles.dtype, words is not None)
         weight, mask, *place = job.problem
-        target = mask if words is None else device.array(words)
-        device.launch(kernel, -(-count // WARP), _MANY, weight, target, *place, count, *job.left)
-        unused = device.array(nowhere)
-        job.finish(unused, unused, NO_PRICES, warm=False)
+        name = _name("closed", n, SIDE, tiles.dtype)
+        target = mask if words is None else words
+        device.launch(name, kernel, -(-count // WARP), _MANY, weight, target, *place, count, *job.left)
+        job.finish(nowhere, nowhere, NO_PRICES, warm=False)
     return Results(None, None, job.slack[0])
 
 
@@ -80,20 +79,20 @@ class _Job:
         self.device, self.tiles, self.n = device, tiles, n
         _, groups, down, across, _, _ = tiles.shape
         self.count = _count(tiles)
-        self.problem = (device.array(tiles.detach()), device.array(masks), across, down, groups)
+        self.problem = (tiles.detach(), masks, across, down, groups)
         self.slack = torch.zeros(1, dtype=torch.float64, device=tiles.device)
         # Kernels read these after they are gone here: PyTorch reuses memory in the order of the stream.
         listed = torch.empty(self.count, dtype=torch.int32, device=tiles.device)
         number = torch.zeros(1, dtype=torch.int32, device=tiles.device)
-        self.left = (device.array(listed), device.array(number))
+        self.left = (listed, number)
 
-    def finish(self, row_prices: Any, col_prices: Any, prices: int, warm: bool) -> None:
+    def finish(self, row_prices: Tensor, col_prices: Tensor, prices: int, warm: bool) -> None:
         """Solve the tiles that the kernel before has left over."""
-        kernel = paths_kernel(self.device.cuda, self.n, self.tiles.shape[-1], self.tiles.dtype)
-        slack = self.device.array(self.slack)
-        arguments = (*self.problem, row_prices, col_prices, prices, int(warm), *self.left, slack)
+        m, dtype = self.tiles.shape[-1], self.tiles.dtype
+        kernel = paths_kernel(self.device.cuda, self.n, m, dtype)
+        arguments = (*self.problem, row_prices, col_prices, prices, int(warm), *self.left, self.slack)
         # As for all tiles: how many are left the device alone knows, and to ask it would be to wait for it.
-        self.device.launch(kernel, self.count, _FEW, *arguments)
+        self.device.launch(_name("paths", self.n, m, dtype), kernel, self.count, _FEW, *arguments)
 
 
 def _count(tiles: Tensor) -> int:
@@ -115,7 +114,6 @@ def _words(masks: Tensor) -> Tensor | None:
 # that a block is a warp, and that a thread may therefore have as many registers as it wants.
 @cache
 def rounds_kernel(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
-    _announce(n, m, dtype)
     return cuda.jit(make_rounds(cuda, n, m, _real(dtype), inlined(cuda, magnitude_of(dtype))), launch_bounds=WARP)
 
 
@@ -126,7 +124,6 @@ def paths_kernel(cuda: Any, n: int, m: int, dtype: torch.dtype) -> Any:
 
 @cache
 def closed_kernel(cuda: Any, n: int, dtype: torch.dtype, packed: bool) -> Any:
-    _announce(n, SIDE, dtype)
     return cuda.jit(make_closed(cuda, n, inlined(cuda, magnitude_of(dtype)), packed), launch_bounds=WARP)
 
 
@@ -134,5 +131,6 @@ def _real(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
     return np.float64 if dtype == torch.float64 else np.float32
 
 
-def _announce(n: int, m: int, dtype: torch.dtype) -> None:
-    log.info("compiling the CUDA kernels for %s:%s, %s: some seconds, once in this process", n, m, dtype)
+def _name(kind: str, n: int, m: int, dtype: torch.dtype) -> str:
+    """The name of a kernel; what else it depends on shows in the types of its arguments."""
+    return f"{kind}-{n}-{m}-{str(dtype).removeprefix('torch.')}"

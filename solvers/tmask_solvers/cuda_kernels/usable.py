@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError
-from tmask_solvers.cuda_kernels.device import on_device
+from tmask_solvers.cuda_kernels.device import numba_at
 
 
 def require_gpu(solver: str) -> None:
@@ -83,7 +83,7 @@ def _problem_of_numba() -> str:
     """
     cuda: Any = numba.cuda  # which has no types
     try:
-        with on_device(torch.device("cuda", torch.cuda.current_device())):
+        with numba_at(cuda):
             cuda.jit("void()")(_nothing)
     except Exception as error:  # the libraries' own errors, of many types
         return f"{type(error).__name__}, {' '.join(str(error).split()).rstrip(' .:')}{_cure(str(error))}"

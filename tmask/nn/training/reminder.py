@@ -28,7 +28,7 @@ class Reminder:
         self._told = False
         self._overdue = False
         self._before = fingerprint(local_part(weight))
-        self._hook = weight.register_post_accumulate_grad_hook(self._count)  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+        self._hook = weight.register_post_accumulate_grad_hook(self._count)  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
         """A step was counted, or an optimizer is watched: nothing is forgotten."""

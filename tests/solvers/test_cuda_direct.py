@@ -1,0 +1,231 @@
+"""Kernels launched without numba's launcher: what is handed over and kept on disk, and what happens where it fails.
+
+The driver is a fake; `test_kernels_take_the_numbers_of_their_arguments` compiles real kernels, which needs no GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import bench.gpu_kernels
+import tmask
+from tests.solvers.cuda_machines import simulate, why_no_gpu
+from tests.solvers.test_cuda_code import why_not
+from tmask_solvers.cuda_kernels import cubins, direct, launch
+from tmask_solvers.cuda_kernels import device as device_module
+from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
+from tmask_solvers.cuda_kernels.device import Device
+from tmask_solvers.midpoint_cuda import MidpointCuda
+
+
+class FakeDriver:
+    """Notes what it is told to load and to launch."""
+
+    def __init__(self) -> None:
+        self.loaded: list[Cubin] = []
+        self.launches: list[tuple[str, int, int, list[int]]] = []
+
+    def load(self, cubin: Cubin) -> str:
+        self.loaded.append(cubin)
+        return cubin.entry
+
+    def launch(self, kernel, blocks, stream, numbers) -> None:
+        self.launches.append((kernel, blocks, stream, list(numbers)))
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch, tmp_path):
+    """A process that has compiled, refused and said nothing, and a disk that holds nothing."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(direct, "_loaded", {})
+    monkeypatch.setattr(device_module, "_refused", [])
+    cubins._say_once.cache_clear()
+
+
+@pytest.fixture
+def compilations(monkeypatch) -> list[str]:
+    """What was compiled, to a code that takes what kernels take."""
+    found = []
+
+    def compiled(kernel, types, capability):
+        found.append(kernel.name)
+        return Cubin(f"entry of {kernel.name}", kernel.numbers, b"code")
+
+    monkeypatch.setattr(direct, "compiled", compiled)
+    return found
+
+
+def start(driver, *arguments, numbers, name="rounds-4-8-float32"):
+    kernel = SimpleNamespace(name=name, numbers=numbers)
+    direct.start(driver, name, kernel, (9, 0), 7, 0xABC, arguments, lambda cuda: nullcontext())
+
+
+def test_arrays_become_numbers_in_the_order_of_numba():
+    view = torch.zeros(4, 6, dtype=torch.bfloat16).t()[1:]
+    address = view.data_ptr()
+    assert direct.flattened((3, view, -1)) == [3, 0, 0, 20, 2, address, 5, 4, 2, 12, -1]
+
+
+def test_a_kernel_is_compiled_and_loaded_once(compilations):
+    driver, x = FakeDriver(), torch.zeros(5)
+    for count in (1, 2):
+        start(driver, x, count, numbers=8)
+    assert compilations == ["rounds-4-8-float32"]
+    assert len(driver.loaded) == 1
+    entry, blocks, stream, numbers = driver.launches[1]
+    assert (entry, blocks, stream) == ("entry of rounds-4-8-float32", 7, 0xABC)
+    assert numbers == [0, 0, 5, 4, x.data_ptr(), 5, 4, 2]
+    start(driver, x.double(), 1, numbers=8)
+    start(driver, x, 1, numbers=8, name="paths-4-8-float32")
+    assert len(compilations) == 3, "for other arguments, and for another kernel"
+
+
+def test_a_process_finds_what_one_before_has_compiled(compilations, monkeypatch):
+    start(FakeDriver(), 1, numbers=1)
+    monkeypatch.setattr(direct, "_loaded", {})
+    driver = FakeDriver()
+    start(driver, 1, numbers=1)
+    assert len(compilations) == 1
+    assert driver.loaded == [Cubin("entry of rounds-4-8-float32", 1, b"code")]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"!"])
+def test_a_damaged_file_is_written_anew(compilations, monkeypatch, tmp_path, damage):
+    start(FakeDriver(), 1, numbers=1)
+    (path,) = tmp_path.rglob("*.cubin")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    monkeypatch.setattr(direct, "_loaded", {})
+    driver = FakeDriver()
+    start(driver, 1, numbers=1)
+    assert len(compilations) == 2
+    assert len(driver.launches) == 1
+    assert path.read_bytes() == whole
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing half written stays"
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone_and_is_said_once(compilations, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    driver = FakeDriver()
+    with caplog.at_level(logging.WARNING, "tmask"):
+        for name in ("one", "two"):
+            start(driver, 1, numbers=1, name=name)
+    assert len(driver.launches) == 2
+    (record,) = caplog.records
+    assert "cannot be kept on disk" in record.message
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in record.message
+
+
+def test_a_key_tells_kernels_arguments_capabilities_and_compilers_apart(monkeypatch):
+    keys = [
+        CubinKey("a", ("int64",), (9, 0)),
+        CubinKey("b", ("int64",), (9, 0)),
+        CubinKey("a", (), (9, 0)),
+        CubinKey("a", ("int64",), (8, 0)),
+    ]
+    names = {key.file_name() for key in keys}
+    cubins._surroundings.cache_clear()
+    monkeypatch.setattr(cubins, "_version", lambda name: f"{name} 99")
+    names.add(keys[0].file_name())
+    monkeypatch.undo()
+    cubins._surroundings.cache_clear()
+    assert len(names) == 5
+
+
+def pretend_device(monkeypatch, cuda, driver, capability=(9, 0)) -> None:
+    @contextmanager
+    def on_device(device):
+        yield Device(cuda, 0xABC, 1, driver, capability, least=1)
+
+    monkeypatch.setattr(launch, "on_device", on_device)
+
+
+@pytest.mark.parametrize("fault", ["compiling", "loading", "launching", "other numbers"])
+def test_whatever_fails_numba_launches_and_one_line_says_why(monkeypatch, caplog, fault):
+    cuda = simulate(monkeypatch)
+    driver = FakeDriver()
+
+    def fail(*arguments):
+        raise RuntimeError(f"no {fault}\nhere")
+
+    monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 71, b""))
+    if fault == "compiling":
+        monkeypatch.setattr(direct, "compiled", fail)
+    elif fault == "other numbers":
+        monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 3, b""))
+    else:
+        setattr(driver, {"loading": "load", "launching": "launch"}[fault], fail)
+    pretend_device(monkeypatch, cuda, driver)
+    weight = torch.randn((1, 1, 8, 16), generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(weight.shape, dtype=torch.bool)
+    with caplog.at_level(logging.INFO, "tmask"):
+        for _ in range(2):
+            MidpointCuda().solve_matrices(weight, 4, 8, masks)
+    assert float(weight[masks].abs().sum()) == pytest.approx(tmask.solve(weight[0, 0], "4:8").objective)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "launched by numba-cuda" in warnings[0]
+    assert ("takes 3 numbers" if fault == "other numbers" else f"RuntimeError: no {fault} here") in warnings[0]
+    assert not driver.launches
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dtype", "capability"),
+    [("2:4", "float32", (8, 0)), ("4:8", "bfloat16", (9, 0)), ("3:6", "float64", (10, 0))],
+)
+def test_kernels_take_the_numbers_of_their_arguments(monkeypatch, pattern, dtype, capability):
+    """The real kernels of a call, compiled for a GPU that is not here."""
+    if reason := why_not():
+        pytest.skip(reason)
+    numba_cuda = pytest.importorskip("numba.cuda")
+    simulate(monkeypatch)
+    driver = FakeDriver()
+    pretend_device(monkeypatch, numba_cuda, driver, capability)
+    monkeypatch.setattr(device_module, "numba_at", lambda cuda: bench.gpu_kernels._pretended(capability))
+    for kernel in (launch.rounds_kernel, launch.paths_kernel, launch.closed_kernel):
+        kernel.cache_clear()  # its device functions are compiled for one capability
+    n, m = map(int, pattern.split(":"))
+    weight = torch.randn((1, 1, 2 * m, 2 * m)).to(getattr(torch, dtype))
+    with bench.gpu_kernels._pretended(capability):
+        MidpointCuda().solve_matrices(weight, n, m, torch.zeros(weight.shape, dtype=torch.bool))
+    assert [len(numbers) for *_, numbers in driver.launches] == [cubin.numbers for cubin in driver.loaded]
+    assert len(driver.launches) == 2
+    assert all(cubin.code.startswith(b"\x7fELF") for cubin in driver.loaded)
+    kinds = [re.search("solve_(tiles|left)", cubin.entry)[1] for cubin in driver.loaded]
+    assert kinds == ["tiles", "left"]
+
+
+@pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "none")
+class TestOnAGpu:
+    def test_kernels_are_launched_directly(self, caplog):
+        weight = torch.randn((256, 256), device="cuda")
+        with caplog.at_level(logging.WARNING, "tmask"):
+            for pattern in ("2:4", "4:8"):
+                ours = tmask.solve(weight, pattern, solver="midpoint-cuda").objective
+                assert ours == pytest.approx(tmask.solve(weight.cpu(), pattern).objective, rel=1e-12)
+        assert not [record for record in caplog.records if "numba-cuda" in record.message]
+        assert direct._loaded
+
+    @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+    def test_a_graph_holds_a_solve(self, pattern):
+        n, m = map(int, pattern.split(":"))
+        weight = torch.randn((1, 1, 512, 512), device="cuda")
+        masks = torch.zeros(weight.shape, dtype=torch.bool, device="cuda")
+        solver = MidpointCuda()
+        solver.solve_matrices(weight, n, m, masks)  # loads the kernels
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            solver.solve_matrices(weight, n, m, masks)
+        weight.copy_(torch.randn(weight.shape, device="cuda"))
+        graph.replay()
+        expected = torch.zeros_like(masks)
+        solver.solve_matrices(weight, n, m, expected)
+        assert (masks == expected).all()
