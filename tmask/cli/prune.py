@@ -159,7 +159,7 @@ def _check_share(share: float, pattern: str) -> None:
         raise InvalidProblemError(f"--dense-share {share:g} must be above 0 and below 1")
     if not pattern:
         raise InvalidProblemError(
-            "--dense-share goes with --pattern: what a weight loses is measured under one pattern"
+            "--dense-share goes with --pattern: losses are measured under one pattern"
         )
 
 
