@@ -120,11 +120,14 @@ def test_the_page_on_language_models_runs(tmp_path, monkeypatch):
                 result = CliRunner().invoke(app, command.split()[1:])
                 assert result.exit_code == 0, f"{command}: {result.output}"
     assert Path("pruned/tmask/report.json").exists()
-    (code,) = python_blocks("docs/language-models.md")
-    names = run(code)
+    pruning, training = python_blocks("docs/language-models.md")
+    names = run(pruning)
     for name, mask in names["masks"].items():
         tmask.check_mask(mask, "4:8")
         assert ((names["model"].get_parameter(name) == 0) >= ~mask).all()
+    trained = run(training)
+    for name, mask in trained["masks"].items():
+        assert ((trained["model"].get_parameter(name) == 0).numpy() >= ~mask).all()
     from tmask.nn import available_methods
 
     for method in available_methods():

@@ -16,10 +16,10 @@ pytest.importorskip("transformers")
 
 from tests.cli.harness import one_line, run
 from tests.nn.tiny_language import save_model, text
+from tmask.allocation.dense_share import choose_dense
 from tmask.blocks.pattern import Pattern
 from tmask.cli.exit_codes import Code
-from tmask.cli.keep_dense import choose_dense
-from tmask.cli.rows.prune_rows import kind, kinds, read_patterns
+from tmask.cli.rows.prune_rows import kind, kinds, losses_and_sizes, read_patterns
 from tmask.errors import FileFormatError
 from tmask.files.masks import read_masks
 from tmask.files.opening import open_weights
@@ -206,7 +206,7 @@ def test_what_stays_dense_is_the_best_that_fits(share, expected):
         MatrixPruning(name, (4, cols), 0.5, 0.9, 0.0, "s", error, 9, 1.0)
         for name, cols, error in (("a", 4, 0.1), ("b[0]", 4, 0.3), ("b[1]", 4, 0.3), ("c", 4, 0.4))
     ]
-    assert choose_dense(rows, Pattern(2, 4), share) == expected
+    assert choose_dense(*losses_and_sizes(rows), Pattern(2, 4), share) == expected
 
 
 @pytest.mark.parametrize("content", ['{"layers": [{"layer": "a"}]}', "a,b\n1,2\n", "", '{"layers": 3}', "{"])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from tmask.allocation.dense_share import choose_dense
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.keep_dense import check_share, choose_dense
 from tmask.cli.language_models import (
     DeviceOption,
     DtypeOption,
@@ -27,7 +27,7 @@ from tmask.cli.language_models import (
 )
 from tmask.cli.options import Json, KeepZeros, make_solver
 from tmask.cli.output import show_json, show_table
-from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, read_patterns, skipped_rows
+from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, losses_and_sizes, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.outputs.names import check_directory_name
@@ -97,7 +97,7 @@ def prune(
     check_directory(model)
     target = _target(pattern, density, patterns, plain, solver)
     if dense_share is not None:
-        check_share(dense_share, pattern)
+        _check_share(dense_share, pattern)
     if goal not in ("dense", "layer"):
         raise InvalidProblemError(f"--goal {goal!r}: choose dense or layer")
     check_directory_name(output)
@@ -112,7 +112,7 @@ def prune(
     batches = [{key: value.to(place) for key, value in one.items()} for one in held]
     if dense_share is not None:
         rows = _measure(model, output, batches, pattern, plain, blocks, dense, number_type, place)
-        dense += choose_dense(rows, Pattern.parse(pattern), dense_share)
+        dense += choose_dense(*losses_and_sizes(rows), Pattern.parse(pattern), dense_share)
     with _Run(output) as run:
         report = prune_blocks(
             model,
@@ -155,6 +155,14 @@ def _target(pattern: str, density: float | None, patterns: Path | None, plain: b
         for one in {target} if isinstance(target, Pattern) else {*target.values()}:
             used.check_side(one.m)
     return target
+
+
+def _check_share(share: float, pattern: str) -> None:
+    """Refuse, before the work, a share of weights that cannot stay dense."""
+    if not 0 < share < 1:
+        raise InvalidProblemError(f"--dense-share {share:g} must be above 0 and below 1")
+    if not pattern:
+        raise InvalidProblemError("--dense-share goes with --pattern: losses are measured under one pattern")
 
 
 def _method(name: str, settings: Sequence[str]) -> Method:

@@ -74,6 +74,17 @@ def block_rows(report: BlockwiseReport) -> list[Row]:
     ]
 
 
+def losses_and_sizes(rows: Sequence[MatrixPruning]) -> tuple[dict[str, float], dict[str, int]]:
+    """Errors and numbers of weights by parameter; of a stack, the sums of its matrices."""
+    losses: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for row in rows:
+        name = row.name.partition("[")[0]
+        losses[name] = losses.get(name, 0.0) + row.error
+        sizes[name] = sizes.get(name, 0) + row.shape[0] * row.shape[1]
+    return losses, sizes
+
+
 def skipped_rows(skipped: Mapping[str, str]) -> list[Row]:
     """Weights that stay dense, by reason and kind."""
     reasons: dict[str, Counter[str]] = {}
