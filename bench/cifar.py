@@ -104,8 +104,8 @@ def largest(model: nn.Module, density: float, *, per_layer: bool) -> dict[str, T
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:
-    """The weight of a layer."""
-    weight = model.get_submodule(name).weight
+    """The weight of a layer, by its full name or that of its module."""
+    weight = model.get_submodule(name.removesuffix(".weight")).weight
     assert isinstance(weight, Tensor)
     return weight
 
