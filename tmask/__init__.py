@@ -1,6 +1,7 @@
 """Transposable N:M sparsity masks, proven optimal.
 
-`solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one. Solvers are
+`solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one, `compare` runs several
+solvers on the same weights, `plot` draws what came out, `read_masks` reads a mask file. Solvers are
 interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
 """
 
@@ -17,6 +18,9 @@ from tmask.errors import (
     TmaskError,
     UnknownSolverError,
 )
+from tmask.files.masks import read_masks
+from tmask.front.comparing import Comparison, compare
+from tmask.front.plotting import plot
 from tmask.judging.answers import Answer
 from tmask.judging.solution import Certificate, Solution, Status
 from tmask.judging.worth import Worth
@@ -24,12 +28,12 @@ from tmask.solving.api import certify, check_mask, solve
 from tmask.solving.registry import available_solvers, get_solver, register_solver
 from tmask.solving.solver import Solver
 from tmask.solving.tensor_solver import TensorSolver
-
-__version__ = "0.1.0"
+from tmask.version import __version__
 
 __all__ = [
     "Answer",
     "Certificate",
+    "Comparison",
     "FileFormatError",
     "InvalidMaskError",
     "InvalidProblemError",
@@ -46,10 +50,14 @@ __all__ = [
     "TmaskError",
     "UnknownSolverError",
     "Worth",
+    "__version__",
     "available_solvers",
     "certify",
     "check_mask",
+    "compare",
     "get_solver",
+    "plot",
+    "read_masks",
     "register_solver",
     "solve",
 ]

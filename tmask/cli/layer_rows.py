@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
 from tmask.judging.worth import Worth
+from tmask.showing.numbers import number, percent
 
 
 def describe(record: MaskRecord) -> dict[str, Any]:

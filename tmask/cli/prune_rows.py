@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmask.blocks.pattern import Pattern
-from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.errors import FileFormatError, InvalidProblemError
+from tmask.showing.numbers import number, percent
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport

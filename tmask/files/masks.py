@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmask import __version__
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
@@ -24,6 +23,7 @@ from tmask.files.atomic import atomic_path, check_output
 from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.safetensors_files import each_once, open_safetensors, write_safetensors
 from tmask.files.tensors import Tensor
+from tmask.version import __version__
 
 FORMAT = "tmask-masks"
 FORMAT_VERSION = "1"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tmask.plots.axes import gap_axis, height, pattern_axis, proven
 from tmask.plots.series import Figures, Series
-from tmask.plots.styles import GRID, INK
+from tmask.showing.styles import GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,9 @@ def _figure(data: Figures, title: str, rows: int, columns: int) -> tuple[Figure,
     figure.suptitle(f"{title} (case {data.case!r})", fontsize=13, x=0.01, ha="left")  # the legend is on the right
     # Made by hand: those of the axes would be one for each pattern.
     handles = [Line2D([], [], label=series.label, **series.style()) for series in data.series]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first")
+    figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first,\ncolour by kind"
+    )
     figure.supxlabel(data.footer, fontsize=7.5, color="#666666", x=0.01, ha="left")
     return figure, axes
 

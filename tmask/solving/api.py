@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.judging.solution import Certificate, Solution
 from tmask.judging.violation import first_violation
+from tmask.showing.progress import Progress, reporting
 from tmask.solving.devices import solve_on_device, stays_on_device
 from tmask.solving.host import solve_on_host
 from tmask.solving.reference import judge_blocks
@@ -30,7 +31,7 @@ def solve(
     score: Any = None,
     groups: int = 1,
     certify: bool = True,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = None,
     warm_start: Solution | bool = False,
     **settings: Any,
 ) -> Solution:
@@ -50,7 +51,7 @@ def solve(
         score: importance to maximise in place of |weight|; same shape, >= 0, finite.
         groups: of a grouped convolution; no block crosses a group.
         certify: compute `dual_bound` and `optimality_gap`.
-        progress: called with the number of blocks done since the last call.
+        progress: True for a bar; or called with blocks done, their number, and the pattern ("" at the end).
         warm_start: the solution of nearly the same weights, to start from its prices; or True, to keep prices for
             that in the first place, which costs 1 / m of the weight's memory. The mask is as good either way;
             `midpoint` is the faster with it the less the weights have changed, others ignore it.
@@ -67,9 +68,10 @@ def solve(
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    request = Request(weight, pattern, fixed, score, groups, certify, progress, warm_start)
+    request = Request(weight, pattern, fixed, score, groups, certify, None, warm_start)
     way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
-    mask, answers = way(request)
+    with reporting(progress, "blocks of") as tell:
+        mask, answers = way(replace(request, progress=tell))
     return make_solution(mask, pattern, answers)
 
 

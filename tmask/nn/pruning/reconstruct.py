@@ -15,7 +15,6 @@ from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter, literal
 from tmask.nn.fitting.layer_masks import LayerMask
@@ -23,6 +22,7 @@ from tmask.nn.fitting.prunable import Prunable, find_layers
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, RefitMethod, Refitting
 from tmask.nn.pruning.layerwise import Settings, prune
+from tmask.showing.progress import Progress
 
 GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_]]
 
@@ -40,7 +40,7 @@ def reconstruct(
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> PruningReport:
     """The same refit for masks from elsewhere, of any kind of sparsity, in place.
 
