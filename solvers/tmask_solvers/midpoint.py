@@ -45,7 +45,7 @@ _prepared: set[tuple[int, int, np.dtype[Any], bool]] = set()
 class Midpoint(MatrixSolver):
     """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid.
 
-    docs/exactness.md has the proof, and the grid in section 3.
+    docs/explanation/exactness.md has the proof, and the grid in section 3.
 
     Args:
         threads: parts of a weight solved at once; the masks do not depend on it.

@@ -32,7 +32,7 @@ SOLVERS: dict[str, tuple[str, Any]] = {
     "local-search": (ORANGE, "*"),
     "entropic": (ORANGE, (6, 1, 0)),
     "bi-nm": (PURPLE, (4, 1, 0)),
-    "random-best": (PURPLE, (3, 1, 0)),
+    "random-best": (PURPLE, "H"),
 }
 
 _SIZES: dict[object, float] = {

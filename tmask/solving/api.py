@@ -43,7 +43,7 @@ def solve(
     Args:
         weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; (rows, cols), or (Cout, Cin,
             *kernel), which is tiled m outputs by m inputs at each kernel position. A tensor on a device stays there if
-            its solver can (docs/gpu.md).
+            its solver can (docs/how-to/gpu.md).
         pattern: n kept of every m, as `Pattern` or "2:4".
         solver: a name (see `available_solvers`), "auto" for the fastest exact one there, or a Solver. Tiles cut short
             are solved as larger blocks; where those are too large for it, "auto" takes them, and
@@ -61,7 +61,7 @@ def solve(
     Raises:
         InvalidProblemError, UnknownSolverError, SolverUnavailableError, SolverFailedError.
     Cost: the solver's, plus O(size) for checks and, with certify=True, at most that of the exact optimum.
-    Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
+    Source: [Hubara2021] for the problem; docs/explanation/certificates.md for the bound.
     """
     pattern = Pattern.parse(pattern)
     # Before the weight is looked at: what is wrong with the call itself should not take a pass over it to say.
