@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "solvers")]
 # Kernels of notebooks are processes of their own, and must import this checkout too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "solvers"), os.environ.get("PYTHONPATH", "")])
-from tmask import __version__  # noqa: E402
+from tmask import __version__
 
 project = "tmask"
 author = "The tmask authors"
@@ -45,12 +45,16 @@ def _offer_results(app: Any, name: str, source: list[str]) -> None:
         source[0] = _RESULTS.sub(r"{download}`\1 <\2>`", source[0])
 
 
-def _lines_of_args(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text: names in single backquotes are code, and "several, names: text" is one entry."""
-    lines[:] = [re.sub(r"(?<![`:\w])`([^`]+)`(?!`)", r"``\1``", line).replace("*kernel", r"\*kernel") for line in lines]
+def _read_as_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text, not reStructuredText: names in single backquotes are code, | and * are themselves."""
+    text = "\n".join(lines)
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = ["`" + re.sub(r"\s*\n\s*", " ", part) + "`" for part in parts[1::2]]
+    lines[:] = "".join(parts).split("\n")
 
 
 def setup(app: Any) -> None:
     """Hooks of Sphinx."""
     app.connect("source-read", _offer_results)
-    app.connect("autodoc-process-docstring", _lines_of_args, priority=400)
+    app.connect("autodoc-process-docstring", _read_as_text, priority=400)

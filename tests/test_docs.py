@@ -27,14 +27,39 @@ def run(code):
     return names
 
 
-def test_the_readme_runs():
+def test_the_readme_runs(capsys):
+    printed = re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     masks, training, pruning = python_blocks("README.md")
     names = run(masks)
     assert names["solution"].optimality_gap == 0
+    assert capsys.readouterr().out == printed[0]
     trained = run(training)["model"]
+    assert capsys.readouterr().out == printed[1]
     assert [name for name, _ in trained.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
     tmask.check_mask(trained[0].weight != 0, "2:4")
-    tmask.check_mask(run(pruning)["model"][0].weight != 0, "4:8")
+    for mask in run(pruning)["report"].masks.values():
+        tmask.check_mask(mask, "4:8")
+    assert capsys.readouterr().out == printed[2]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_the_first_page_of_the_site_runs(capsys):
+    (code,) = python_blocks("docs/index.md")
+    run(code)
+    assert capsys.readouterr().out.startswith("<Solution 2:4 (512, 512) by midpoint: optimal, gap 0")
+
+
+def test_the_example_method_works(monkeypatch):
+    pytest.importorskip("torch")
+    from tmask.nn.methods import registry as methods  # torch may be missing where this file is collected
+
+    monkeypatch.setattr(methods, "_registered", {})
+    template, trial = python_blocks("docs/tutorials/your-first-pruning-method.md")
+    run(template)
+    tmask.check_mask(run(trial)["pruned"].mask, "2:4")
 
 
 def test_the_example_solver_works(monkeypatch):

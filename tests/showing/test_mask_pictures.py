@@ -36,3 +36,4 @@ def test_the_figure_has_the_mask_and_its_title():
     np.testing.assert_array_equal(axes.collections[0].get_array().reshape(8, 8), mask)
     assert figure.get_suptitle() == "an identity"
     assert len(axes.lines) == 6
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook asks for
