@@ -30,6 +30,8 @@ def test_it_shows_itself(compared):
     lines = str(compared).splitlines()
     assert lines[1].split()[:3] == ["pattern", "solver", "kind"]
     assert len(lines) == 2 + 4 + 2
+    underfilled = {row["solver"]: row["underfilled"] for row in compared.card().rows}
+    assert underfilled["patterns"] == "0" != underfilled["bi-nm"]
     page = compared._repr_html_()
     assert page.count("<tr>") == 5
     assert "cut short" in page
