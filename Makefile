@@ -7,11 +7,11 @@ READY = $(VENV)/.ready
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 GPU_OUT ?= build/gpu
 
-.PHONY: demo test check format nightly bench gpu clean
+.PHONY: demo test check docs format nightly bench gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench,docs]"
 	touch $@
 
 demo: $(READY)  ## compare every solver on the built-in weights
@@ -24,6 +24,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the site, into build/docs; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
 
 format: $(READY)
 	$(BIN)/ruff format .

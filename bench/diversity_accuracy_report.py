@@ -13,7 +13,7 @@ import typer
 
 from bench.rows import RESULTS, read_rows
 from tmask.files.atomic import atomic_path
-from tmask.plots.styles import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, save_options
+from tmask.showing.styles import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, save_options
 
 _STYLES = {
     "unstructured": (GREEN, "^"),

@@ -27,37 +27,41 @@ MAY_IMPORT = {
     "tmask.errors": "",
     "tmask.version": "",
     "tmask.blocks": "",
-    "tmask.judging": "tmask.blocks",
-    "tmask.solving": "tmask.blocks tmask.judging",
+    "tmask.showing": "",
+    "tmask.judging": "tmask.blocks tmask.showing",
+    "tmask.solving": "tmask.blocks tmask.judging tmask.showing",
     "tmask.diversity": "tmask.blocks",
     "tmask.conversion": "tmask.blocks",
-    "tmask.allocation": "tmask.blocks tmask.solving",
-    "tmask.comparison": CORE,
-    "tmask": f"{CORE} tmask.files tmask.version",
+    "tmask.allocation": "tmask.blocks tmask.solving tmask.showing",
+    "tmask.comparison": f"{CORE} tmask.showing",
+    "tmask.front": "tmask.blocks tmask.solving tmask.comparison tmask.files tmask.plots tmask.showing",
+    "tmask": f"{CORE} tmask.files tmask.front tmask.version",
     "tmask.files": "tmask.version tmask.blocks",
-    "tmask.plots": "tmask.blocks tmask.comparison tmask.files",
+    "tmask.plots": "tmask.blocks tmask.comparison tmask.files tmask.showing",
     "tmask.nn.names": "",
     "tmask.nn.distributed": "",
     "tmask.nn.libraries": "",
     "tmask.nn.mask": "tmask.blocks",
     "tmask.nn.packing": "tmask.blocks tmask.nn.mask",
-    "tmask.nn.layers": f"tmask {CORE} tmask.nn.distributed tmask.nn.libraries tmask.nn.mask tmask.nn.packing",
-    "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.nn.distributed tmask.nn.mask "
-    "tmask.nn.packing tmask.nn.layers tmask.nn.names",
-    "tmask.nn.calibration": "tmask.files",
-    "tmask.nn.fitting": f"{CORE} tmask.nn.names tmask.nn.calibration tmask.nn.libraries tmask.nn.methods",
+    "tmask.nn.layers": f"tmask {CORE} tmask.showing tmask.nn.distributed tmask.nn.libraries tmask.nn.mask "
+    "tmask.nn.packing",
+    "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.showing tmask.nn.distributed "
+    "tmask.nn.mask tmask.nn.packing tmask.nn.layers tmask.nn.names",
+    "tmask.nn.calibration": "tmask.files tmask.showing",
+    "tmask.nn.fitting": f"{CORE} tmask.showing tmask.nn.names tmask.nn.calibration tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.methods": CORE,
-    "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.nn.calibration tmask.nn.distributed "
-    "tmask.nn.libraries tmask.nn.methods",
-    "tmask.nn.pruning": f"{CORE} tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration tmask.nn.fitting",
+    "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.showing tmask.nn.calibration "
+    "tmask.nn.distributed tmask.nn.libraries tmask.nn.methods",
+    "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
+    "tmask.nn.fitting",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "
     "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",
-    "tmask.cli": f"tmask {CORE} tmask.allocation tmask.comparison tmask.diversity tmask.files tmask.plots "
-    "tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
-    "tmask_solvers.shared": "tmask.blocks",
+    "tmask.cli": f"tmask {CORE} tmask.showing tmask.allocation tmask.comparison tmask.diversity tmask.files "
+    "tmask.plots tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
+    "tmask_solvers.shared": "tmask.blocks tmask.showing",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",
     "tmask_solvers.cuda_kernels": "tmask_solvers.shared tmask_solvers.cpu_kernels",

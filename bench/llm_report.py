@@ -17,7 +17,7 @@ from bench.llm import METHODS, TARGETS
 from bench.rows import RESULTS, read_rows
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
-from tmask.plots.styles import COLOURS, GRID, MARKERS, RC_PANELS, point_style, save_options
+from tmask.showing.styles import COLOURS, GRID, MARKERS, RC_PANELS, point_style, save_options
 
 Rows = list[dict[str, Any]]
 

@@ -15,7 +15,7 @@ import typer
 from bench import markdown
 from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
-from tmask.plots.styles import RC, save_options
+from tmask.showing.styles import RC, save_options
 
 # Draws without a screen.
 mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""The conditions of docs/exactness.md, each broken by a change of one text in the kernels, and a test that notices.
+"""The conditions of docs: exactness, each broken by a change of one text in the kernels, and a test that notices.
 
 `tests/solvers/test_mutants_apply.py` looks every day whether the texts and the tests are still there;
 `tests/nightly/test_mutants.py` makes the changes, in a copy, and runs the tests.

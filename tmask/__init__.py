@@ -1,8 +1,8 @@
 """Transposable N:M sparsity masks, proven optimal.
 
-`solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one. Solvers are
-interchangeable: `available_solvers`, `get_solver`, `register_solver`. `read_masks` reads mask files.
-Importing tmask imports numpy alone.
+`solve` finds a mask, `certify` judges one from anywhere, `check_mask` refuses a wrong one, `compare` runs several
+solvers on the same weights, `plot` draws what came out, `read_masks` reads a mask file. Solvers are
+interchangeable: `available_solvers`, `get_solver`, `register_solver`. Importing tmask imports numpy alone.
 """
 
 from tmask.blocks.pattern import Pattern
@@ -19,6 +19,8 @@ from tmask.errors import (
     UnknownSolverError,
 )
 from tmask.files.masks import MaskRecord, read_masks
+from tmask.front.comparing import Comparison, compare
+from tmask.front.plotting import plot
 from tmask.judging.answers import Answer
 from tmask.judging.solution import Certificate, Solution, Status
 from tmask.judging.worth import Worth
@@ -31,6 +33,7 @@ from tmask.version import __version__ as __version__
 __all__ = [
     "Answer",
     "Certificate",
+    "Comparison",
     "FileFormatError",
     "InvalidMaskError",
     "InvalidProblemError",
@@ -48,10 +51,13 @@ __all__ = [
     "TmaskError",
     "UnknownSolverError",
     "Worth",
+    "__version__",
     "available_solvers",
     "certify",
     "check_mask",
+    "compare",
     "get_solver",
+    "plot",
     "read_masks",
     "register_solver",
     "solve",

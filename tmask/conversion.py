@@ -1,6 +1,6 @@
 """From unstructured sparsity to N:M: which pattern a layer's own zeros nearly satisfy already.
 
-The zeros among m weights are taken to be binomial; docs/pruning.md says why, and what changes under a transposable
+The zeros among m weights are taken to be binomial; docs: pruning says why, and what changes under a transposable
 mask, where a weight lies in two groups of m, its row and its column of the tile.
 
 Source: [Hubara2021], section on AdaPrune, for the binomial tail; [Harris1960].

@@ -1,3 +1,3 @@
-"""The version, apart, since what writes files names it, and the package's face hands that on."""
+"""The version of the package, below everything else: mask files carry it, and `tmask` hands it on."""
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from bench.training.paired import difference
 from bench.training.results import Curve, TaskResults
 from bench.training.settings import PATTERNS, Setting
 from tmask.files.atomic import atomic_path
-from tmask.plots.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC_PANELS, VERMILION, save_options
+from tmask.showing.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC_PANELS, VERMILION, save_options
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

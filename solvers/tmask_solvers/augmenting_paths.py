@@ -29,7 +29,7 @@ from tmask_solvers.cpu_kernels.compiling import kernel
 class AugmentingPaths(Solver):
     """Exact; up to n * m * 2^-45 of the largest score in blocks that span more than 2^22.
 
-    docs/exactness.md, section 3, has the reason.
+    docs/explanation/exactness.md, section 3, has the reason.
 
     Args:
         threads: bands of blocks solved at once; the masks do not depend on it.

@@ -38,14 +38,14 @@ from tmask_solvers.shared.announce import announced
 
 _NARROW_ENTRIES = 1 << 14  # laid out at once, which bounds the copy
 _preparing = Lock()
-_prepared: set[tuple[int, int, np.dtype[Any]]] = set()
+_prepared: set[tuple[int, int, np.dtype[Any], bool]] = set()
 
 
 @dataclass(frozen=True)
 class Midpoint(MatrixSolver):
     """Exact; up to n * m * 2^-45 of the largest score in fallback blocks with scores off their grid.
 
-    docs/exactness.md has the proof, and the grid in section 3.
+    docs/explanation/exactness.md has the proof, and the grid in section 3.
 
     Args:
         threads: parts of a weight solved at once; the masks do not depend on it.
@@ -85,6 +85,7 @@ class Midpoint(MatrixSolver):
 
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
         if m == 4 and dtype == np.float32:
+            _prepare(n, m, np.dtype(dtype), closed=True)
             return partial(_solve_closed, n)
         _prepare(n, m, np.dtype(dtype))
         room = make_room(n, m, dtype)
@@ -97,16 +98,25 @@ class Midpoint(MatrixSolver):
         return solve
 
 
-def _prepare(n: int, m: int, dtype: np.dtype[Any]) -> None:
+def _prepare(n: int, m: int, dtype: np.dtype[Any], closed: bool = False) -> None:
     """Have the kernels compiled or loaded, on a tile of ones; nothing the second time."""
     # One after the other, else several threads would each say that they compile.
     with _preparing:
-        if (n, m, dtype) not in _prepared:
+        if (n, m, dtype, closed) not in _prepared:
+            tile, kept = np.ones((m, m), dtype), np.empty((m, m), np.bool_)
             with announced(f"the midpoint kernels for {n}:{m}, {dtype}"):
-                window = make_window(np.ones((m, m), dtype), np.empty((m, m), np.bool_))
-                nothing = np.empty((0, m))
-                solve_window(window, (0,) * n, (0,) * m, make_room(n, m, dtype), nothing, nothing.astype(dtype))
-            _prepared.add((n, m, dtype))
+                if closed:
+                    _solve_closed(n, tile, kept, None)
+                else:
+                    _solve_one(n, m, tile, kept)
+            _prepared.add((n, m, dtype, closed))
+
+
+def _solve_one(n: int, m: int, tile: Values, kept: Mask) -> None:
+    """One tile by the kernels that `Midpoint` uses, so that they are compiled for its type."""
+    nothing = np.empty((0, m))
+    room = make_room(n, m, tile.dtype)
+    solve_window(make_window(tile, kept), (0,) * n, (0,) * m, room, nothing, nothing.astype(tile.dtype))
 
 
 def _solve_closed(n: int, weight: Values, mask: Mask, start: RowPrices | None) -> float:

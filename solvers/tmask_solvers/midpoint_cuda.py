@@ -29,7 +29,7 @@ from tmask_solvers.cuda_kernels.usable import require_gpu, require_tensors
 class MidpointCuda(TensorSolver):
     """Exact; up to n * m * 2^-45 of the largest score in tiles left over with scores off their grid.
 
-    docs/exactness.md has the proof, and the grid in section 3.
+    docs/explanation/exactness.md has the proof, and the grid in section 3.
 
     Args:
         prices: whether matrices come with column prices, from which every mask is proven once more. Without, and for

@@ -322,7 +322,7 @@ def test_a_diversity_shows_what_matters():
     assert "_powers" not in shown
 
 
-PAGE = (Path(__file__).parents[2] / "docs/diversity.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/explanation/diversity.md").read_text()
 
 
 def test_the_code_of_the_page_runs():

@@ -1,4 +1,4 @@
-"""The conditions of docs/exactness.md broken on purpose, one at a time, in a copy of the kernels: a test must fail."""
+"""The conditions of docs: exactness broken on purpose, one at a time, in a copy of the kernels: a test must fail."""
 
 import os
 import re

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tmask import nn as tnn
 
-PAGE = (Path(__file__).parents[2] / "docs/sparse-training.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/how-to/sparse-training.md").read_text()
 
 
 def test_its_code_runs():

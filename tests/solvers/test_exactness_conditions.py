@@ -1,4 +1,4 @@
-"""The conditions of docs/exactness.md, one by one; `tests/nightly/test_mutants.py` breaks them and sees tests fail."""
+"""The conditions of docs: exactness, one by one; `tests/nightly/test_mutants.py` breaks them and sees tests fail."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

@@ -266,7 +266,7 @@ def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
 
     calls = []
 
-    def interrupt(_):
+    def interrupt(*_):
         calls.append(1)
         if len(calls) == after:
             raise KeyboardInterrupt
@@ -283,8 +283,11 @@ def test_an_interrupt_leaves_nothing_behind(threads, after, monkeypatch):
 def test_progress_counts_every_block_in_the_order_of_the_parts(monkeypatch):
     monkeypatch.setattr("tmask.blocks.parts._DIRECT_ENTRIES", 1 << 14)
     counts = []
-    tmask.solve(weight_of("normal", (2056, 1030)), "4:8", "midpoint", threads=3, progress=counts.append)
-    assert sum(counts) == 257 * 129
+    tmask.solve(
+        weight_of("normal", (2056, 1030)), "4:8", "midpoint", threads=3, progress=lambda *told: counts.append(told)
+    )
+    assert counts[-1] == (257 * 129, 257 * 129, "")
+    assert counts == sorted(counts)
     assert len(counts) > 10
 
 

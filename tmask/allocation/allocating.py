@@ -17,6 +17,8 @@ from tmask.allocation.budget import Losses, Size, checked, kept_of_size, number_
 from tmask.allocation.knapsack import choose
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.showing.cards import Card, Shown
+from tmask.showing.numbers import amount, percent
 from tmask.solving.api import solve
 from tmask.solving.solver import Solver
 
@@ -47,7 +49,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(Shown):
     """A pattern for each layer.
 
     Args:
@@ -87,6 +89,27 @@ class Allocation:
             }
             for choice in self.choices
         ]
+
+    def __repr__(self) -> str:
+        return f"<Allocation: {len(self.choices)} layers, density {percent(self.density)}, loss {self.loss:.6g}>"
+
+    def __str__(self) -> str:
+        return self.card().text()
+
+    def card(self) -> Card:
+        """What a notebook shows: a row for each layer."""
+        rows = [
+            {
+                "layer": choice.layer,
+                "weights": amount(choice.size),
+                "pattern": str(choice.pattern),
+                "density": percent(float(choice.kept / choice.size)),
+                "loss": f"{choice.loss:.6g}",
+            }
+            for choice in self.choices
+        ]
+        facts = {"density": percent(self.density), "allowed": percent(self.budget), "loss": f"{self.loss:.6g}"}
+        return Card("A pattern for each layer", facts, rows)
 
 
 def allocate(

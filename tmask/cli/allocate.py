@@ -17,7 +17,6 @@ from tmask.blocks.arrays import to_scores
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.numbers import percent
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
@@ -25,6 +24,7 @@ from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
 from tmask.files.outputs.names import check_csv_name
 from tmask.files.weight_file import WeightFile
+from tmask.showing.numbers import percent
 
 _PATTERNS = tuple(f"{n}:8" for n in range(1, 9))
 

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 import tmask
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
-from tmask.cli.numbers import percent
 from tmask.cli.options import Json
 from tmask.cli.output import show_json, show_table
 from tmask.errors import FileFormatError, TmaskError
@@ -20,6 +19,7 @@ from tmask.files.masked_weights import check_belongs
 from tmask.files.masks import MaskRecord, read_masks
 from tmask.files.opening import open_weights
 from tmask.files.weight_file import WeightFile
+from tmask.showing.numbers import percent
 
 # Two sums of the same numbers in another order agree better than this; another mask or bound does not.
 _ROUNDING = 1e-9

@@ -8,28 +8,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.blocks.arrays import Scores, to_scores
 from tmask.blocks.layouts import in_words
 from tmask.blocks.pattern import Pattern
-from tmask.blocks.tiling import Tiling
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
-from tmask.cli.numbers import amount, number, percent
 from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
+from tmask.comparison.gathering import gather_blocks
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
 from tmask.files.outputs.names import check_csv_name
+from tmask.showing.numbers import amount, number, percent
 from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
 
 Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
@@ -155,7 +154,7 @@ def _run(
     text = TextColumn("{task.description}", markup=False)
     with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
         for pattern, chosen in usable.items():
-            blocks, cut_short = _gather(tensors, pattern)
+            blocks, cut_short = gather_blocks([(s, layer.groups, layer.layout) for s, layer in tensors], pattern)
             if not len(blocks):
                 side = f"{pattern.m} x {pattern.m}"
                 raise InvalidProblemError(f"no layer of {path} holds a full {side} block, as {pattern} needs")
@@ -167,25 +166,10 @@ def _run(
             task = bar.add_task(str(pattern))
             runs += run_comparison(
                 blocks, pattern, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
-                progress=lambda text, task=task, of=pattern: bar.update(task, description=f"{of} {text}"),  # type: ignore[misc]
+                progress=lambda done, of_all, text, task=task, of=pattern: bar.update(task, description=f"{of} {text}"),  # type: ignore[misc]
             )  # fmt: skip
             bar.remove_task(task)
     return runs, remarks
-
-
-def _gather(tensors: Tensors, pattern: Pattern) -> tuple[Scores, int]:
-    """All full blocks (B, m, m) of the layers, and the number of tiles that are cut short."""
-    # A file without full blocks gives an empty array, not an error of numpy's.
-    full = [np.empty((0, pattern.m, pattern.m), np.float32)]
-    cut_short = 0
-    for scores, layer in tensors:
-        tiling = Tiling(scores.shape, pattern, layer.groups, layer.layout)
-        for region, blocks in zip(tiling.regions(), tiling.split(scores), strict=True):
-            if region.full:
-                full.append(blocks)
-            else:
-                cut_short += len(blocks)
-    return np.concatenate(full), cut_short
 
 
 def _show_tables(path: Path, patterns: Sequence[Pattern], summaries: Sequence[Summary]) -> None:

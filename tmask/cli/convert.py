@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.numbers import number, percent
 from tmask.cli.options import Csv, Exclude, Include, Json, KeepZeros, Overwrite, check_outputs
 from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.csv_files import write_csv
 from tmask.files.masks import write_masks
 from tmask.files.outputs.names import check_csv_name, check_masks_name
+from tmask.showing.numbers import number, percent
 
 if TYPE_CHECKING:
     from tmask.nn.pruning.convert import ConversionReport

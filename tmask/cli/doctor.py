@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.numbers import number
 from tmask.cli.options import Exclude, Include, Json, Regex
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.rows.layer_rows import skipped_rows
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Skipped, select_layers
 from tmask.files.opening import open_weights
+from tmask.showing.numbers import number
 
 if TYPE_CHECKING:
     from tmask.nn.packing.doctor import Diagnosis

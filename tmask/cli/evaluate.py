@@ -23,10 +23,10 @@ from tmask.cli.language_models import (
     read_device,
     read_dtype,
 )
-from tmask.cli.numbers import number, percent
 from tmask.cli.options import Json
 from tmask.cli.output import Row, show_json, show_table
 from tmask.errors import InvalidProblemError, TmaskError
+from tmask.showing.numbers import number, percent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class _Step:
     def __init__(self, bar: Bar, task: TaskID, index: int) -> None:
         self.bar, self.task, self.index = bar, task, index
 
-    def __call__(self, done: int, count: int) -> None:
+    def __call__(self, done: int, count: int, name: str) -> None:
         self.bar.update(self.task, completed=self.index * count + done)
 
 

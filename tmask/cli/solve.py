@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 import tmask
 from tmask.blocks.pattern import Pattern
@@ -40,6 +40,7 @@ from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
 from tmask.files.weight_file import WeightFile
+from tmask.showing.progress import ProgressCall
 from tmask.solving.solver import Solver
 
 
@@ -153,11 +154,11 @@ class _Run:
             task = bar.add_task("", total=sum(counts))
             for index, layer in enumerate(self.layers):
                 bar.update(task, description=f"layer {index + 1} of {len(counts)}, {layer.name}")
-                self.records.append(self._layer(layer, lambda done: bar.advance(task, done)))
+                self.records.append(self._layer(layer, _following(bar, task, sum(counts[:index]))))
                 # A layer from the store reports no progress of its own.
                 bar.update(task, completed=sum(counts[: index + 1]))
 
-    def _layer(self, layer: Layer, progress: Callable[[int], object]) -> MaskRecord:
+    def _layer(self, layer: Layer, progress: ProgressCall) -> MaskRecord:
         """From the store, or solved and put there."""
         tensor = self.source.read(layer.name)
         sha256 = tensor.sha256()
@@ -202,6 +203,11 @@ class _Run:
         )
         self.store.put(record)
         return record
+
+
+def _following(bar: Bar, task: TaskID, before: int) -> ProgressCall:
+    """Moves the bar on by the blocks of one layer, of which so many come before."""
+    return lambda done, total, name: bar.update(task, completed=before + done)
 
 
 def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:

@@ -7,7 +7,7 @@ time. Gaps are proven ones, against one bound a block that all solvers share.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.certificate import Bounds, judge, upper_bounds
 from tmask.judging.worth import Worth, optimality_gaps
+from tmask.showing.progress import ProgressCall
 from tmask.solving.registry import get_solver, reference_solver
 from tmask.solving.solver import Solver
 
@@ -104,7 +105,7 @@ def compare(
     repeats: int = 3,
     seconds_per_solver: float = 2.0,
     seed: int = 0,
-    progress: Callable[[str], object] | None = None,
+    progress: ProgressCall | None = None,
 ) -> list[Run]:
     """Solve the same blocks by every solver, in turn, `repeats` times.
 
@@ -114,7 +115,7 @@ def compare(
         solvers: names, or Solver objects where settings matter.
         seconds_per_solver: about how long the repeats of one solver may take in all; it decides how many blocks a
             slow solver sees. One block at least.
-        progress: called with a text before each run.
+        progress: called before each run with the number of steps done, how many there are, and what comes next.
     Returns:
         One Run per solver and repeat; solvers that failed are in it.
     Raises:
@@ -131,22 +132,36 @@ def compare(
         raise InvalidProblemError("compare needs at least one solver")
     # Weights come in an order; the first blocks, all that a slow solver sees, must be a sample of them.
     blocks = blocks[np.random.default_rng(seed).permutation(len(blocks))]
-    note = progress or (lambda text: None)
     trials = [_Trial(solver, blocks, pattern, case) for solver in instances]
+    steps = _Steps(progress, len(trials) * (1 + repeats) + 1)
     for trial in trials:
-        note(f"{trial.solver.name}: warming up")
+        steps.next(f"{trial.solver.name}: warming up")
         trial.plan(seconds_per_solver / repeats)
     # One bound a block for all solvers, found outside the time that is measured.
     reference = reference_solver(pattern.m)
     seen = max(trial.size for trial in trials)
-    note(f"bounds for {seen} blocks")
+    steps.next(f"bounds for {seen} blocks")
     bounds = upper_bounds(blocks[:seen], pattern.n, None if reference is None else reference.solve)
     runs = []
     for repeat in range(repeats):  # in turn, so that a slow moment of the machine hits all of them
         for trial in trials:
-            note(f"{trial.solver.name}: run {repeat + 1} of {repeats}")
+            steps.next(f"{trial.solver.name}: run {repeat + 1} of {repeats}")
             runs.append(trial.run(repeat, bounds))
+    steps.next("")
     return runs
+
+
+class _Steps:
+    """Counts the steps of a comparison for whoever wants to know."""
+
+    def __init__(self, progress: ProgressCall | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def next(self, name: str) -> None:
+        """Say what comes next; what was said before is done."""
+        if self.progress is not None:
+            self.progress(self.done, self.total, name)
+        self.done += 1
 
 
 class _Trial:

@@ -142,7 +142,7 @@ def transposable_bounds(n: int, m: int) -> tuple[float, float]:
     """Proven bounds on log2 `transposable_count`, as float64 rounds them.
 
     Above: the masks that obey the rows alone, C(m, n)^m. Below: that, times b^(m-1), where
-    b = C(m, n) (n/m)^n (1 - n/m)^(m-n). docs/diversity.md says why.
+    b = C(m, n) (n/m)^n (1 - n/m)^(m-n). docs/explanation/diversity.md says why.
 
     Source: [Gurvits2009].
     """

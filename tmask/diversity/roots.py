@@ -1,6 +1,6 @@
 """Count 0/1 matrices with bounded row and column sums by evaluating a symmetric polynomial at roots of unity.
 
-The wanted count is a coefficient of that polynomial; docs/diversity.md derives how few points are enough. All is done
+The wanted count is a coefficient of that polynomial; docs: diversity derives how few points are enough. All is done
 modulo primes that have such roots, and put together by the Chinese remainder theorem.
 """
 

@@ -1,6 +1,6 @@
 """Mask files: safetensors with one bit-packed mask per parameter, and what is known of it as metadata.
 
-The format is described in docs/mask-files.md.
+The format is described in docs/reference/mask-files.md.
 """
 
 from __future__ import annotations

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tmask.blocks.pattern import Pattern
 from tmask.judging.worth import Worth
+from tmask.showing.cards import Card, Shown
+from tmask.showing.mask_pictures import draw_mask, mask_svg
+from tmask.showing.numbers import number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A gap no larger than this counts as none: what float64 sums, and the grid of exact solvers, can lose.
 ROUNDING = 2.0**-35
@@ -50,7 +56,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Solution(Worth):
+class Solution(Worth, Shown):
     """A mask with its worth.
 
     Args:
@@ -80,9 +86,33 @@ class Solution(Worth):
             f"{proof}, objective {self.objective:.6g}, retained {self.retained:.2%}, {self.seconds:.3g} s>"
         )
 
+    def card(self) -> Card:
+        """What a notebook shows: the numbers, and a corner of the mask."""
+        facts = {
+            "status": str(self.status),
+            "proven gap": percent(self.optimality_gap, 4),
+            "retained": percent(self.retained),
+            "objective": f"{self.objective:.6g}",
+            "bound": "-" if self.dual_bound is None else f"{self.dual_bound:.6g}",
+            "seconds": number(self.seconds),
+        }
+        shape = "x".join(map(str, self.mask.shape))
+        picture = mask_svg(self.mask, self.pattern.m)
+        return Card(f"{self.pattern} of {shape} by {self.solver}", facts, (), [picture], [self.status.advice])
+
+    def plot(self) -> Figure:
+        """The upper left corner of the mask, as a figure of matplotlib.
+
+        Raises:
+            SolverUnavailableError: matplotlib is not installed.
+        """
+        gap = percent(self.optimality_gap, 4)
+        title = f"{self.pattern} by {self.solver}: {percent(self.retained)} retained, proven gap {gap}"
+        return draw_mask(self.mask, self.pattern.m, title)
+
 
 @dataclass(frozen=True, slots=True)
-class Certificate(Worth):
+class Certificate(Worth, Shown):
     """What linear-programming duality says of a mask.
 
     Args:
@@ -115,10 +145,25 @@ class Certificate(Worth):
         """Feasible, and every block proven optimal."""
         return self.feasible and self.proven_blocks == self.num_blocks
 
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in a word; where a mask is not feasible, the place too."""
+        return "optimal" if self.optimal else "feasible" if self.feasible else f"infeasible ({self.violation})"
+
+    def card(self) -> Card:
+        """What a notebook shows."""
+        facts = {
+            "verdict": self.verdict,
+            "proven gap": percent(self.optimality_gap, 4),
+            "objective": f"{self.objective:.6g}",
+            "bound": f"{self.dual_bound:.6g}",
+            "blocks proven optimal": f"{self.proven_blocks:,} of {self.num_blocks:,}",
+        }
+        return Card(f"{self.pattern}, certified", facts)
+
     def __repr__(self) -> str:
-        verdict = "optimal" if self.optimal else "feasible" if self.feasible else f"infeasible ({self.violation})"
         return (
-            f"<Certificate {self.pattern} {self.layout}: {verdict}, gap {self.optimality_gap:.3g}, "
+            f"<Certificate {self.pattern} {self.layout}: {self.verdict}, gap {self.optimality_gap:.3g}, "
             f"objective {self.objective:.6g} <= {self.dual_bound:.6g}, "
             f"{self.proven_blocks} of {self.num_blocks} blocks proven optimal>"
         )

@@ -66,7 +66,7 @@ def magnitudes(values: Tensor) -> Tensor:
 def clearly_optimal(scores: Tensor, masks: Tensor, v: Tensor) -> Tensor:
     """(...) bool: in each row all kept score - v are above all pruned ones, after rounding.
 
-    Rounding is monotone, so they are so in real numbers too (docs/exactness.md), and the prices, rounded to the scores'
+    Rounding is monotone, so they are so in real numbers too (docs: exactness), and the prices, rounded to the scores'
     dtype, prove the mask, whatever they were. A tie says nothing: `proves_optimal` looks closer.
     """
     import torch

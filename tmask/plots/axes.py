@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tmask.comparison.runs import Summary
 from tmask.plots.series import SMALLEST_DECADE, Figures
-from tmask.plots.styles import GRID, INK, SEPARATOR
+from tmask.showing.styles import GRID, INK, SEPARATOR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +22,10 @@ def _decades(data: Figures) -> tuple[int, int]:
 
 
 def _band(data: Figures) -> float:
-    """Its height, in decades: a quarter of what the gaps take."""
+    """Its height, in decades: a quarter of what the gaps take, and more where many markers share it."""
     low, high = _decades(data)
-    return 0.25 * (high - low)
+    crowd = max(sum(proven(s.points[p]) for s in data.series if p in s.points) for p in data.patterns)
+    return max(0.25, 0.1 * crowd) * (high - low)
 
 
 def height(data: Figures, point: Summary, share: float = 0.5) -> float:
@@ -58,9 +59,9 @@ def gap_axis(axes: Axes, data: Figures) -> None:
     axes.grid(axis="y", color=GRID)
     axes.text(
         -0.015,
-        0.1,
+        10 ** (low - 0.5 * _band(data)),
         "proven\noptimal",
-        transform=axes.transAxes,
+        transform=axes.get_yaxis_transform(),
         ha="right",
         va="center",
         fontsize=8.5,

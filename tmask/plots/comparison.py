@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tmask.comparison.runs import Run
 from tmask.errors import OutputError, SolverUnavailableError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.plots.figures import draw_gap, draw_gap_time, draw_time
-from tmask.plots.reading import read_case
+from tmask.plots.reading import CaseRuns, read_case
 from tmask.plots.series import arrange
-from tmask.plots.styles import RC_PANELS, save_options
+from tmask.showing.matplotlib_figures import new_figure
+from tmask.showing.styles import RC_PANELS, save_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +54,21 @@ def draw_plots(csv_path: str | Path, out_dir: str | Path) -> list[Path]:
             raise
         except OSError as error:
             raise OutputError(f"cannot write plots into {out_dir}: {error.strerror or error}") from error
+
+
+def draw_runs(runs: Sequence[Run], made: Mapping[str, str]) -> Figure:
+    """Gap against time of runs in memory, a panel for each pattern.
+
+    Args:
+        made: date, cpu and tmask, as of `comparison.environment`.
+    Raises:
+        SolverUnavailableError: matplotlib is not installed.
+    """
+    new_figure((1, 1))
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC_PANELS):
+        return draw_gap_time(arrange(CaseRuns(runs[0].case, list(runs), dict(made))))
 
 
 def _save(figures: dict[str, Figure], out_dir: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, OutputError, SolverUnavailableError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.plots.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC, SEPARATOR, point_style, save_options
+from tmask.showing.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC, SEPARATOR, point_style, save_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

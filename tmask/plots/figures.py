@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tmask.plots.axes import gap_axis, height, pattern_axis, proven
 from tmask.plots.series import Figures, Series
-from tmask.plots.styles import GRID, INK
+from tmask.showing.matplotlib_figures import new_figure
+from tmask.showing.styles import GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,16 +68,17 @@ def draw_gap_time(data: Figures) -> Figure:
 
 def _figure(data: Figures, title: str, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     """With title, legend and footer; the axes in reading order."""
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     size = (10.5, 5.6) if rows == columns == 1 else (3.4 * max(columns, 2) + 2.4, 3.7 * rows + 1.3)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(size)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     figure.suptitle(f"{title} (case {data.case!r})", fontsize=13, x=0.01, ha="left")  # the legend is on the right
     # Made by hand: those of the axes would be one for each pattern.
     handles = [Line2D([], [], label=series.label, **series.style()) for series in data.series]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first")
+    figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, title="solver, smallest gap first,\ncolour by kind"
+    )
     figure.supxlabel(data.footer, fontsize=7.5, color="#666666", x=0.01, ha="left")
     return figure, axes
 

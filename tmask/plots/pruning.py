@@ -11,7 +11,7 @@ from tmask.errors import InvalidProblemError, OutputError, SolverUnavailableErro
 from tmask.files.atomic import atomic_path, check_output
 from tmask.plots.diversity import FORMATS
 from tmask.plots.matrix_names import block_of, kind
-from tmask.plots.styles import COLOURS, GRID, INK, MARKERS, RC, save_options
+from tmask.showing.styles import COLOURS, GRID, INK, MARKERS, RC, save_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

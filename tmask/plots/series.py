@@ -6,11 +6,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from tmask.comparison.runs import Summary, summarise
 from tmask.plots.reading import CaseRuns
-from tmask.plots.styles import COLOURS, MARKERS, marker_size, point_style
+from tmask.showing.styles import COLOURS, MARKERS, SOLVERS, marker_size, point_style
 
 _UNDERFILLED = "hollow: some blocks keep fewer than n in a line"
 # Smaller gaps, which rounding leaves behind, would stretch the axis until the others cannot be told apart.
@@ -51,12 +52,12 @@ def arrange(read: CaseRuns) -> Figures:
     points = summarise([run for run in read.runs if not run.failure])
     keys = list(dict.fromkeys((run.solver, run.settings) for run in read.runs))
     labels = _labels(keys)
-    # Styles go by the order in the file, which is stabler than the ranks: a solver keeps its colour as gaps change.
+    looks = _looks(keys)
     series = [
-        Series(labels[key], COLOURS[(i + i // len(MARKERS)) % len(COLOURS)], MARKERS[i % len(MARKERS)], {
+        Series(labels[key], *looks[key], {
             (point.m, point.n): point for point in points if (point.solver, point.settings) == key
         })
-        for i, key in enumerate(keys)
+        for key in keys
     ]  # fmt: skip
     return Figures(
         read.case,
@@ -64,6 +65,19 @@ def arrange(read: CaseRuns) -> Figures:
         sorted({(point.m, point.n) for point in points}),
         "\n".join(textwrap.fill(note, 130) for note in _notes(read, points, labels)),
     )
+
+
+def _looks(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, Any]]:
+    """A colour and a marker for each: a solver's own; for solvers of others, or a second setting, those left over."""
+    looks: dict[tuple[str, str], tuple[str, Any]] = {}
+    for key in keys:
+        if key[0] in SOLVERS and SOLVERS[key[0]] not in looks.values():
+            looks[key] = SOLVERS[key[0]]
+    taken = {marker for _, marker in looks.values()}
+    # Both change from one to the next, so that neighbours differ in both; markers that nobody has come first.
+    pairs = [(COLOURS[(k + k // len(MARKERS)) % len(COLOURS)], m) for k, m in enumerate(MARKERS * len(COLOURS))]
+    free = sorted((pair for pair in pairs if pair not in looks.values()), key=lambda pair: pair[1] in taken)
+    return looks | dict(zip((key for key in keys if key not in looks), cycle(free), strict=False))
 
 
 def _notes(read: CaseRuns, points: list[Summary], labels: dict[tuple[str, str], str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tmask.blocks.tiling import Tiling
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.judging.solution import Certificate, Solution
 from tmask.judging.violation import first_violation
+from tmask.showing.progress import Progress, reporting
 from tmask.solving.devices import solve_on_device, stays_on_device
 from tmask.solving.host import solve_on_host
 from tmask.solving.reference import judge_blocks
@@ -32,7 +33,7 @@ def solve(
     groups: int = 1,
     layout: str | None = None,
     certify: bool = True,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = None,
     warm_start: Solution | bool = False,
     keep_zeros: bool = False,
     **settings: Any,
@@ -55,7 +56,7 @@ def solve(
             "convolution", (Cout, Cin, *kernel), tiled m outputs by m inputs at each kernel position. It must be given
             where the shape leaves it open: for three axes, and where a kernel would be wider than its channels.
         certify: compute `dual_bound` and `optimality_gap`.
-        progress: called with the number of blocks done since the last call.
+        progress: True for a bar; or called with blocks done, their number, and the pattern ("" at the end).
         warm_start: the solution of nearly the same weights, to start from its prices; or True, to keep prices for
             that in the first place, which costs 1 / m of the weight's memory. The mask is as good either way;
             `midpoint` is the faster with it the less the weights have changed, others ignore it.
@@ -67,16 +68,17 @@ def solve(
     Raises:
         InvalidProblemError, UnknownSolverError, SolverUnavailableError, SolverFailedError.
     Cost: the solver's, plus O(size) for checks and, with certify=True, at most that of the exact optimum.
-    Source: [Hubara2021] for the problem; docs/certificates.md for the bound.
+    Source: [Hubara2021] for the problem; docs/explanation/certificates.md for the bound.
     """
     pattern = Pattern.parse(pattern)
     # Before the weight is looked at: what is wrong with the call itself should not take a pass over it to say.
     fixed = _solver(solver, settings)
     if fixed is not None:
         fixed.check_side(pattern.m)
-    request = Request(weight, pattern, fixed, score, groups, layout, certify, progress, warm_start, keep_zeros)
+    request = Request(weight, pattern, fixed, score, groups, layout, certify, None, warm_start, keep_zeros)
     way = solve_on_device if stays_on_device(weight, fixed, pattern.m) else solve_on_host
-    mask, answers = way(request)
+    with reporting(progress, "blocks of") as tell:
+        mask, answers = way(replace(request, progress=tell))
     if keep_zeros:
         mask &= _nonzero(weight)  # they count 0 in every sum, so that nothing else changes
     return make_solution(mask, pattern, answers, layout)

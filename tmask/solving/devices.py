@@ -70,7 +70,7 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
         short = region.full and known.irregular > 0
         answers.append(RegionAnswer(known.worth(bound), seconds, part.solver.name, underfilled=short))
     if request.progress is not None:
-        request.progress(tiling.num_blocks)
+        request.progress(tiling.num_blocks, tiling.num_blocks, "")
     return mask, answers
 
 

@@ -32,6 +32,7 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
     tiling = Tiling(values.shape, pattern, request.groups, request.layout, request.at_most)
     mask = np.empty(values.shape, np.bool_)  # every entry is in one region, which writes it
     matrices, masks = tiling.to_matrices(values), tiling.to_matrices(mask)
+    request = request.counting(tiling.num_blocks)
     answers = []
     for region in tiling.regions():
         solver = _choose(request.solver, region)

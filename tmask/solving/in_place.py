@@ -25,7 +25,7 @@ def solve_in_place(
     weights, pattern = region.cut(matrices), request.pattern  # a view, so masks are written where they belong
     row_prices = _row_prices(solver, weights, request)
     begin = time.perf_counter()
-    worth = solve_matrices(solver, weights, pattern.n, pattern.m, region.cut(masks), request.progress, row_prices)
+    worth = solve_matrices(solver, weights, pattern.n, pattern.m, region.cut(masks), request.blocks_done, row_prices)
     seconds = time.perf_counter() - begin
     if not request.certify:
         worth = Worth(worth.objective, worth.total, None)  # the bound came for nothing; who wants none gets none

@@ -27,7 +27,7 @@ def solve_blocks(solver: Solver, region: Region, matrices: Values, masks: Mask, 
         total = float(blocks.sum(dtype=np.float64))
     if not np.isfinite(total):  # a solver must not see such entries
         raise request.unusable()
-    answer = solver.solve(blocks, n, request.progress)
+    answer = solver.solve(blocks, n, request.blocks_done)
     region.join(answer.masks, masks)
     judged = judge_blocks(blocks, answer.masks, n, answer.prices) if request.certify else tally(blocks, answer.masks, n)
     return RegionAnswer(

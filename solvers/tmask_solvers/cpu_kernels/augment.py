@@ -1,6 +1,6 @@
 """Shortest augmenting paths for one block, in integers: exact for every input, from any column prices.
 
-Scores become integers q, so that all sums are exact; docs/exactness.md, section 3, says what is lost where that rounds
+Scores become integers q, so that all sums are exact; docs: exactness, section 3, says what is lost where that rounds
 them. Entries that are kept have q - u - v >= 0, others <= 0, throughout; only the column counts are wrong at first, and
 each path from a column with too many entries to one with too few repairs a unit of that.
 

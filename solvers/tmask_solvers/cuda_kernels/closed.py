@@ -49,7 +49,7 @@ class Term(Vector):
         return self._binary("-", other)
 
     def __mul__(self, other: Any) -> Term:
-        # Not *, which the compiler may fuse with a sum (docs/gpu-kernel.md).
+        # Not *, which the compiler may fuse with a sum (docs/explanation/gpu-kernel.md).
         return self.new(f"multiply({self.name}, {self.wrap}({other!r}))")
 
     def __neg__(self) -> Term:

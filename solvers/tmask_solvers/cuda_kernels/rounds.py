@@ -1,6 +1,6 @@
 """The midpoint iteration as a CUDA kernel: a thread holds the row and the column of the same number of a tile.
 
-`cpu_kernels.midpoint.window` has the method and docs/exactness.md the proof; both hold here as they are, since all that
+`cpu_kernels.midpoint.window` has the method and docs: exactness the proof; both hold here as they are, since all that
 decides is the same two operations, fl(s - v) and a strict comparison. A row's threshold b_i and a column's price v_j
 pass through shared memory, so that all threads use one and the same number; row and column hold the same bits of an
 entry, so that the thread of a column finds which of its entries are kept by the operation that the row's thread would
@@ -10,7 +10,7 @@ A warp holds one tile of side 17 to 32, two of 9 to 16, four of 5 to 8, eight of
 either a tile's columns have balanced, or it goes to the list of tiles left over, because rows tie or the limit is
 reached. What is done stays as it is while the others go on. A thread beyond the last line repeats that line.
 
-Registers, for float32 on sm_90: 62 (4:8) to 113 (16:32), nothing in local memory (docs/gpu-kernel.md).
+Registers, for float32 on sm_90: 62 (4:8) to 113 (16:32), nothing in local memory (docs/explanation/gpu-kernel.md).
 """
 
 from __future__ import annotations

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from numba.core import event
 
-log = logging.getLogger("tmask")
+from tmask.showing.notes import tell
 
 
 class _Listener(event.Listener):
-    """Logs at the first compilation it hears of; what is loaded from the disk cache makes no such event."""
+    """Speaks at the first compilation it hears of; what is loaded from the disk cache makes no such event."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -22,7 +21,7 @@ class _Listener(event.Listener):
     def on_start(self, event: Any) -> None:
         if self.silent:
             self.silent = False
-            log.info("compiling %s: some seconds, once on this machine", self.what)
+            tell(f"compiling {self.what}: some seconds, once on this machine")
 
     def on_end(self, event: Any) -> None:
         """Nothing to say."""
@@ -30,6 +29,6 @@ class _Listener(event.Listener):
 
 @contextmanager
 def announced(what: str) -> Iterator[None]:
-    """Log "compiling {what}" on logger "tmask", level INFO, if kernels are compiled inside."""
+    """Say "compiling {what}" if kernels are compiled inside: on logger "tmask", or to a person who is there."""
     with event.install_listener("numba:compile", _Listener(what)):
         yield

@@ -1,6 +1,6 @@
 """The numbers of the method on which its implementations, in numba, torch and CUDA, and the integer solvers agree.
 
-docs/exactness.md says where exactness rests on them. Kernels take a number as it is when they are compiled.
+docs/explanation/exactness.md says where exactness rests on them. Kernels take a number as it is when they are compiled.
 """
 
 from __future__ import annotations

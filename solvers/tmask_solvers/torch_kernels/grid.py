@@ -2,7 +2,7 @@
 
 The unit of a block is 2^(e-46), with 2^e above its largest score. In that unit scores are integers below 2^46, if the
 block is *on the grid*: all float32 scores of at least 2^-22 of 2^e are. Prices are integers too, and as long as they
-stay below 2^52, no sum or difference of a score and a price is rounded (docs/exactness.md, section 2).
+stay below 2^52, no sum or difference of a score and a price is rounded (docs/explanation/exactness.md, section 2).
 
 Blocks lie last, as in `rounds`.
 """
@@ -72,7 +72,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 def prove(units: Tensor, masks: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Prices that prove masks (m, m, B) with n in each row and column optimal, where they are.
 
-    Bellman-Ford, as docs/exactness.md, section 2, has it. If a mask is not optimal, prices fall for ever; so after 2m
+    Bellman-Ford, as docs: exactness, section 2, has it. If a mask is not optimal, prices fall for ever; so after 2m
     rounds without rest, or with prices too large to be exact, there is no proof.
 
     Returns:

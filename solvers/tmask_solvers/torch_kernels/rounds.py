@@ -6,7 +6,7 @@ wire, with no sort and no traffic between blocks. On a CPU it takes a fifteenth 
 of `torch.sort`, and less than that of `torch.topk` (rows `order` of bench/results/torch_choices.csv).
 
 Why a balanced round proves its mask, and why that needs a plain subtraction and a strict comparison alone, is in
-docs/exactness.md, section 1. Torch rounds each of these operations once, on every device: nothing here is compiled or
+docs: exactness, section 1. Torch rounds each of these operations once, on every device: nothing here is compiled or
 fused, and prices are tensors in memory, the same numbers for every row.
 """
 

@@ -26,7 +26,7 @@ def run(code):
 def test_integrations(library, index, tmp_path, monkeypatch):
     pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
-    names = run(blocks("integrations.md")[index])
+    names = run(blocks("how-to/integrations.md")[index])
     if library == "transformers":
         loaded = names["GPT2LMHeadModel"].from_pretrained(names["folder"])
         tmask.check_mask(loaded.transformer.h[0].mlp.c_fc.weight != 0, "2:4")
@@ -40,7 +40,7 @@ def test_integrations(library, index, tmp_path, monkeypatch):
 def test_distributed_on_one_process(index, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        names = run(blocks("distributed.md")[index])
+        names = run(blocks("how-to/distributed.md")[index])
         model, optimizer = names.get("parallel", names["model"]), names["optimizer"]
         for _ in range(40):
             optimizer.zero_grad()

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tmask.blocks.layouts import in_words
-from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
 from tmask.judging.worth import Worth
+from tmask.showing.numbers import number, percent
 
 
 def describe(record: MaskRecord) -> dict[str, Any]:

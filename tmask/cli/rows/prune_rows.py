@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmask.blocks.pattern import Pattern
-from tmask.cli.numbers import number, percent
 from tmask.cli.output import Row
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.plots.matrix_names import kind
+from tmask.showing.numbers import number, percent
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport

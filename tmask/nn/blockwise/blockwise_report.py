@@ -6,12 +6,18 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
+from tmask.showing.cards import Card, Shown
+from tmask.showing.error_figures import draw_errors
+from tmask.showing.numbers import number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class BlockRow:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockwiseReport:
+class BlockwiseReport(Shown):
     """A model that was pruned block by block.
 
     Args:
@@ -69,6 +75,48 @@ class BlockwiseReport:
             "matrices": [dataclasses.asdict(row) for row in self.rows],
             "skipped": dict(self.skipped),
         }
+
+    def __repr__(self) -> str:
+        return (
+            f"<BlockwiseReport: {len(self.rows)} matrices pruned, {len(self.skipped)} left dense, "
+            f"mean error {percent(self.error)}, {number(self.seconds)} s; print() it for a table>"
+        )
+
+    def __str__(self) -> str:
+        return self.card().text()
+
+    def card(self) -> Card:
+        """What a notebook shows: a row for each matrix."""
+        facts = {
+            "matrices pruned": str(len(self.rows)),
+            "left dense": str(len(self.skipped)),
+            "mean error": percent(self.error),
+            "seconds": number(self.seconds),
+        }
+        notes = [f"left dense: {name}: {reason}" for name, reason in self.skipped.items()]
+        return Card("Pruned, block by block", facts, [_words(row) for row in self.rows], (), notes)
+
+    def plot(self) -> Figure:
+        """The error of each matrix, as a figure of matplotlib.
+
+        Raises:
+            SolverUnavailableError: matplotlib is not installed.
+        """
+        errors = {"as written": [row.error for row in self.rows]}
+        return draw_errors([row.name for row in self.rows], errors, "Error by matrix")
+
+
+def _words(row: MatrixPruning) -> dict[str, str]:
+    return {
+        "matrix": row.name,
+        "shape": "x".join(map(str, row.shape)),
+        "density": percent(row.density),
+        "retained": percent(row.retained),
+        "proven gap": percent(row.optimality_gap, 4),
+        "solver": row.solver,
+        "error": percent(row.error),
+        "seconds": number(row.seconds),
+    }
 
 
 def make_report(model: nn.Module, done: Iterable[BlockPruning], seconds: float) -> BlockwiseReport:

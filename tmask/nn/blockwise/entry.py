@@ -22,11 +22,11 @@ from tmask.nn.blockwise.pruning import BlockSettings, GoalKind
 from tmask.nn.blockwise.tuning import Tuning
 from tmask.nn.blockwise.walk import WalkSettings, walk
 from tmask.nn.calibration.batches import Forward
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.distributed.fingerprint import fingerprint as bits
 from tmask.nn.distributed.ranks import Ranks, check_same, joining
 from tmask.nn.methods.method import Method
 from tmask.nn.methods.registry import get_method
+from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
@@ -49,7 +49,7 @@ def prune_blocks(
     forward: Forward | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> BlockwiseReport:
     """Prune a language model, or any model whose work is done by a list of like blocks.
 
@@ -84,7 +84,7 @@ def prune_blocks(
             temporary files.
         forward: how a batch goes through the model, called with both.
         dtype, device: in which, and on which, the blocks of a directory compute; None for the dtype of its config.
-        progress: called with blocks done, their number, and the name of the next ("" at the end).
+        progress: True for a bar; or called with blocks done, their number, and the name of the next ("" at the end).
     Raises:
         InvalidProblemError: unusable data, settings or weights; names the matrix. A model in memory keeps what was
             done to the blocks before it, and the block at which it failed is as it was; of a directory nothing is left

@@ -29,8 +29,8 @@ from tmask.nn.blockwise.states import States, closing
 from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
 from tmask.nn.calibration.experts import one_by_one
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.distributed.ranks import Ranks, check_same, together
+from tmask.showing.progress import Progress, reporting
 
 
 class Source(Protocol):
@@ -84,7 +84,7 @@ def walk(
     batches: Sequence[Any],
     settings: WalkSettings,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
     ranks: Ranks | None = None,
 ) -> list[BlockPruning]:
     """Prune every block.
@@ -95,12 +95,14 @@ def walk(
     Raises:
         TmaskError: what data, method or solver raise, with the matrix's name. Blocks before it have been stored.
     """
-    tell = progress or (lambda *_: None)
     blocks: Any = source.model.get_submodule(source.blocks_name)
     settings.pruning.choice.check(name for name, p in source.model.named_parameters() if p.ndim > 1)
     states, dense = States(settings.memory), States(settings.memory)
     calls: list[tuple[BlockCall, ...]] = []
-    with evaluating(source.model), one_by_one(source.model), torch.no_grad(), closing(states, dense):
+    with (
+        evaluating(source.model), one_by_one(source.model), torch.no_grad(), closing(states, dense),
+        reporting(progress, "pruning") as tell,
+    ):  # fmt: skip
         with together(ranks), source.entering():
             for entry in enter(source.model, blocks, [placed(batch, source.device) for batch in batches], forward):
                 calls.append(entry.calls)

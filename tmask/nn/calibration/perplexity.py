@@ -8,7 +8,6 @@ before it. Numbers of the two kinds, or of other lengths, are not comparable.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import evaluating
+from tmask.showing.progress import Progress, reporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +94,19 @@ def choose_windows(
 
 
 @torch.no_grad()
-def perplexity(
-    model: nn.Module, tokens: Tensor, windows: Windows, progress: Callable[[int, int], object] | None = None
-) -> Perplexity:
+def perplexity(model: nn.Module, tokens: Tensor, windows: Windows, progress: Progress = None) -> Perplexity:
     """The perplexity of a model that returns `logits` for `input_ids`.
 
     Args:
         tokens: (T,) of the text.
-        progress: called with windows done and their number.
+        progress: True for a bar; or called with windows done, their number, and "".
     Raises:
         InvalidProblemError: logits that are NaN or infinite; names the window.
     Cost: a forward pass for each window, one at a time; their logits in float32.
     """
     device = next(model.parameters()).device
     total, judged = 0.0, 0
-    with evaluating(model):
+    with evaluating(model), reporting(progress, "windows") as tell:
         for number, start in enumerate(windows.starts):
             ids = tokens[start : start + windows.length].to(device)
             scored = windows.scored(start)
@@ -121,8 +119,7 @@ def perplexity(
                 )
             total += float(nn.functional.cross_entropy(logits, ids[-scored:], reduction="sum"))
             judged += scored
-            if progress is not None:
-                progress(number + 1, len(windows.starts))
+            tell(number + 1, len(windows.starts), "")
     mean = total / judged
     value = math.exp(mean) if mean < math.log(torch.finfo(torch.float64).max) else math.inf
     return Perplexity(value, len(windows.starts), judged, windows.length, windows.stride)

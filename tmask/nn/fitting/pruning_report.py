@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tmask.nn.names import ByLayer
+from tmask.showing.cards import Card, Shown
+from tmask.showing.error_figures import draw_errors
+from tmask.showing.mask_pictures import mask_svg
+from tmask.showing.numbers import number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class LayerPruning:
 
 
 @dataclass(frozen=True, slots=True)
-class PruningReport:
+class PruningReport(Shown):
     """A model that was pruned.
 
     Args:
@@ -87,3 +94,53 @@ class PruningReport:
             }
             for row in self.layers
         ]
+
+    def __repr__(self) -> str:
+        return (
+            f"<PruningReport: {len(self.layers)} layers pruned, {len(self.skipped)} left dense, "
+            f"{number(self.seconds)} s; print() it for a table>"
+        )
+
+    def __str__(self) -> str:
+        return self.card().text()
+
+    def card(self) -> Card:
+        """What a notebook shows: a row for each layer, and a corner of the first mask."""
+        first = next(iter(self.layers), None)
+        # A mask from elsewhere has no pattern, and so no blocks to draw.
+        drawn = first is not None and first.pattern and first.layer in self.masks
+        pictures = [mask_svg(self.masks[first.layer], int(first.pattern.partition(":")[2]))] if first and drawn else []
+        facts = {
+            "layers pruned": str(len(self.layers)),
+            "left dense": str(len(self.skipped)),
+            "batch norms recomputed": str(self.batch_norms),
+            "seconds": number(self.seconds),
+        }
+        notes = [f"left dense: {name}: {reason}" for name, reason in self.skipped.items()]
+        return Card("Pruned, layer by layer", facts, [_words(row) for row in self.layers], pictures, notes)
+
+    def plot(self) -> Figure:
+        """The error of each layer, with the mask alone and as written, as a figure of matplotlib.
+
+        Raises:
+            SolverUnavailableError: matplotlib is not installed.
+        """
+        errors = {
+            "mask alone": [row.error_masked for row in self.layers],
+            "as written": [row.error for row in self.layers],
+        }
+        return draw_errors([row.layer for row in self.layers], errors, "Error by layer")
+
+
+def _words(row: LayerPruning) -> dict[str, str]:
+    return {
+        "layer": row.layer,
+        "shape": "x".join(map(str, row.shape)),
+        "pattern": row.pattern or "given",
+        "density": percent(row.density),
+        "retained": percent(row.retained),
+        "proven gap": percent(row.optimality_gap, 4),
+        "error, mask alone": percent(row.error_masked),
+        "error": percent(row.error),
+        "remark": row.remark,
+    }

@@ -18,7 +18,7 @@ from tmask.nn.fitting.least_squares import least_squares
 from tmask.nn.fitting.scores import NamedScore, importances
 
 RefitMethod = Literal["least-squares", "adam", "none"]
-# As in SparseGPT [Frantar2023]; a tenth of it does no better in AdaPrune, and worse with few data (docs/pruning.md).
+# As in SparseGPT [Frantar2023]; a tenth of it does no better in AdaPrune, and worse with few data (docs: pruning).
 DAMPING = 1e-2
 # Of Adam, as in [Hubara2021].
 STEPS = 1000

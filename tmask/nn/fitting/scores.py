@@ -31,7 +31,7 @@ class NamedScore:
     Args:
         name: what users call it.
         function: the importances.
-        source: where it comes from; a key in brackets resolves in docs/references.md.
+        source: where it comes from; a key in brackets resolves in docs/reference/references.md.
         about: the formula in words.
         centred: whether it is given the sums of inputs less their means, where a bias or a batch norm takes up the mean
             of the output; else those of the inputs as they are.

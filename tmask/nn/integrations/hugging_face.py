@@ -3,7 +3,7 @@
     sparsifier = sparsify(model, "2:4", schedule=Periodic(every=40))
     Trainer(model, ..., callbacks=[SparsifierCallback(sparsifier)]).train()
 
-The callback follows the optimizer that the Trainer makes. docs/integrations.md says what the checkpoints hold, and
+The callback follows the optimizer that the Trainer makes. docs: integrations says what the checkpoints hold, and
 which of them is for `from_pretrained`.
 """
 

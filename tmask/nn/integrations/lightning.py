@@ -3,7 +3,7 @@
     sparsifier = sparsify(module, "2:4", schedule=Periodic(every=40))
     Trainer(..., callbacks=[SparsifierCallback(sparsifier)]).fit(module)
 
-Lightning has no hook after the optimizer's step; torch's own hook on the optimizer serves. docs/integrations.md says
+Lightning has no hook after the optimizer's step; torch's own hook on the optimizer serves. docs: integrations says
 what its checkpoints hold.
 """
 

@@ -77,6 +77,10 @@ class SparseLayer:
         assert self._masked is not None
         return self._masked
 
+    def mask_or_none(self) -> Tensor | None:
+        """The mask where it is on, to look at."""
+        return None if self._masked is None else self._masked.mask
+
     def check_held(self) -> None:
         """Return if the mask is on.
 

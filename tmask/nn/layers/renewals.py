@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tmask.blocks.pattern import Pattern
 from tmask.judging.worth import Worth
+from tmask.showing.cards import Card, Shown, table_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,20 @@ class LayerReport:
         return self.pattern is None
 
 
-class Report(tuple[LayerReport, ...]):
+class Report(tuple[LayerReport, ...], Shown):
     """Rows for every weight of two or more axes; its text is a table."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        rows = [("layer", "shape", "pattern", "retained", "gap", "backend", "remark"), *map(_cells, self)]
-        widths = [max(len(row[i]) for row in rows) for i in range(6)]
-        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[6]]) for row in rows]
-        masked = sum(not row.skipped for row in self)
-        return "\n".join(line.rstrip() for line in [*lines, f"{masked} of {len(self)} weights masked"])
+        return "\n".join([*table_lines([_cells(row) for row in self]), self._count()])
+
+    def card(self) -> Card:
+        """What a notebook shows."""
+        return Card(self._count(), {}, [_cells(row) for row in self])
+
+    def _count(self) -> str:
+        return f"{sum(not row.skipped for row in self)} of {len(self)} weights masked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +119,14 @@ def _figures(flip_rate: float, worth: Worth, seconds: float, suffix: str) -> dic
     return {name + suffix: value for name, value in figures.items() if value is not None}
 
 
-def _cells(row: LayerReport) -> tuple[str, ...]:
+def _cells(row: LayerReport) -> dict[str, str]:
     remark = "; ".join(filter(None, [row.reason, f"tied to {', '.join(row.tied)}" if row.tied else ""]))
-    return (
-        row.layer,
-        "x".join(map(str, row.shape)),
-        "-" if row.pattern is None else str(row.pattern),
-        "-" if row.retained is None else f"{row.retained:.2%}",
-        "-" if row.gap is None else f"{row.gap:.2g}",
-        row.backend or "skipped",
-        remark,
-    )
+    return {
+        "layer": row.layer,
+        "shape": "x".join(map(str, row.shape)),
+        "pattern": "-" if row.pattern is None else str(row.pattern),
+        "retained": "-" if row.retained is None else f"{row.retained:.2%}",
+        "gap": "-" if row.gap is None else f"{row.gap:.2g}",
+        "backend": row.backend or "skipped",
+        "remark": remark,
+    }

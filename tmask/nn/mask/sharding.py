@@ -1,7 +1,7 @@
 """Masks cut over ranks like the weights that `fully_shard` has cut.
 
 In forward, when FSDP has put a layer's weight together, its mask is put together too, for that time; under the masked
-rule once more in backward. What that costs: docs/distributed.md.
+rule once more in backward. What that costs: docs/how-to/distributed.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from torch import nn
 
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.pruning_report import PruningReport
@@ -20,6 +19,7 @@ from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, 
 from tmask.nn.fitting.scores import get_score
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
+from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
@@ -45,7 +45,7 @@ def adaprune(
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> PruningReport:
     """Give the linear and convolution layers of a model N:M masks, and refit their weights, in place.
 
@@ -79,7 +79,7 @@ def adaprune(
         grams: what `collect_grams` found for this very model, to prune copies of it several times after one pass;
             with sequential=False alone. The data are then read for the order of layers and for batch norms only.
         forward: how a batch goes through the model, called with both; for batches of another form.
-        progress: called with layers done, their number, and the name of the next ("" at the end).
+        progress: True for a bar; or called with layers done, their number, and the name of the next ("" at the end).
     Raises:
         InvalidProblemError: unusable data, settings or layers; names the layer. The model is then as it was.
         UnknownSolverError, SolverUnavailableError, SolverFailedError.

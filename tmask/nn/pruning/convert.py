@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -13,7 +13,6 @@ from tmask.conversion import Fit, fitting_pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.fit import Plan
 from tmask.nn.fitting.layer_filter import LayerFilter
@@ -25,11 +24,14 @@ from tmask.nn.fitting.scores import get_score
 from tmask.nn.names import ByLayer
 from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.nn.pruning.patterns import make_plans
+from tmask.showing.cards import Card, Shown
+from tmask.showing.numbers import percent
+from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)
-class ConversionReport:
+class ConversionReport(Shown):
     """A model that was converted.
 
     Args:
@@ -48,6 +50,18 @@ class ConversionReport:
             head = {"layer": row["layer"], "zeros": fit.zeros, "expected": fit.expected, "observed": fit.observed}
             rows.append(head | {key: value for key, value in row.items() if key != "layer"})
         return rows
+
+    def __repr__(self) -> str:
+        return f"<ConversionReport: {len(self.pruning.layers)} of {len(self.fits)} layers converted; print() it>"
+
+    def __str__(self) -> str:
+        return self.card().text()
+
+    def card(self) -> Card:
+        """What a notebook shows: how each layer's zeros fit, beside what pruning did."""
+        card = self.pruning.card()
+        rows = [{"layer": row["layer"], "zeros": percent(self.fits[row["layer"]].zeros), **row} for row in card.rows]
+        return replace(card, title="Converted, layer by layer", rows=rows)
 
 
 def convert(
@@ -72,7 +86,7 @@ def convert(
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> ConversionReport:
     """Convert the layers of an unstructured-sparse model, in place.
 

@@ -17,7 +17,6 @@ from tmask.nn.calibration.batch_norm import recalibrate
 from tmask.nn.calibration.batches import Calibration, evaluating
 from tmask.nn.calibration.experts import one_by_one
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.recording import collect, collect_pair
 from tmask.nn.calibration.stored_matrix import StoredMatrix
 from tmask.nn.fitting.fit import LayerMethod, Plan, fit_layer
@@ -25,6 +24,7 @@ from tmask.nn.fitting.prunable import Prunable, no_layer
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.names import ByLayer, parameter_of
 from tmask.nn.pruning.grams import dense_grams
+from tmask.showing.progress import Progress, reporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class Settings:
         update_batch_norm: recompute running statistics.
         update_bias: make up in the bias for what the mean of the outputs loses.
         grams: the dense model's, from an earlier pass, or None; not sequential then.
-        progress: called with layers done, their number, and the name of the next ("" at the end).
+        progress: True for a bar; or called with layers done, their number, and the name of the next ("" at the end).
     Raises:
         InvalidProblemError: grams that would be ignored.
     """
 
     sequential: bool
     update_batch_norm: bool
-    progress: Progress | None
+    progress: Progress
     update_bias: bool = True
     grams: Mapping[str, Gram] | None = None
 
@@ -68,8 +68,12 @@ def prune(
     """
     begin = time.perf_counter()
     rows, masks, norms = [], ByLayer[Tensor](), 0
-    tell = settings.progress or (lambda *_: None)
-    with evaluating(model), one_by_one(model), _all_or_nothing(model):
+    with (
+        evaluating(model),
+        one_by_one(model),
+        _all_or_nothing(model),
+        reporting(settings.progress, "pruning layer") as tell,
+    ):
         # A copy, since the targets are those of the model before its first layer is changed.
         dense = copy.deepcopy(model) if settings.sequential else None
         # In one pass for all layers: memory for all their sums at once is the price of it.

@@ -16,7 +16,6 @@ from tmask.files.masks import MaskRecord
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.stored_matrix import StoredMatrix
 from tmask.nn.fitting.fit import Fitted, Plan
 from tmask.nn.fitting.layer_filter import LayerFilter, literal
@@ -26,6 +25,7 @@ from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, RefitMethod, Refitting
 from tmask.nn.names import full_name, parameter_of
 from tmask.nn.pruning.layerwise import Settings, prune
+from tmask.showing.progress import Progress
 
 GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_] | MaskRecord]
 
@@ -43,7 +43,7 @@ def reconstruct(
     learning_rate: float = LEARNING_RATE,
     grams: Mapping[str, Gram] | None = None,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> PruningReport:
     """The same refit for masks from elsewhere, of any kind of sparsity, in place.
 

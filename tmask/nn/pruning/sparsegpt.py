@@ -21,7 +21,6 @@ from tmask.blocks.pattern import Pattern
 from tmask.judging.worth import Worth
 from tmask.nn.calibration.batches import Calibration, Forward
 from tmask.nn.calibration.gram import Gram
-from tmask.nn.calibration.progress import Progress
 from tmask.nn.calibration.weight_view import WeightView
 from tmask.nn.fitting.cholesky import check_samples, damped, invert
 from tmask.nn.fitting.fit import Fitted, Plan
@@ -31,6 +30,7 @@ from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, Refitting
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
+from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
@@ -51,7 +51,7 @@ def sparsegpt(
     update_batch_norm: bool = True,
     certify: bool = True,
     forward: Forward | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> PruningReport:
     """Give the linear and convolution layers of a model N:M masks by a SparseGPT sweep, in place.
 

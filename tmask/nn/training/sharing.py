@@ -1,7 +1,7 @@
 """Masks for a model that several processes train together: DDP, and FSDP2 (`fully_shard`).
 
 Every mask is found on one rank, from the whole weight, and sent to the others, so that all have the same whatever the
-solver does; what ranks hold is compared at every renewal, by fingerprint. docs/distributed.md says more.
+solver does; what ranks hold is compared at every renewal, by fingerprint. docs/how-to/distributed.md says more.
 """
 
 from __future__ import annotations

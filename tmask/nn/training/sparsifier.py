@@ -15,7 +15,7 @@ from tmask.nn.layers.finding import MaskFinder
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.renewals import LayerReport, Renewal, Report
 from tmask.nn.layers.settling import choose_anew
-from tmask.nn.mask.shards import local_part
+from tmask.nn.mask.shards import is_sharded, local_part
 from tmask.nn.training.checkpoint import capture, restore
 from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.finite import check_finite, looks_at
@@ -23,9 +23,12 @@ from tmask.nn.training.reminder import Reminder
 from tmask.nn.training.renewing import find_masks, put_on
 from tmask.nn.training.schedules import Frozen, Schedule
 from tmask.nn.training.watching import Watch, check_optimizers
+from tmask.showing.cards import Card, Shown
+from tmask.showing.mask_pictures import mask_svg
+from tmask.showing.numbers import percent
 
 
-class Sparsifier:
+class Sparsifier(Shown):
     """Keeps the masks of a model up to date while it trains.
 
     Either an optimizer is watched (`sparsify(..., optimizer=...)` or `watch`), which does not count the steps that a
@@ -269,6 +272,31 @@ class Sparsifier:
             with together(ranks):
                 self._on_renewal(self.last_renewal)
         return self.last_renewal
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sparsifier: {len(self.layers)} weights under masks, {len(self._skipped)} skipped, {self.schedule}, "
+            f"step {self.steps}>"
+        )
+
+    def card(self) -> Card:
+        """What a notebook shows: where it stands, its report, and a corner of the first mask."""
+        renewal = self.last_renewal
+        facts = {
+            "step": str(self.steps),
+            "schedule": str(self.schedule),
+            "flip rate": percent(None if renewal is None else renewal.flip_rate),
+            "retained": percent(None if renewal is None else renewal.worth.retained),
+        }
+        return Card("Sparse training", facts, self.report().card().rows, self._pictures())
+
+    def _pictures(self) -> list[str]:
+        # After `export` masks are off, and a shard of a mask is no picture of it.
+        for layer in self.layers[:1]:
+            mask = layer.mask_or_none()
+            if mask is not None and not is_sharded(mask):
+                return [mask_svg(mask, layer.pattern.m)]
+        return []
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of an optimizer, and of weights, have no hooks.

@@ -1,7 +1,7 @@
 """A proof that given masks are optimal, a block a lane: Bellman-Ford on the column prices.
 
 Row by row, u_i becomes the largest pruned s - v, and v_j falls to s - u_i for each kept j where it is above. Once no
-price moves in a round over all rows, the prices are the proof (docs/exactness.md, section 2, which also says when all
+price moves in a round over all rows, the prices are the proof (docs: exactness, section 2, which also says when all
 this is exact: `ties` sees to it). If the mask is not optimal, prices fall for ever.
 """
 

@@ -62,7 +62,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, ms: tuple[int, ..
             score = abs(np.float64(window.weight[np.uint64(at + i * window.stride + j)]))
             pool.score[np.uint64((i * m + j) * width + place)] = score
             high = max(high, score)
-    # docs/exactness.md, section 2: the grid, its bound, and what both are for.
+    # docs/explanation/exactness.md, section 2: the grid, its bound, and what both are for.
     bound = math.ldexp(1.0, math.frexp(high)[1] + PRICE_BITS - GRID_BITS)
     magic = 1.5 * bound  # adding and subtracting it rounds numbers below bound / 2 to the grid of `proof`
     good = True

@@ -1,7 +1,7 @@
 """The midpoint iteration over the tiles of a matrix, a SIMD lane each: load, |.|, solve and mask store in one pass.
 
 In each round a row keeps what is above its (n+1)-th largest of s - v. If every column counts n then, the mask is proven
-optimal (docs/exactness.md, section 1).
+optimal (docs/explanation/exactness.md, section 1).
 
 A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every second round a block
 that is not done is looked at: rows that tie exactly, with fewer than n entries above b, are parted (`ties`), and so is

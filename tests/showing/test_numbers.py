@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tmask.cli.numbers import amount, number, percent
+from tmask.showing.numbers import amount, number, percent
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,31 @@ PURPLE, SKY, BLACK, YELLOW = "#CC79A7", "#56B4E9", "#000000", "#F0E442"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW)  # yellow last: the weakest on white
 
 MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*", "<", "p", ">", "d", (4, 1, 0), "h", (3, 1, 0), (8, 1, 0))
-_SIZES: dict[object, float] = {"D": 6.5, "*": 11, "d": 9, (4, 1, 0): 10, (3, 1, 0): 10, (8, 1, 0): 9}  # that look alike
+# One colour and one marker for each built-in solver, in all figures. Colours go by kind: our exact ones, exact ones of
+# other libraries, heuristics, baselines. Markers differ throughout, so that a figure printed grey can be read.
+SOLVERS: dict[str, tuple[str, Any]] = {
+    "midpoint": (BLUE, "o"),
+    "augmenting-paths": (BLUE, "s"),
+    "midpoint-torch": (BLUE, "p"),
+    "midpoint-cuda": (BLUE, "h"),
+    "patterns": (BLUE, "D"),
+    "ortools-flow": (GREEN, "^"),
+    "networkx-simplex": (GREEN, "v"),
+    "ortools-cpsat": (GREEN, "<"),
+    "pulp-cbc": (GREEN, ">"),
+    "pulp-highs": (GREEN, "d"),
+    "ortools-pdlp": (GREEN, (8, 1, 0)),
+    "greedy-keep": (ORANGE, "P"),
+    "greedy-prune": (ORANGE, "X"),
+    "local-search": (ORANGE, "*"),
+    "entropic": (ORANGE, (6, 1, 0)),
+    "bi-nm": (PURPLE, (4, 1, 0)),
+    "random-best": (PURPLE, "H"),
+}
+
+_SIZES: dict[object, float] = {
+    "D": 6.5, "*": 11, "d": 9, (4, 1, 0): 10, (3, 1, 0): 10, (6, 1, 0): 10, (8, 1, 0): 9,
+}  # fmt: skip
 
 INK = "#333333"
 GRID = "#dddddd"
