@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "tmask.comparison": CORE,
     "tmask": f"{CORE} tmask.files tmask.version",
     "tmask.files": "tmask.version tmask.blocks",
+    "tmask.sharding": "tmask.files",
     "tmask.plots": "tmask.blocks tmask.comparison tmask.files",
     "tmask.nn.names": "",
     "tmask.nn.distributed": "",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",
     "tmask.cli": f"tmask {CORE} tmask.allocation tmask.comparison tmask.diversity tmask.files tmask.plots "
-    "tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
+    "tmask.sharding tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
     "tmask_solvers.shared": "tmask.blocks",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",
