@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "tmask.front": "tmask.blocks tmask.solving tmask.comparison tmask.files tmask.plots tmask.showing",
     "tmask": f"{CORE} tmask.files tmask.front tmask.version",
     "tmask.files": "tmask.version tmask.blocks",
+    "tmask.sharding": "tmask.files",
     "tmask.plots": "tmask.blocks tmask.comparison tmask.files tmask.showing",
     "tmask.nn.names": "",
     "tmask.nn.distributed": "",
@@ -60,7 +61,8 @@ MAY_IMPORT = {
     "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",
     "tmask.cli": f"tmask {CORE} tmask.showing tmask.allocation tmask.comparison tmask.diversity tmask.files "
-    "tmask.plots tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing tmask.nn.pruning",
+    "tmask.plots tmask.sharding tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing "
+    "tmask.nn.pruning",
     "tmask_solvers.shared": "tmask.blocks tmask.showing",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",

@@ -21,6 +21,7 @@ from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
 from tmask.cli.evaluate import evaluate
 from tmask.cli.exit_codes import errors_as_exit_codes
+from tmask.cli.merge import merge
 from tmask.cli.output import show_line
 from tmask.cli.plot import plot
 from tmask.cli.prune import prune
@@ -86,6 +87,7 @@ def root(
 
 
 app.command()(solve)
+app.command()(merge)
 app.command()(compare)
 app.command()(check)
 app.command()(solvers)

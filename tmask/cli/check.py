@@ -46,7 +46,7 @@ def check(
         for record in records.values():
             bar.update(task, description=record.name)
             # A wrong mask is a row: one that ended the run would hide those behind it.
-            results.append(_check(record, source))
+            results.append(check_record(record, source))
             bar.advance(task)
     failed = [result for result in results if result["problem"]]
     if json:
@@ -73,7 +73,7 @@ def check(
         raise typer.Exit(Code.CHECK_FAILED)
 
 
-def _check(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
+def check_record(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
     """The verdict on one mask: "optimal", "feasible", "underfilled" or "wrong"; `problem` says what is wrong."""
     result: dict[str, Any] = {
         "layer": record.name, "pattern": str(record.pattern), "read_as": record.layout,

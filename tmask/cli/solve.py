@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,9 @@ from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
 from tmask.files.weight_file import WeightFile
+from tmask.sharding.merging import mark, shard_path
+from tmask.sharding.place import Place, parse_place, place_from
+from tmask.sharding.plan import fingerprint, split
 from tmask.showing.progress import ProgressCall
 from tmask.solving.solver import Solver
 
@@ -62,6 +66,9 @@ def solve(
     layouts: Layouts = [],  # noqa: B006
     certify: Annotated[bool, typer.Option(help="Prove how far each mask can be from the optimum.")] = True,
     keep_zeros: KeepZeros = False,
+    shard: Annotated[
+        str, typer.Option(help="i/N: the i-th of N parts, written beside OUTPUT; else as Slurm, torchrun or MPI say.")
+    ] = "",
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
@@ -74,6 +81,12 @@ def solve(
     used = make_solver(solver, settings)
     if used is not None:
         used.check_side(parsed.m)
+    place = parse_place(shard) if shard else place_from(os.environ)
+    if place is not None and place.count > 1:
+        if masked_weights is not None:
+            raise InvalidProblemError("--masked-weights goes with all layers, not with a shard of them")
+        output = shard_path(output, place)
+        note(f"shard {place.index} of {place.count}, to {output}; `tmask merge` puts them together")
     weights_file = None if masked_weights is None or is_folder(masked_weights, file.is_dir()) else Path(masked_weights)
     check_outputs([file], [output, weights_file, csv], overwrite)
     check_csv_name(csv)
@@ -82,7 +95,8 @@ def solve(
     check_names(layer.name for layer in selection.layers)
     if masked_weights is not None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
-    run = _Run(source, selection.layers, parsed, used, certify, PartialStore(output), keep_zeros)
+    layers, of_shard = _share(selection.layers, place)
+    run = _Run(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
     written: list[Path] = []
     try:
         run.solve()
@@ -137,11 +151,12 @@ class _Run:
         solver: Solver | None,
         certify: bool,
         store: PartialStore,
+        of_shard: str,
         keep_zeros: bool = False,
     ) -> None:
         self.source, self.layers, self.pattern = source, layers, pattern
         self.solver, self.certify, self.store = solver, certify, store
-        self.keep_zeros = keep_zeros
+        self.of_shard, self.keep_zeros = of_shard, keep_zeros
         self.settings = "" if solver is None else settings_text(solver)
         self.records: list[MaskRecord] = []
         self.resumed = 0
@@ -167,7 +182,7 @@ class _Run:
         job = (
             f"{self.pattern} groups={layer.groups} layout={layer.layout} {name} {self.settings} certify={self.certify}"
         )
-        job += f" tmask={tmask.__version__}" + " keep_zeros" * self.keep_zeros
+        job += f" tmask={tmask.__version__}{self.of_shard}" + " keep_zeros" * self.keep_zeros
         if (record := self.store.get(layer.name, job, sha256)) is not None:
             self.resumed += 1
             return record
@@ -208,6 +223,15 @@ class _Run:
 def _following(bar: Bar, task: TaskID, before: int) -> ProgressCall:
     """Moves the bar on by the blocks of one layer, of which so many come before."""
     return lambda done, total, name: bar.update(task, completed=before + done)
+
+
+def _share(layers: list[Layer], place: Place | None) -> tuple[list[Layer], str]:
+    """The layers of a place, in the order of the file, and what the jobs of a shard end with; all without a place."""
+    if place is None or place.count == 1:
+        return layers, ""
+    shapes = {layer.name: layer.shape for layer in layers}
+    own = {*split(shapes, place.count)[place.index - 1]}
+    return [layer for layer in layers if layer.name in own], mark(place, fingerprint(shapes.items(), place.count))
 
 
 def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
