@@ -85,7 +85,7 @@ def read_shards(paths: Mapping[int, Path]) -> dict[Path, dict[str, MaskRecord]]:
 
 def _common(job: str) -> str:
     """The job without what belongs to one layer."""
-    return re.sub(r" groups=\d+", "", job)
+    return re.sub(r" groups=\d+| layout=\w+", "", job)
 
 
 def write_index(output: Path, shards: Mapping[Path, Mapping[str, MaskRecord]], overwrite: bool) -> Path:
