@@ -145,10 +145,8 @@ def test_the_page_on_language_models_runs(tmp_path, monkeypatch):
                 result = CliRunner().invoke(app, command.split()[1:])
                 assert result.exit_code == 0, f"{command}: {result.output}"
     assert Path("pruned/tmask/report.json").exists()
-    pruning, training = python_blocks("docs/language-models.md")
+    pruning, training = python_blocks("docs/how-to/language-models.md")
     names = run(pruning)
-    (code,) = python_blocks("docs/how-to/language-models.md")
-    names = run(code)
     for name, mask in names["masks"].items():
         tmask.check_mask(mask, "4:8")
         assert ((names["model"].get_parameter(name) == 0) >= ~mask).all()

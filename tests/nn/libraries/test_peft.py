@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import tmask
 from tmask import nn as tnn
 
-PAGE = (Path(__file__).parents[3] / "docs/lora.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/how-to/lora.md").read_text()
 Q_V = ["q_proj", "v_proj"]
 # Of the same shape, for kinds that share their factors among layers.
 Q_O = ["q_proj", "o_proj"]

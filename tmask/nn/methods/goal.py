@@ -21,7 +21,7 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.methods.problem import Problem
 
-# Of `Method`: what came nearest to the dense outputs on text that was not used (docs/pruning-methods.md).
+# Of `Method`: what came nearest to the dense outputs on text that was not used (docs/reference/pruning-methods.md).
 DAMPING, SHRINKAGE = 0.001, 0.1
 # The least damping: an input that is always 0 must have something on its diagonal.
 _FLOOR = 1e-9
