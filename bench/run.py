@@ -69,7 +69,9 @@ def main(
                 case=case.name,
                 repeats=repeats,
                 seconds_per_solver=seconds_per_solver,
-                progress=lambda text, c=case, p=pattern: bar.update(task, description=f"{c.name} {p} {text}"),  # type: ignore[misc]
+                progress=lambda done, of, text, c=case, p=pattern: bar.update(  # type: ignore[misc]
+                    task, description=f"{c.name} {p} {text}"
+                ),
             )
             rows += [asdict(run) | machine for run in runs]
             write_csv(out, rows, overwrite=True)

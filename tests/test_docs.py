@@ -49,7 +49,7 @@ def test_the_readme_is_short():
 def test_the_first_page_of_the_site_runs(capsys):
     (code,) = python_blocks("docs/index.md")
     run(code)
-    assert capsys.readouterr().out.startswith("<Solution 2:4 (512, 512) by midpoint: optimal, gap 0")
+    assert capsys.readouterr().out.startswith("<Solution 2:4 matrix (512, 512) by midpoint: optimal, gap 0")
 
 
 def test_the_example_method_works(monkeypatch):

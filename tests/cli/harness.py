@@ -81,7 +81,7 @@ main()
 
 def waiting_command(weights: Path) -> list[object]:
     """Masks by the solver that waits."""
-    output = weights.parent / "m"
+    output = weights.parent / "m.safetensors"
     return [sys.executable, "-c", WAITING, "solve", weights, "-p", "2:4", "-o", output, "--solver", "waiting"]
 
 

@@ -42,12 +42,12 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(weights
     assert "Traceback" not in stderr
     assert "error: interrupted" in stderr
     assert "1 of 3 layers are finished and kept in" in one_line(stderr)
-    assert leftovers(folder) == ["m.partial", "reached"]
+    assert leftovers(folder) == ["m.safetensors.partial", "reached"]
     (folder / "go").touch()
     again = subprocess.run(waiting_command(weights), capture_output=True, text=True, check=True)
     assert "resumed: 1 of 3" in one_line(again.stderr)
-    assert leftovers(folder) == ["go", "m", "reached"]
-    assert len(read_masks(folder / "m")) == 3
+    assert leftovers(folder) == ["go", "m.safetensors", "reached"]
+    assert len(read_masks(folder / "m.safetensors")) == 3
 
 
 def test_importing_tmask_does_not_import_the_command_line():

@@ -192,8 +192,19 @@ def test_half_a_character_in_a_name_is_refused_before_any_solving(tmp_path, inte
     path = torch_file(tmp_path / "model.pt", ["fine", "half\udc80"])
     solved = interrupt_after(None)
     for args in (
-        ["solve", path, "-p", "2:4", "-o", tmp_path / "m"],
-        ["solve", path, "-p", "2:4", "-o", tmp_path / "m", "--include", "fine", "--masked-weights", tmp_path / "w"],
+        ["solve", path, "-p", "2:4", "-o", tmp_path / "m.safetensors"],
+        [
+            "solve",
+            path,
+            "-p",
+            "2:4",
+            "-o",
+            tmp_path / "m.safetensors",
+            "--include",
+            "fine",
+            "--masked-weights",
+            tmp_path / "w.safetensors",
+        ],
         ["allocate", path, "-d", 0.5, "-p", "2:4", "--csv", tmp_path / "c"],
         ["diversity", path, "-p", "2:4", "--csv", tmp_path / "c"],
         ["compare", path, "-p", "2:4", "--solvers", "patterns", "--csv", tmp_path / "c"],
@@ -209,7 +220,16 @@ def test_a_dtype_that_the_output_does_not_have_is_refused_before_any_solving(tmp
     path = tmp_path / "model.npz"
     np.savez(path, a=np.ones((8, 8)), b=np.ones(3, np.complex128))
     solved = interrupt_after(None)
-    args = ["solve", path, "-p", "2:4", "-o", tmp_path / "m", "--masked-weights", tmp_path / "w.safetensors"]
+    args = [
+        "solve",
+        path,
+        "-p",
+        "2:4",
+        "-o",
+        tmp_path / "m.safetensors",
+        "--masked-weights",
+        tmp_path / "w.safetensors",
+    ]
     assert "complex128" in run(*args, code=2).stderr
     assert solved == []
 
@@ -225,7 +245,7 @@ def test_a_signal_to_end_cleans_up_as_an_interrupt_does(weights, signal_number, 
     assert stopped == code
     assert f"error: stopped by {signal_number.name}" in stderr
     assert "1 of 3 layers are finished and kept in" in one_line(stderr)
-    assert leftovers(weights.parent) == ["m.partial", "reached"]
+    assert leftovers(weights.parent) == ["m.safetensors.partial", "reached"]
 
 
 def test_a_signal_while_a_file_is_written_leaves_none(tmp_path):

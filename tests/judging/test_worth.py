@@ -49,5 +49,5 @@ def test_solutions_and_certificates_are_worth_something():
         assert (found.objective, found.total, found.dual_bound) == (worth.objective, worth.total, worth.dual_bound)
         assert (found.retained, found.optimality_gap) == (worth.retained, worth.optimality_gap)
     assert tmask.Worth.sum([solution, certificate]).objective == 2 * solution.objective
-    assert repr(solution).startswith("<Solution 2:4 (8, 8) by ")
-    assert repr(certificate).startswith("<Certificate 2:4: optimal, gap 0,")
+    assert repr(solution).startswith("<Solution 2:4 matrix (8, 8) by ")
+    assert repr(certificate).startswith("<Certificate 2:4 matrix: optimal, gap 0,")

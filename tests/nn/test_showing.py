@@ -14,7 +14,7 @@ def model():
 def test_a_report_of_pruning():
     report = adaprune(model(), [torch.randn(64, 16)], "2:4")
     assert len(repr(report)) < 120
-    assert [line.split()[0] for line in str(report).splitlines()[5:8]] == ["layer", "0", "2"]
+    assert [line.split()[0] for line in str(report).splitlines()[5:8]] == ["layer", "0.weight", "2.weight"]
     page = report._repr_html_()
     assert page.count("<tr>") == 2 + 3
     assert "<svg" in page

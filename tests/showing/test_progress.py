@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tmask
-from tmask.showing import notes, progress
+from tmask.showing import progress
 from tmask.showing.notes import tell
 from tmask.showing.progress import in_notebook, reporting
 
@@ -81,8 +81,8 @@ def test_this_process_is_no_notebook():
     assert not in_notebook()
 
 
-def test_what_takes_long_is_told_to_a_person(monkeypatch, capsys):
-    monkeypatch.setattr(notes.log, "level", logging.WARNING)
+def test_what_takes_long_is_told_to_a_person(monkeypatch, caplog, capsys):
+    caplog.set_level(logging.WARNING, "tmask")
     tell("compiling")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys, "stderr", Terminal())
@@ -90,8 +90,8 @@ def test_what_takes_long_is_told_to_a_person(monkeypatch, capsys):
     assert sys.stderr.getvalue() == "tmask: compiling\n"
 
 
-def test_what_takes_long_is_told_in_a_notebook(notebook, monkeypatch, capsys):
-    monkeypatch.setattr(notes.log, "level", logging.WARNING)
+def test_what_takes_long_is_told_in_a_notebook(notebook, caplog, capsys):
+    caplog.set_level(logging.WARNING, "tmask")
     tell("compiling")
     assert capsys.readouterr().err == "tmask: compiling\n"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.outputs.names import WEIGHT_ENDINGS
-from tmask.files.safetensors_files import INDEX, write_safetensors
+from tmask.files.safetensors_files import INDEX, check_dtype, write_safetensors
 from tmask.files.tensors import Tensor, contents
 
 Listing = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
@@ -23,7 +23,7 @@ def check_format(path: Path, listing: Listing) -> None:
     """Return if these tensors can be written in the format that a name says.
 
     Raises:
-        InvalidProblemError: an ending that is not known, or a format that cannot hold them.
+        InvalidProblemError, FileFormatError: an ending that is not known, or a format that cannot hold them.
         SolverUnavailableError: a torch file, and torch is not installed.
     """
     ending = path.suffix.lower()
@@ -42,6 +42,9 @@ def check_format(path: Path, listing: Listing) -> None:
                 raise InvalidProblemError(
                     f"{path}: tensor {name!r} has dtype {dtype}, which numpy does not have; give a .safetensors file"
                 )
+    if ending == ".safetensors":
+        for name, (dtype, _) in listing.items():
+            check_dtype(name, dtype)
     if ending in (".pt", ".pth", ".bin") and importlib.util.find_spec("torch") is None:
         raise SolverUnavailableError(f'{path} is a torch file; run: pip install "tmask[torch]"')
 
