@@ -201,6 +201,8 @@ def draw(rows: Rows, path: Path) -> None:
             )
         axes.set_xticks(range(len(targets)), [target.replace(" ", "\n", 1) for target in targets])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.axhline(1, color=GRID)
         axes.grid(axis="y", which="both", color=GRID)
         axes.set_ylabel("perplexity / dense perplexity")

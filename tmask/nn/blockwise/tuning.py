@@ -2,7 +2,7 @@
 
 Matrices are pruned one after the other, each to its own outputs; what counts for the model is what leaves the block.
 
-Source: [EBFT]: block-wise fine-tuning on the outputs of the dense block.
+Source: block-wise fine-tuning on the outputs of the dense block, EBFT, arXiv 2402.12419.
 """
 
 from __future__ import annotations
