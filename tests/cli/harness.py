@@ -58,6 +58,7 @@ from tmask.cli import main
 
 # As Python does by itself, but for a process whose parent ignores it (a job in the background).
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 calls = []
 
 @tmask.register_solver
