@@ -233,7 +233,7 @@ def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.llm.")] = RESUL
         name=csv.name,
         commits=commits(rows),
         cpu=first["cpu"],
-        threads=first["threads"],
+        threads=" or ".join(sorted({row["threads"] for row in rows})),
         date=first["date"][:10],
         tables="\n\n".join(sections).rstrip(),
     )
