@@ -189,23 +189,17 @@ def test_an_ascii_terminal_gets_numbers_in_place_of_letters(tmp_path):
     assert len(widths) == 1  # escapes are longer than what they stand for, and were counted
 
 
+def solving(path):
+    """The arguments of a solve, with masks beside the file."""
+    return ["solve", path, "-p", "2:4", "-o", path.parent / "m.safetensors"]
+
+
 def test_half_a_character_in_a_name_is_refused_before_any_solving(tmp_path, interrupt_after):
     path = torch_file(tmp_path / "model.pt", ["fine", "half\udc80"])
     solved = interrupt_after(None)
     for args in (
-        ["solve", path, "-p", "2:4", "-o", tmp_path / "m.safetensors"],
-        [
-            "solve",
-            path,
-            "-p",
-            "2:4",
-            "-o",
-            tmp_path / "m.safetensors",
-            "--include",
-            "fine",
-            "--masked-weights",
-            tmp_path / "w.safetensors",
-        ],
+        solving(path),
+        [*solving(path), "--include", "fine", "--masked-weights", tmp_path / "w.safetensors"],
         ["allocate", path, "-d", 0.5, "-p", "2:4", "--csv", tmp_path / "c"],
         ["diversity", path, "-p", "2:4", "--csv", tmp_path / "c"],
         ["compare", path, "-p", "2:4", "--solvers", "patterns", "--csv", tmp_path / "c"],
@@ -221,16 +215,7 @@ def test_a_dtype_that_the_output_does_not_have_is_refused_before_any_solving(tmp
     path = tmp_path / "model.npz"
     np.savez(path, a=np.ones((8, 8)), b=np.ones(3, np.complex128))
     solved = interrupt_after(None)
-    args = [
-        "solve",
-        path,
-        "-p",
-        "2:4",
-        "-o",
-        tmp_path / "m.safetensors",
-        "--masked-weights",
-        tmp_path / "w.safetensors",
-    ]
+    args = [*solving(path), "--masked-weights", tmp_path / "w.safetensors"]
     assert "complex128" in run(*args, code=2).stderr
     assert solved == []
 

@@ -99,18 +99,10 @@ class Within(Support):
 
 
 @dataclass(frozen=True, slots=True)
-class Transposable(Support):
-    """n of every m in each row and column of a block, found by a solver of `tmask.solve`.
-
-    Args:
-        pattern: n kept of every m, as `Pattern` or "2:4".
-        solver: a name, or a Solver.
-        certify: prove how far the mask can be from the best; False saves that, for solvers that bring no proof.
-    """
+class _Patterned(Support):
+    """Masks that keep n of every m."""
 
     pattern: Pattern
-    solver: Solver | str = "auto"
-    certify: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", Pattern.parse(self.pattern))
@@ -119,6 +111,20 @@ class Transposable(Support):
     def width(self) -> int:
         """m"""
         return self.pattern.m
+
+
+@dataclass(frozen=True, slots=True)
+class Transposable(_Patterned):
+    """n of every m in each row and column of a block, found by a solver of `tmask.solve`.
+
+    Args:
+        pattern: n kept of every m, as `Pattern` or "2:4".
+        solver: a name, or a Solver.
+        certify: prove how far the mask can be from the best; False saves that, for solvers that bring no proof.
+    """
+
+    solver: Solver | str = "auto"
+    certify: bool = True
 
     def project(
         self,
@@ -141,22 +147,12 @@ class Transposable(Support):
 
 
 @dataclass(frozen=True, slots=True)
-class Plain(Support):
+class Plain(_Patterned):
     """n of every m consecutive inputs of an output; a group cut short at the end keeps at most n.
 
     Args:
         pattern: n kept of every m, as `Pattern` or "2:4".
     """
-
-    pattern: Pattern
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", Pattern.parse(self.pattern))
-
-    @property
-    def width(self) -> int:
-        """m"""
-        return self.pattern.m
 
     def project(
         self,
