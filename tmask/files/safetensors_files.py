@@ -42,9 +42,9 @@ def open_safetensors(path: Path) -> WeightFile:
         # Opened at each reading: all shards of a large model held open could be more than the system allows.
         with path.open("rb") as file:
             file.seek(8 + size + start)
-            data = file.read(end - start)
-        if len(data) != end - start:
-            raise ValueError("the file ends too early")
+            data = bytearray(end - start)  # written once, and free for whoever reads it to write in
+            if file.readinto(data) != len(data):
+                raise ValueError("the file ends too early")
         return from_bytes(data, dtypes[name], shapes[name])
 
     return WeightFile(path, shapes, dtypes, load)

@@ -212,7 +212,9 @@ def test_the_cost_is_linear_in_the_depth():
         return count - 1 - depth  # the first block shows what it returns, and each block in which order it reads
 
     for depth in (4, 8):
-        assert calls(depth) == depth * 3 * 6  # three batches; two stages and the output, of two blocks
+        assert (
+            calls(depth) == depth * 3 * 5
+        )  # three batches; two stages of two models, and the output of the pruned one
         assert calls(depth, goal="layer", by_stage=False) == depth * 3 * 2
 
 

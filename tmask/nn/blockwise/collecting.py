@@ -22,7 +22,7 @@ from tmask.nn.distributed.ranks import Ranks, together
 
 @dataclass(slots=True)
 class Collected:
-    """A slot's sums, and by matrix the sum of the dense outputs' squares, without their bias."""
+    """A slot's moments, and by matrix the sum, at last the mean, of the dense outputs' squares, without their bias."""
 
     moments: Moments
     squares: dict[Key, float] = field(default_factory=dict)
@@ -35,6 +35,12 @@ class Collected:
             square = square.to(self.moments.x.device)
             dist.all_reduce(square)
             self.squares[key] = float(square)
+
+    def average(self) -> None:
+        """Means in place of the sums."""
+        for key in self.squares:
+            self.squares[key] /= max(1, self.moments.samples)
+        self.moments.average()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +57,17 @@ def collect(
     dense: Twin | None,
     calls: Sequence[BlockCall],
     ranks: Ranks | None = None,
+    *,
+    onward: bool = False,
 ) -> list[Collected]:
-    """The sums of some slots of one block.
+    """The means of what some slots of one block read.
 
     Args:
         dense: the dense model's block, where inputs are to be paired; routed slots are not.
         calls: of the block, by batch.
         ranks: the processes, each with its own batches, over which to add up.
+        onward: whether what the dense block gives then takes the place of the hidden states that came to it: in the
+            last pass that it is needed for.
     Raises:
         InvalidProblemError: a slot that no sample comes to, or that reads values which are not finite.
     """
@@ -72,22 +82,25 @@ def collect(
                 twins[k].append(_rows(product.inputs).clone())
 
     def note(k: int, product: Product) -> None:
-        if product.key == slots[k].keys[0]:
-            rows = _rows(product.inputs)
-            if slots[k].routed:  # where a stack is multiplied as a whole, samples of other experts come as zeros
-                rows = rows[rows.any(1)]
-            found[k].moments.add(rows, twins[k].pop(0) if paired[k] else None)
+        rows = _rows(product.inputs)
+        if slots[k].routed:  # where a stack is multiplied as a whole, samples of other experts come as zeros
+            rows = rows[rows.any(1)]
+        found[k].moments.add(rows, twins[k].pop(0) if paired[k] else None)
 
+    firsts = [slot.keys[:1] for slot in slots]  # they read what the others of their slots read
     with together(ranks):
         for number, call in enumerate(calls):
-            if dense is not None and any(paired):
-                _read(dense, number, call, slots, note_dense)
-            _read(pruned, number, call, slots, note)
+            if dense is not None and (any(paired) or onward):
+                hidden = _read(dense, number, call, slots, [slot.keys for slot in slots], note_dense, whole=onward)
+                if hidden is not None:
+                    _replace(dense.states, number, hidden)
+            _read(pruned, number, call, slots, firsts, note)
     if ranks is not None:  # directly behind the exchange of failures
         for collected in found:
             collected.add_up()
     for slot, collected in zip(slots, found, strict=True):
         _check(slot, collected)
+        collected.average()
     return found
 
 
@@ -100,7 +113,7 @@ def _nothing(slot: Slot, block: nn.Module, paired: bool) -> Collected:
 
 
 def _add_square(collected: Collected, product: Product) -> None:
-    result = product.result if product.bias is None else product.result - product.bias
+    result = product.result() if product.bias is None else product.result() - product.bias
     collected.squares[product.key] += float(result.to(collected.moments.xx.dtype).square().sum())
 
 
@@ -120,28 +133,39 @@ def _check(slot: Slot, collected: Collected) -> None:
 
 
 def _read(
-    twin: Twin, number: int, call: BlockCall, slots: Sequence[Slot], note: Callable[[int, Product], None]
-) -> None:
+    twin: Twin,
+    number: int,
+    call: BlockCall,
+    slots: Sequence[Slot],
+    keys: Sequence[Sequence[Key]],
+    note: Callable[[int, Product], None],
+    whole: bool = False,
+) -> Tensor | None:
     """One batch through a block, until all that is wanted has been read.
 
     Args:
+        keys: those of each slot that are wanted.
         note: called with the slot's place and the product.
+        whole: whether the pass goes on to its end all the same.
+    Returns:
+        What the block gives, if the pass came to its end.
     """
-    where = {key: k for k, slot in enumerate(slots) for key in slot.keys}
+    where = {key: k for k, wanted in enumerate(keys) for key in wanted}
     # Where the data decide what is called, only the end of the pass says that all has been read.
-    endless = any(slot.routed for slot in slots)
-    left = sum(slot.calls * len(slot.keys) for slot in slots)
+    whole = whole or any(slot.routed for slot in slots)
+    left = sum(slot.calls * len(wanted) for slot, wanted in zip(slots, keys, strict=True))
 
     def on_product(product: Product) -> None:
         nonlocal left
         if product.key in where:
             note(where[product.key], product)
             left -= 1
-            if not left and not endless:
+            if not left and not whole:
                 raise Stopped
 
     with torch.no_grad(), Reading(matrix_parameters(twin.block), on_product), contextlib.suppress(Stopped):
-        call.on(twin.block, twin.states[number])
+        return call.on(twin.block, twin.states[number])
+    return None
 
 
 @torch.no_grad()
@@ -153,9 +177,10 @@ def advance(twin: Twin, calls: Sequence[BlockCall], ranks: Ranks | None = None) 
     """
     with together(ranks):
         for number, call in enumerate(calls):
-            hidden = call.on(twin.block, twin.states[number])
-            if not bool(torch.isfinite(hidden).all()):
-                raise InvalidProblemError(
-                    f"its hidden states hold NaN or infinite values in calibration batch {number}"
-                )
-            twin.states.replace(number, hidden)
+            _replace(twin.states, number, call.on(twin.block, twin.states[number]))
+
+
+def _replace(states: States, number: int, hidden: Tensor) -> None:
+    if not bool(torch.isfinite(hidden).all()):
+        raise InvalidProblemError(f"its hidden states hold NaN or infinite values in calibration batch {number}")
+    states.replace(number, hidden)

@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over S samples of inputs x, and of the inputs d that the dense model has in their place.
+    """Sums over S samples of inputs x, and of the inputs d that the dense model has in their place; at last, means.
 
     Args:
         xx: (C, C) sum of x x^T.
@@ -54,14 +54,19 @@ class Moments:
             self.d += d.sum(0)
         self.samples += len(x)
 
+    def average(self) -> None:
+        """Means in place of the sums, which are not kept beside: such matrices are the largest of a block."""
+        for total in (self.xx, self.x, self.xd, self.d):
+            if total is not None:
+                total /= max(1, self.samples)
+
     def centred(self) -> Moments:
-        """Less the means: what is left for a weight where a bias takes up the mean of the outputs."""
-        mean = self.x / self.samples
-        xx = self.xx - torch.outer(self.x, mean)
+        """Of means, less the means of x and d: what is left where a bias takes up the mean of the outputs."""
+        xx = self.xx.addr(self.x, self.x, alpha=-1)
         xx.diagonal().clamp_(min=0)  # an input that is always the same comes out as rounding, below 0 as often as not
         if self.xd is None or self.d is None:
             return Moments(xx, torch.zeros_like(self.x), samples=self.samples)
-        xd = self.xd - torch.outer(mean, self.d)
+        xd = self.xd.addr(self.x, self.d, alpha=-1)
         return Moments(xx, torch.zeros_like(self.x), xd, torch.zeros_like(self.d), self.samples)
 
     def add_up(self) -> None:

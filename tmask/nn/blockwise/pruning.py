@@ -1,4 +1,4 @@
-"""One block pruned: stage by stage, each matrix by a method, from the sums of what it reads."""
+"""One block pruned: stage by stage, each matrix by a method, from the moments of what it reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tmask.errors import TmaskError
 from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
-from tmask.nn.blockwise.collecting import Collected, Twin, collect
+from tmask.nn.blockwise.collecting import Collected, Twin, advance, collect
+from tmask.nn.blockwise.freeing import free_heap
 from tmask.nn.blockwise.layout import Layout, Slot
 from tmask.nn.calibration.reading import Key
 from tmask.nn.calibration.stored_matrix import bias_of
@@ -105,22 +106,26 @@ def prune_block(
 
     Args:
         prefix: of the names of its parameters in the model, with the dot.
-        pruned: the block, with the states of the pruned model.
-        dense: a copy of it, with the states of the dense model; needed for goal "dense".
+        pruned: the block, with the states of the pruned model, which stay those that come to it.
+        dense: a copy of it, with the states of the dense model, which become those behind it; needed for goal "dense".
     Raises:
         TmaskError: what data, method or solver raise, with the matrix's name.
     """
     done = BlockPruning(skipped={prefix + name: reason for name, reason in layout.skipped.items()})
     stages = layout.stages if settings.by_stage else [[slot for stage in layout.stages for slot in stage]]
     partner = dense if settings.goal == "dense" else None
+    if dense is not None and not (partner and stages):
+        advance(dense, calls, ranks)
     try:
-        for stage in stages:
-            sums = collect(stage, pruned, partner, calls, ranks)
-            # Of the same sums, and yet one process may run out of memory, or its solver out of time.
+        for number, stage in enumerate(stages, 1):
+            moments = collect(stage, pruned, partner, calls, ranks, onward=number == len(stages))
+            # Of the same moments, and yet one process may run out of memory, or its solver out of time.
             with together(ranks):
-                for slot, collected in zip(stage, sums, strict=True):
+                free_heap()  # activations, before the method makes its matrices; and those, before the next pass
+                for slot, collected in zip(stage, moments, strict=True):
                     for key in slot.keys:
                         _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
+                        free_heap()
     except TmaskError as error:
         raise type(error)(f"{prefix}{error}") from error
     return done
@@ -151,7 +156,9 @@ def _prune_matrix(
     except TmaskError as error:
         raise type(error)(f"{key}: {error}") from error
     new = result.weight.to(weight.dtype)
-    missed = problem.error(new.to(problem.weight.dtype))  # before the weight that the problem holds is written over
+    missed = result.error
+    if weight.dtype != result.weight.dtype:  # rounded; and before the weight that the problem holds is written over
+        missed = problem.error(new.to(problem.weight.dtype))
     assert missed is not None  # its energy was given
     if bias is not None:
         bias += _shift(weight, new, collected).to(bias.dtype)
@@ -163,27 +170,26 @@ def _prune_matrix(
 
 
 def _problem(weight: Tensor, key: Key, collected: Collected, support: Support, centre: bool) -> Problem:
-    """In means over the samples; less the means of inputs and outputs where a bias takes those up."""
-    sums, square = collected.moments, collected.squares.get(key)
+    """Less the means of inputs and outputs where a bias takes those up."""
+    moments, square = collected.moments, collected.squares.get(key)
     if centre:
-        if square is not None and sums.d is not None:
-            square -= float((weight.to(sums.d.dtype) @ sums.d).square().sum()) / sums.samples
-        sums = sums.centred()
+        if square is not None and moments.d is not None:
+            square -= float((weight.to(moments.d.dtype) @ moments.d).square().sum())
+        moments = moments.centred()
     return Problem(
-        weight.to(sums.xx.dtype).contiguous(),
-        sums.xx / sums.samples,
-        None if sums.xd is None else sums.xd / sums.samples,
+        weight.to(moments.xx.dtype).contiguous(),
+        moments.xx,
+        moments.xd,
         support,
-        energy=None if square is None else max(0.0, square) / sums.samples,
+        energy=None if square is None else max(0.0, square),
     )
 
 
 def _shift(weight: Tensor, new: Tensor, collected: Collected) -> Tensor:
     """What a bias must take up, so that the outputs have the mean that they are to have."""
-    sums = collected.moments
-    target = sums.x if sums.d is None else sums.d
-    shift: Tensor = (weight.to(target.dtype) @ target - new.to(target.dtype) @ sums.x) / sums.samples
-    return shift
+    moments = collected.moments
+    target = moments.x if moments.d is None else moments.d
+    return weight.to(target.dtype) @ target - new.to(target.dtype) @ moments.x
 
 
 def _note(done: BlockPruning, prefix: str, key: Key, mask: Tensor, parameter: Tensor) -> None:

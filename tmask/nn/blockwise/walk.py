@@ -8,7 +8,6 @@ the number of blocks, not with its square; beside the model's own memory there i
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.block_error import block_error
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
+from tmask.nn.blockwise.freeing import free_cycles
 from tmask.nn.blockwise.layout import Layout, lay_out
 from tmask.nn.blockwise.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
@@ -118,7 +118,7 @@ def walk(
             block.name = _name(source, index)
             block.error = None if beside is None else block_error(states, beside, ranks)
             done.append(block)
-            gc.collect()  # modules hold themselves in circles, and a block is large
+            free_cycles()
         if not any(block.rows for block in done):
             raise InvalidProblemError(f"no block has a matrix to prune; of the first: {_reasons(done[0])}")
         tell(len(blocks), len(blocks), "")
@@ -178,11 +178,9 @@ def _prune(
         dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
         pruned = Twin(block, states)
         done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks)
-        if dense is not None:
-            advance(dense, calls, ranks)
-            if settings.tuning is not None:
-                masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
-                tune_block(pruned, dense.states, calls, masks, settings.tuning)
+        if dense is not None and settings.tuning is not None:
+            masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
+            tune_block(pruned, dense.states, calls, masks, settings.tuning)
         done.masks = PackedMasks(done.masks)
         source.store(index, done)  # before the block runs on: it may round the weights to what files hold
         advance(pruned, calls, ranks)

@@ -17,12 +17,13 @@ _IDS = ("int64", "int32")
 
 
 def to_torch(tensor: FileTensor) -> Tensor:
-    """A file's tensor as torch has it."""
+    """A file's tensor as torch has it, in the memory that it was read to where that can be written."""
     dtype = getattr(torch, tensor.dtype)
     if not tensor.bits.size:
         return torch.empty(tensor.shape, dtype=dtype)
-    # A copy: the bytes of a mapped file cannot be written, and torch warns of such.
-    return torch.frombuffer(bytearray(contents(tensor.bits)), dtype=dtype).reshape(tensor.shape)
+    data = contents(tensor.bits)
+    # The bytes of a mapped file cannot be written, and torch warns of such.
+    return torch.frombuffer(bytearray(data) if data.readonly else data, dtype=dtype).reshape(tensor.shape)
 
 
 def load_inputs(path: Path, key: str = "", count: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

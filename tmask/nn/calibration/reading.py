@@ -1,11 +1,13 @@
 """Who multiplies with which weight: products seen as they are called, whatever module calls them.
 
 Linear layers, GPT-2's `Conv1D`, and the experts of a stack reach their weights in different ways, but all of them call
-one of a few functions of torch with a tensor that is, or is a part of, a parameter.
+one of a few functions of torch with a tensor that is, or is a part of, a parameter. Whoever wants the inputs alone, and
+ends the pass there, does not pay for the product.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,19 +53,19 @@ class Product:
     Args:
         inputs: (..., C).
         outputs_first: whether the matrix is stored (R, C), else (C, R).
-        result: (..., R), with the bias.
-        bias: what was added to the product, or None.
+        result: gives (..., R), with the bias; computed when first asked for.
+        bias: what is added to the product, or None.
     """
 
     key: Key
     inputs: Tensor
     outputs_first: bool
-    result: Tensor
+    result: Callable[[], Tensor]
     bias: Tensor | None = None
 
 
 class Reading(TorchFunctionMode):
-    """While it is active, `on_product` is called after each product with a parameter.
+    """While it is active, `on_product` is called at each product with a parameter, before it is computed.
 
     Args:
         parameters: by name; of two axes, or of three for a stack of matrices.
@@ -78,15 +80,18 @@ class Reading(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        result = func(*args, **named)
-        if func in _PRODUCTS:
-            names, outputs_first = _PRODUCTS[func]
-            given = dict(zip(names, args, strict=False)) | {_SAME.get(key, key): value for key, value in named.items()}
-            for product in self._products(given, outputs_first, result):
-                self._on_product(product)
-        return result
+        if func not in _PRODUCTS:
+            return func(*args, **named)
+        result = functools.cache(lambda: func(*args, **named))
+        names, outputs_first = _PRODUCTS[func]
+        given = dict(zip(names, args, strict=False)) | {_SAME.get(key, key): value for key, value in named.items()}
+        for product in self._products(given, outputs_first, result):
+            self._on_product(product)
+        return result()
 
-    def _products(self, given: Mapping[str, Any], outputs_first: bool, result: Tensor) -> Iterator[Product]:
+    def _products(
+        self, given: Mapping[str, Any], outputs_first: bool, result: Callable[[], Tensor]
+    ) -> Iterator[Product]:
         weight, inputs = given["weight"], given["input"]
         key = self._where.get(weight.data_ptr()) if isinstance(weight, Tensor) and weight.numel() else None
         if key is None or (turned := _turned(weight, self._parameters[key.parameter])) is None:
@@ -95,7 +100,8 @@ class Reading(TorchFunctionMode):
             yield Product(key, inputs, outputs_first != turned, result, given.get("bias"))
             return
         for index in range(len(weight)):  # a stack as a whole: each matrix has its own inputs
-            yield Product(Key(key.parameter, index), inputs[index], outputs_first != turned, result[index])
+            one = functools.partial(lambda index: result()[index], index)
+            yield Product(Key(key.parameter, index), inputs[index], outputs_first != turned, one)
 
 
 def _matrices(parameters: Mapping[str, Tensor]) -> Iterator[tuple[Key, Tensor]]:

@@ -61,7 +61,7 @@ def _hook(view: LinearView, note: Note) -> Callable[..., None]:
 
 def _samples(product: Product) -> tuple[Tensor, Tensor]:
     """(S, C) and (S, R)."""
-    x, y = (data.detach().reshape(-1, data.shape[-1]) for data in (product.inputs, product.result))
+    x, y = (data.detach().reshape(-1, data.shape[-1]) for data in (product.inputs, product.result()))
     if product.key.index < 0:
         return x, y
     # Where a stack is multiplied as a whole, samples of other experts come as zeros.

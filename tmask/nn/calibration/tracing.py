@@ -94,7 +94,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.made[id(output)] = output, _version(output), self.names[module]
 
     def reads_matrix(self, product: Product) -> None:
-        """A product with another matrix was made."""
+        """A product with another matrix is called."""
         self.found.order.append(product.key)
         self.found.read[product.key] = product.outputs_first
 

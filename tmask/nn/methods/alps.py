@@ -100,6 +100,6 @@ class Alps(Method):
 
 def _inverse(hessian: Tensor, rho: float) -> Tensor:
     """(H + rho I)^-1."""
-    added = hessian.clone()
+    added = hessian.clone().T  # the same, and where LAPACK writes its result without a copy
     added.diagonal().add_(rho)
-    return inverse_of(added)
+    return inverse_of(added, in_place=True)

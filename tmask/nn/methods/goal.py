@@ -25,6 +25,8 @@ from tmask.nn.methods.problem import Problem
 DAMPING, SHRINKAGE = 0.001, 0.1
 # The least damping: an input that is always 0 must have something on its diagonal.
 _FLOOR = 1e-9
+# Of a matrix of moments that are taken to float64 at once.
+_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +76,26 @@ def goal_of(problem: Problem, damping: float = DAMPING, shrinkage: float = SHRIN
     hessian = problem.moments + torch.diag(added)
     if problem.cross is None:
         return Goal(problem.weight, hessian)
+    # In float64: the least directions of the inputs decide here, and a float32 has lost them. In parts, since a whole
+    # matrix of moments in float64 beside the others would be the most memory that pruning takes.
     dense = problem.weight.double()
-    right = dense @ problem.cross.double().T + dense * added.double()
-    # In float64: the least directions of the inputs decide here, and a float32 has lost them.
-    return Goal(
-        torch.cholesky_solve(right.T, factor_of(hessian.double())).T.to(problem.weight.dtype).contiguous(), hessian
-    )
+    products = [dense @ part.double().T for part in torch.split(problem.cross, _ROWS)]
+    right = torch.cat(products, 1).addcmul_(dense, added.double())
+    del dense, products
+    # What is symmetric may be factorised in its own place, if it lies as LAPACK has it.
+    solved = torch.cholesky_solve(right.T, factor_of(hessian.to(torch.float64, copy=True).T, in_place=True))
+    return Goal(solved.T.to(problem.weight.dtype).contiguous(), hessian)
 
 
-def factor_of(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factors of (..., C, C).
+def factor_of(matrix: Tensor, in_place: bool = False) -> Tensor:
+    """Lower Cholesky factors of (..., C, C); in the place of the matrix, if it may be written over.
 
     Raises:
         InvalidProblemError: one is not positive definite.
     """
     lower: Tensor
-    lower, failed = torch.linalg.cholesky_ex(matrix)
+    out = (matrix, torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)) if in_place else None
+    lower, failed = torch.linalg.cholesky_ex(matrix, out=out)
     if bool(failed.any()):
         raise InvalidProblemError(
             "moments are singular: some inputs are combinations of others, and damping is too small to part them. Give "
@@ -99,7 +105,8 @@ def factor_of(matrix: Tensor) -> Tensor:
     return lower
 
 
-def inverse_of(matrix: Tensor) -> Tensor:
-    """The inverse of a positive definite matrix; raises as `factor_of`."""
-    inverse: Tensor = torch.cholesky_inverse(factor_of(matrix))
+def inverse_of(matrix: Tensor, in_place: bool = False) -> Tensor:
+    """The inverse of a positive definite matrix; as `factor_of`."""
+    lower = factor_of(matrix, in_place)
+    inverse: Tensor = torch.cholesky_inverse(lower, out=lower if in_place else None)
     return inverse

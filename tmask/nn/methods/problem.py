@@ -11,6 +11,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.methods.support import Support
 
 _DTYPES = (torch.float32, torch.float64)
+_COLUMNS = 256  # of a matrix of moments that are taken to float64 at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,25 @@ class Problem:
 
         0 where Y is 0.
         """
-        dense, moments = self.weight.double(), self.moments.double()
+        dense, given = self.weight.double(), weight.double()
         if self.cross is None:
-            change = weight.double() - dense
-            energy = float(((dense @ moments) * dense).sum())
-            missed = float(((change @ moments) * change).sum())
+            energy = _form(dense, self.moments, dense)
+            missed = _form(given - dense, self.moments, given - dense)
         elif self.energy is None:
             return None
         else:
-            given, energy = weight.double(), self.energy
-            missed = float(((given @ moments - 2 * dense @ self.cross.double().T) * given).sum()) + energy
+            energy = self.energy
+            missed = _form(given, self.moments, given) - 2 * _form(given, self.cross, dense) + energy
         return max(missed, 0.0) / energy if energy > 0 else 0.0
+
+
+def _form(left: Tensor, matrix: Tensor, right: Tensor) -> float:
+    """tr (L M R^T) of L, R (R, C) in float64; M (C, C) of any dtype is never held in float64 as a whole."""
+    parts = (
+        ((left @ part.double()) * other).sum()
+        for part, other in zip(torch.split(matrix, _COLUMNS, 1), torch.split(right, _COLUMNS, 1), strict=True)
+    )
+    return float(torch.stack([*parts]).sum())
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
