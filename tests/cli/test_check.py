@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from tests.cli.harness import LAYERS, TENSORS, one_line, run, solve
 from tmask.files.masks import read_masks, write_masks
+from tmask.files.packed_mask import PackedMask
 
 
 @pytest.fixture
@@ -60,14 +61,14 @@ def test_an_underfilled_mask(weights, masks):
 def test_a_flipped_bit(weights, masks):
     mask = read_masks(masks)["fc1.weight"].mask.copy()
     mask[3, 5] ^= True
-    change(masks, mask=mask)
+    change(masks, packed=PackedMask.of(mask))
     assert "fc1.weight: its objective is" in one_line(run("check", masks, weights, code=1).stderr)
 
 
 def test_a_mask_of_the_right_worth_that_breaks_the_pattern(weights, masks):
     record = read_masks(masks)["fc1.weight"]
     mask = np.ones_like(record.mask)
-    change(masks, mask=mask, objective=record.total)
+    change(masks, packed=PackedMask.of(mask), objective=record.total)
     assert "fc1.weight: not a transposable 2:4 mask" in one_line(run("check", masks, weights, code=1).stderr)
 
 

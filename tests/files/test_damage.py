@@ -16,14 +16,15 @@ from safetensors.numpy import save, save_file
 import tmask
 from tmask.files.masks import MaskRecord, read_masks, write_masks
 from tmask.files.opening import open_weights
+from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 
 drawn = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ARRAYS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(3, dtype=np.float16)}
 RECORD = MaskRecord(
-    name="w", mask=np.arange(20).reshape(4, 5) % 3 == 0, pattern=tmask.Pattern(2, 4), groups=1, solver="patterns",
-    settings="", objective=1.5, dual_bound=None, total=3.0, status="optimal", seconds=0.1, weights_sha256="0" * 64,
-    job="job",
+    name="w", packed=PackedMask.of(np.arange(20).reshape(4, 5) % 3 == 0), pattern=tmask.Pattern(2, 4),
+    groups=1, solver="patterns", settings="", objective=1.5, dual_bound=None, total=3.0, status="optimal", seconds=0.1,
+    weights_sha256="0" * 64, job="job",
 )  # fmt: skip
 
 

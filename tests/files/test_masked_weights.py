@@ -17,6 +17,7 @@ import tmask
 from tmask.files import safetensors_files
 from tmask.files.masked_weights import write_masked_weights
 from tmask.files.opening import open_weights
+from tmask.files.packed_mask import PackedMask
 from tmask.files.tensors import from_bytes
 
 WEIGHTS = {
@@ -36,7 +37,7 @@ def source(tmp_path):
 
 
 def test_other_tensors_and_shapes_stay(source, tmp_path):
-    write_masked_weights(tmp_path / "out.safetensors", source, {"w": MASK})
+    write_masked_weights(tmp_path / "out.safetensors", source, {"w": PackedMask.of(MASK)})
     written = load_file(tmp_path / "out.safetensors")
     assert set(written) == set(WEIGHTS)
     for name, array in WEIGHTS.items():
@@ -62,7 +63,7 @@ def test_every_bit_pattern_of_every_small_float(tmp_path_factory, bits, random):
     listing = {"a": (dtype, bits.shape), "b": (dtype, bits.shape)}
     tensor = from_bytes(bits.tobytes(), dtype, bits.shape)
     safetensors_files.write_safetensors(folder / "a.safetensors", listing, lambda name: tensor, {})
-    write_masked_weights(folder / "b.safetensors", open_weights(folder / "a.safetensors"), {"a": mask})
+    write_masked_weights(folder / "b.safetensors", open_weights(folder / "a.safetensors"), {"a": PackedMask.of(mask)})
     written = open_weights(folder / "b.safetensors")
     assert dict(written.dtypes) == {"a": dtype, "b": dtype}
     np.testing.assert_array_equal(written.read("a").bits, np.where(mask, bits, 0))
@@ -79,7 +80,9 @@ def test_every_bit_pattern_of_every_small_float(tmp_path_factory, bits, random):
 )
 def test_masks_that_do_not_fit(source, tmp_path, masks, says):
     with pytest.raises(tmask.FileFormatError, match=says):
-        write_masked_weights(tmp_path / "out.safetensors", source, masks)
+        write_masked_weights(
+            tmp_path / "out.safetensors", source, {name: PackedMask.of(mask) for name, mask in masks.items()}
+        )
     assert os.listdir(tmp_path) == ["w.safetensors"]
 
 
@@ -106,7 +109,7 @@ def test_a_failure_half_way_leaves_the_old_file(source, tmp_path, error):
 
     broken = type(source)(source.path, source.shapes, source.dtypes, failing)
     with pytest.raises((KeyboardInterrupt, tmask.FileFormatError)):
-        write_masked_weights(out, broken, {"w": MASK}, overwrite=True)
+        write_masked_weights(out, broken, {"w": PackedMask.of(MASK)}, overwrite=True)
     assert len(seen) == 3
     assert out.read_text() == "before"
     assert sorted(os.listdir(tmp_path)) == ["out.safetensors", "w.safetensors"]
@@ -121,7 +124,7 @@ def test_a_source_that_changes_is_noticed(source, tmp_path):
 
 
 def test_a_file_may_replace_its_source(source):
-    write_masked_weights(source.path, source, {"w": MASK}, overwrite=True)
+    write_masked_weights(source.path, source, {"w": PackedMask.of(MASK)}, overwrite=True)
     np.testing.assert_array_equal(load_file(source.path)["w"], WEIGHTS["w"] * MASK)
     np.testing.assert_array_equal(load_file(source.path)["flags"], WEIGHTS["flags"])
 

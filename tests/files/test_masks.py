@@ -17,6 +17,7 @@ from tmask.files.atomic import atomic_path, check_output
 from tmask.files.masked_weights import check_belongs, write_masked_weights
 from tmask.files.masks import MaskRecord, read_masks, write_masks
 from tmask.files.opening import open_weights
+from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import write_safetensors
 from tmask.files.tensors import Tensor, from_numpy
@@ -26,8 +27,8 @@ quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_sc
 
 def record(mask, name="layer.weight", sha256="0" * 64, **changes):
     made = MaskRecord(
-        name=name, mask=mask, pattern=Pattern(2, 4), groups=1, solver="patterns", settings="", objective=1.5,
-        dual_bound=None, total=3.0, status="optimal", seconds=0.1, weights_sha256=sha256, job="2:4 auto",
+        name=name, packed=PackedMask.of(mask), pattern=Pattern(2, 4), groups=1, solver="patterns", settings="",
+        objective=1.5, dual_bound=None, total=3.0, status="optimal", seconds=0.1, weights_sha256=sha256, job="2:4 auto",
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
@@ -109,7 +110,9 @@ def test_masked_weights_keep_every_other_bit(tmp_path):
     }
     save_torch(source, tmp_path / "w.safetensors")
     mask = np.eye(4, dtype=bool)
-    write_masked_weights(tmp_path / "out.safetensors", open_weights(tmp_path / "w.safetensors"), {"a": mask})
+    write_masked_weights(
+        tmp_path / "out.safetensors", open_weights(tmp_path / "w.safetensors"), {"a": PackedMask.of(mask)}
+    )
     written = load_torch(tmp_path / "out.safetensors")
     for name, tensor in source.items():
         assert written[name].dtype == tensor.dtype
@@ -259,7 +262,7 @@ def test_pruned_entries_are_positive_zeros_and_kept_bits_stay(tmp_path, dtype, d
     listing = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     write_safetensors(tmp_path / "w.safetensors", listing, tensors.__getitem__, {})
     source = open_weights(tmp_path / "w.safetensors")
-    write_masked_weights(tmp_path / "out.safetensors", source, {"w": mask}, overwrite=True)
+    write_masked_weights(tmp_path / "out.safetensors", source, {"w": PackedMask.of(mask)}, overwrite=True)
     written = open_weights(tmp_path / "out.safetensors")
     assert set(written.dtypes.values()) == {dtype}
     assert (written.read("w").bits[~mask] == 0).all()

@@ -15,13 +15,14 @@ from safetensors.numpy import save_file
 from tmask import Pattern
 from tmask.errors import FileFormatError
 from tmask.files.masks import MaskRecord, write_masks
+from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RECORD = MaskRecord(
-    name="layer.weight", mask=np.eye(4, dtype=bool), pattern=Pattern(2, 4), groups=1, solver="patterns",
-    settings="seed=1", objective=1.5, dual_bound=1.75, total=3.0, status="optimal", seconds=0.1,
-    weights_sha256="a" * 64, job="2:4 auto",
+    name="layer.weight", packed=PackedMask.of(np.eye(4, dtype=bool)), pattern=Pattern(2, 4),
+    groups=1, solver="patterns", settings="seed=1", objective=1.5, dual_bound=1.75, total=3.0, status="optimal",
+    seconds=0.1, weights_sha256="a" * 64, job="2:4 auto",
 )  # fmt: skip
 NAMES = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
 
@@ -46,7 +47,7 @@ def same(a, b):
 @quick
 def test_a_kept_layer_comes_back_whatever_its_name(tmp_path, mask, name, job):
     store = PartialStore(tmp_path / "m.safetensors")
-    record = dataclasses.replace(RECORD, mask=mask, name=name, job=job)
+    record = dataclasses.replace(RECORD, packed=PackedMask.of(mask), name=name, job=job)
     store.put(record)
     same(get(PartialStore(tmp_path / "m.safetensors"), name, job), record)
     assert os.listdir(tmp_path) == ["m.safetensors.partial"]
@@ -55,7 +56,8 @@ def test_a_kept_layer_comes_back_whatever_its_name(tmp_path, mask, name, job):
 
 
 def test_layers_do_not_mix(store):
-    records = [dataclasses.replace(RECORD, name=f"layer.{i}", mask=np.eye(4, 4 + i, dtype=bool)) for i in range(5)]
+    masks = [PackedMask.of(np.eye(4, 4 + i, dtype=bool)) for i in range(5)]
+    records = [dataclasses.replace(RECORD, name=f"layer.{i}", packed=mask) for i, mask in enumerate(masks)]
     for record in records:
         store.put(record)
     for record in records:
@@ -65,7 +67,7 @@ def test_layers_do_not_mix(store):
 
 def test_the_last_one_put_counts(store):
     store.put(RECORD)
-    store.put(dataclasses.replace(RECORD, mask=~RECORD.mask))
+    store.put(dataclasses.replace(RECORD, packed=PackedMask.of(~RECORD.mask)))
     np.testing.assert_array_equal(get(store).mask, ~RECORD.mask)
     assert len(os.listdir(store.folder)) == 1
 

@@ -9,6 +9,7 @@ import tmask
 from tmask.files.layers import select_layers
 from tmask.files.masked_weights import write_masked_weights
 from tmask.files.opening import open_weights
+from tmask.files.packed_mask import PackedMask
 
 torch = pytest.importorskip("torch")
 
@@ -115,7 +116,9 @@ def test_masked_weights_of_a_checkpoint(tmp_path):
     tensors = state()
     name = "w.bfloat16"
     mask = np.arange(24).reshape(4, 6) % 2 == 0
-    write_masked_weights(tmp_path / "b.safetensors", open_weights(save(tmp_path / "a.pt", tensors)), {name: mask})
+    write_masked_weights(
+        tmp_path / "b.safetensors", open_weights(save(tmp_path / "a.pt", tensors)), {name: PackedMask.of(mask)}
+    )
     written = pytest.importorskip("safetensors.torch").load_file(tmp_path / "b.safetensors")
     expected = torch.where(torch.from_numpy(mask), tensors[name], 0)
     assert torch.equal(written[name].view(torch.int16), expected.view(torch.int16))

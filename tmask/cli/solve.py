@@ -38,6 +38,7 @@ from tmask.files.layers import Layer
 from tmask.files.masked_weights import check_masked_weights, is_folder, write_masked_weights
 from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.outputs.names import check_csv_name, check_masks_name
+from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
 from tmask.files.weight_file import WeightFile
@@ -101,7 +102,7 @@ def solve(
     try:
         run.solve()
         if masked_weights is not None:
-            masks = {record.name: record.mask for record in run.records}
+            masks = {record.name: record.packed for record in run.records}
             write_masked_weights(masked_weights, source, masks, overwrite, file.is_dir())
             written.append(Path(masked_weights))
         if csv is not None:
@@ -201,7 +202,7 @@ class _Run:
             raise type(error)(f"layer {layer.name!r}: {error}") from error
         record = MaskRecord(
             name=layer.name,
-            mask=solution.mask,
+            packed=PackedMask.of(solution.mask),
             pattern=solution.pattern,
             groups=layer.groups,
             solver=solution.solver,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.masks import MaskRecord
 from tmask.files.outputs.formats import Listing, check_format, write_weights
 from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
+from tmask.files.packed_mask import PackedMask
 from tmask.files.safetensors_files import INDEX, check_names
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
@@ -27,7 +27,7 @@ def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
     Raises:
         FileFormatError: another shape, or other contents.
     """
-    _check_shape(record.name, record.mask, tensor.shape)
+    _check_shape(record.name, record.packed, tensor.shape)
     if record.weights_sha256 != tensor.sha256():
         raise FileFormatError(
             f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
@@ -60,7 +60,7 @@ def check_masked_weights(path: str | Path, source: WeightFile, overwrite: bool, 
 def write_masked_weights(
     path: str | Path,
     source: WeightFile,
-    masks: Mapping[str, Mask],
+    masks: Mapping[str, PackedMask],
     overwrite: bool = False,
     from_folder: bool = False,
 ) -> None:
@@ -86,7 +86,7 @@ def write_masked_weights(
         if name not in masks:
             return tensor
         # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
-        return replace(tensor, bits=np.where(masks[name], tensor.bits, tensor.bits.dtype.type(0)))
+        return replace(tensor, bits=np.where(masks[name].unpack(), tensor.bits, tensor.bits.dtype.type(0)))
 
     if is_folder(path, from_folder):
         write_folder(Path(path), source, _listing(source), load, overwrite)
@@ -99,6 +99,6 @@ def _listing(source: WeightFile) -> Listing:
     return {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
 
 
-def _check_shape(name: str, mask: Mask, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, mask: PackedMask, shape: tuple[int, ...]) -> None:
     if mask.shape != shape:
         raise FileFormatError(f"the mask of {name!r} has shape {mask.shape}, but the weight has {shape}")

@@ -6,7 +6,6 @@ The format is described in docs/reference/mask-files.md.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
 from tmask.files.damage import DAMAGE, describe, unlike
+from tmask.files.packed_mask import PackedMask
 from tmask.files.safetensors_files import each_once, open_safetensors, write_safetensors
 from tmask.files.tensors import Tensor
 from tmask.version import __version__
@@ -40,7 +40,7 @@ class MaskRecord:
     """One layer's mask with its origin.
 
     Args:
-        mask: bool, True = kept, of the weight's shape.
+        packed: the mask, True = kept, of the weight's shape.
         weights_sha256: of the weight's dtype, shape and contents (`Tensor.sha256`).
         settings: of the solver, as text.
         job: what was asked for, as text; a resumed run takes over only masks of the same job.
@@ -50,7 +50,7 @@ class MaskRecord:
     """
 
     name: str
-    mask: Mask = field(repr=False)
+    packed: PackedMask = field(repr=False)
     pattern: Pattern
     groups: int
     solver: str
@@ -67,14 +67,19 @@ class MaskRecord:
 
     def __post_init__(self) -> None:
         if not self.layout:
-            object.__setattr__(self, "layout", _layout_of_old(self.mask.ndim))
+            object.__setattr__(self, "layout", _layout_of_old(len(self.packed.shape)))
+
+    @property
+    def mask(self) -> Mask:
+        """A new bool array each time that it is asked for."""
+        return self.packed.unpack()
 
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
-        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "mask")}
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "packed")}
         if not self.at_most:  # so that other files stay as they always were, and older versions read them
             del known["at_most"]
-        return {"shape": list(self.mask.shape)} | known | {"pattern": str(self.pattern)}
+        return {"shape": list(self.packed.shape)} | known | {"pattern": str(self.pattern)}
 
 
 def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool = False) -> None:
@@ -87,11 +92,10 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
     path = check_output(path, overwrite)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
-    for record in records:  # once, so that the masks of a large model need not be unpacked all at a time
+    for record in records:
         if record.name in tensors:
             raise InvalidProblemError(f"two masks for {record.name!r}; a mask file holds one for each parameter")
-        # numpy packs from the high bit by default; the format counts from the low one.
-        tensors[record.name] = Tensor("uint8", np.packbits(record.mask.ravel(), bitorder="little"))
+        tensors[record.name] = Tensor("uint8", record.packed.bits)
         layers[record.name] = record.metadata()
     metadata = {
         "format": FORMAT,
@@ -155,16 +159,12 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
         raise ValueError(f"at_most of {name!r} is {layer['at_most']!r}")
     if layer["layout"] not in LAYOUTS:
         raise ValueError(f"layout of {name!r} is {layer['layout']!r}")
-    count = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
-        raise ValueError(f"{packed.size} bytes do not hold a mask of shape {shape}")
-    bits = np.unpackbits(packed, bitorder="little")
-    # `write_masks` leaves them 0: set ones are damage, or belong to another shape.
-    if bits[count:].any():
-        raise ValueError(f"the mask of {name!r} has bits beyond its last entry")
+    try:
+        mask = PackedMask(packed, shape)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from error
     known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}
-    mask = bits[:count].astype(np.bool_).reshape(shape)
-    return MaskRecord(name=name, mask=mask, pattern=Pattern.parse(layer["pattern"]), **known)
+    return MaskRecord(name=name, packed=mask, pattern=Pattern.parse(layer["pattern"]), **known)
 
 
 def _layout_of_old(axes: int) -> str:

@@ -9,8 +9,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import TEMPORARY
 from tmask.files.masks import MaskRecord, read_masks, write_masks
@@ -88,4 +86,4 @@ def _opened(record: MaskRecord) -> MaskRecord:
 
 def _digest(record: MaskRecord) -> str:
     known = json.dumps([record.name, record.metadata()], sort_keys=True)
-    return hashlib.sha256(known.encode() + np.packbits(record.mask.ravel()).tobytes()).hexdigest()
+    return hashlib.sha256(known.encode() + record.packed.bits.tobytes()).hexdigest()

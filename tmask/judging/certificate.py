@@ -20,7 +20,6 @@ from tmask.judging.duals import (
     is_regular,
     midpoint_prices,
     objectives,
-    proves_optimal,
     residual_prices,
 )
 from tmask.judging.worth import Worth
@@ -152,14 +151,14 @@ def _judge(
             known = Bounds(*_upper_bounds(s, n, reference))
         else:
             known = Bounds(bounds.value[rest], bounds.prices[rest], bounds.tight[rest])
-        sure = regular[rest] & proves_optimal(s, kept, known.prices)
+        sure = regular[rest] & check_prices(s, kept, known.prices)[1]
         # No mask beats a bound; one whose sum was rounded up past it attains it.
         sure |= regular[rest] & (objective[rest] >= known.value)
         # Where the bound is tight and not attained, another mask keeps more, and a search would find nothing.
         unsure = np.flatnonzero(regular[rest] & ~sure & ~known.tight)
         if len(unsure):
             v = residual_prices(s[unsure], kept[unsure], known.prices[unsure])
-            sure[unsure] = proves_optimal(s[unsure], kept[unsure], v)
+            sure[unsure] = check_prices(s[unsure], kept[unsure], v)[1]
         bound[rest] = np.where(sure, objective[rest], known.value)
         proven[rest] = sure
     result.objective[part], result.bound[part] = objective, bound
@@ -176,16 +175,21 @@ def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[
         )
     if reference is None:
         u, v, masks, tight = midpoint_prices(scores, n)
+        value = objectives(scores, masks)
     else:
         answer = reference(scores, n)
         if answer.prices is None:
             raise TypeError("the reference solver must give prices")
-        masks, v = answer.masks, answer.prices
-        tight = is_regular(masks, n) & check_prices(scores, masks, v)[1]
-        # The best row prices for given column prices: each row's n-th largest.
-        u = np.where(masks, scores - v[:, None, :], np.inf).min(2)
+        u, v, masks = None, answer.prices, answer.masks
+        value, tight = check_prices(scores, masks, v)
+        tight &= is_regular(masks, n)
     # The sum of an optimal mask is the bound. The dual value would be, too, were it not raised by its rounding.
-    value = np.where(tight, objectives(scores, masks), dual_value(scores, n, u, v))
+    loose = np.flatnonzero(~tight)
+    if len(loose):
+        s, prices = scores[loose], v[loose]
+        # The best row prices for given column prices: each row's n-th largest.
+        rows = np.where(masks[loose], s - prices[:, None, :], np.inf).min(2) if u is None else u[loose]
+        value[loose] = dual_value(s, n, rows, prices)
     return value, v, tight
 
 

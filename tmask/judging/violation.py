@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from tmask.blocks.tiling import Mask, Tiling
+from tmask.judging.counts import count_lines
 
 
 def first_violation(kept: Mask, tiling: Tiling) -> str:
     """The first break of the pattern in words, or ""."""
     n = tiling.pattern.n
     for region, blocks in zip(tiling.regions(), tiling.split(kept), strict=True):
-        tiles = blocks[:, : region.height, : region.width]
-        for axis, line in ((2, "row"), (1, "column")):
-            counts = tiles.sum(axis, dtype=np.int64)  # (B, lines)
+        rows, columns = count_lines(blocks)  # (B, m); what fills a tile up is not kept
+        for line, counts in ("row", rows[:, : region.height]), ("column", columns[:, : region.width]):
             # Full tiles alone can keep n in every line.
             bad = counts != n if region.full else counts > n
             if bad.any():

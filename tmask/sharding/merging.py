@@ -77,7 +77,7 @@ def read_shards(paths: Mapping[int, Path]) -> dict[Path, dict[str, MaskRecord]]:
         listed = "; ".join(f"{job!r}: {', '.join(dict.fromkeys(names))}" for job, names in by_job.items())
         raise FileFormatError(f"shards of several jobs, of which all but one are foreign: {listed}")
     (job,) = by_job or [""]
-    shapes = ((name, record.mask.shape) for records in shards.values() for name, record in records.items())
+    shapes = ((name, record.packed.shape) for records in shards.values() for name, record in records.items())
     if not job.endswith(f" plan={fingerprint(shapes, len(shards))}"):
         raise FileFormatError("the shards do not hold the layers of their plan; some are foreign, solve them again")
     return shards
@@ -95,7 +95,7 @@ def write_index(output: Path, shards: Mapping[Path, Mapping[str, MaskRecord]], o
         OutputError: it cannot be written, or exists already.
     """
     weight_map = {name: path.name for path, records in shards.items() for name in records}
-    size = sum(-(-record.mask.size // 8) for records in shards.values() for record in records.values())
+    size = sum(-(-record.packed.size // 8) for records in shards.values() for record in records.values())
     path = index_path(output)
     with atomic_path(path, overwrite) as temporary:
         temporary.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2))

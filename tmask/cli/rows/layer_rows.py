@@ -40,8 +40,8 @@ def solve_rows(records: Sequence[MaskRecord]) -> list[Row]:
     named: list[tuple[str, str, str, dict[str, Any]]] = [
         (
             record.name,
-            "x".join(map(str, record.mask.shape)),
-            in_words(record.mask.shape, record.layout, record.groups),
+            "x".join(map(str, record.packed.shape)),
+            in_words(record.packed.shape, record.layout, record.groups),
             describe(record),
         )
         for record in records

@@ -12,6 +12,7 @@ from torch import Tensor
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask, Tiling
 from tmask.files.masks import MaskRecord, write_masks
+from tmask.files.packed_mask import PackedMask
 from tmask.files.weight_file import WeightFile
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.masks import PackedMasks
@@ -84,7 +85,7 @@ def _record(
     full = _lines(mask, pattern)[0] == pattern.n
     return MaskRecord(
         name=name,
-        mask=mask,
+        packed=PackedMask.of(mask),
         pattern=pattern,
         groups=1,
         solver=rows[0].solver,

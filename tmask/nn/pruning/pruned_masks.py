@@ -6,6 +6,7 @@ from torch import nn
 
 from tmask.blocks.pattern import Pattern
 from tmask.files.masks import MaskRecord
+from tmask.files.packed_mask import PackedMask
 from tmask.files.tensors import from_torch
 from tmask.judging.solution import Status
 from tmask.nn.calibration.linear_view import CONVOLUTIONS
@@ -39,7 +40,7 @@ def mask_records(model: nn.Module, report: PruningReport, keep_zeros: bool = Fal
         records.append(
             MaskRecord(
                 name=row.layer,
-                mask=mask,
+                packed=PackedMask.of(mask),
                 pattern=pattern,
                 groups=groups,
                 layout=proof.layout,
