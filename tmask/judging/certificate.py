@@ -91,7 +91,8 @@ def upper_bounds(scores: Scores, n: int, reference: Reference | None = None) -> 
     prices = np.empty((num_blocks, side))
     tight = np.empty(num_blocks, np.bool_)
     for part in _chunks(num_blocks, side):
-        value[part], prices[part], tight[part] = _upper_bounds(scores[part], n, reference)
+        found = _upper_bounds(scores[part], n, reference)
+        value[part], prices[part], tight[part] = found.value, found.prices, found.tight
     return Bounds(value, prices, tight)
 
 
@@ -135,9 +136,13 @@ def _judge(
     part: slice,
     result: Judgement,
 ) -> None:
-    # From cheap to dear: the solver's own prices, then those of the optimum, then a search from these. Each step is
-    # for the blocks alone that the ones before have left.
+    # From cheap to dear: the solver's own prices, or those of the optimum, then a search from these. Each step is for
+    # the blocks alone that the ones before have left.
     regular = is_regular(masks, n)
+    best = None
+    if own is None and bounds is None and reference is not None and n < scores.shape[1]:
+        best = _answer(scores, n, reference)
+        own = best.prices
     if own is None:
         objective, proven = objectives(scores, masks), np.zeros(len(scores), np.bool_)
     else:
@@ -147,10 +152,12 @@ def _judge(
     rest = np.flatnonzero(~proven)
     if len(rest):
         s, kept = scores[rest], masks[rest]
-        if bounds is None:
-            known = Bounds(*_upper_bounds(s, n, reference))
-        else:
+        if bounds is not None:
             known = Bounds(bounds.value[rest], bounds.prices[rest], bounds.tight[rest])
+        elif best is not None:
+            known = _attained(s, n, _Best(best.masks[rest], best.prices[rest]))
+        else:
+            known = _upper_bounds(s, n, reference)
         sure = regular[rest] & check_prices(s, kept, known.prices)[1]
         # No mask beats a bound; one whose sum was rounded up past it attains it.
         sure |= regular[rest] & (objective[rest] >= known.value)
@@ -165,32 +172,44 @@ def _judge(
     result.proven[part], result.regular[part] = proven, regular
 
 
-def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> tuple[PerBlock, Prices, Flags]:
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """What an exact solver finds: masks and column prices, not checked yet."""
+
+    masks: Masks
+    prices: Prices
+
+
+def _answer(scores: Scores, n: int, reference: Reference) -> _Best:
+    answer = reference(scores, n)
+    if answer.prices is None:
+        raise TypeError("the reference solver must give prices")
+    return _Best(answer.masks, answer.prices)
+
+
+def _upper_bounds(scores: Scores, n: int, reference: Reference | None) -> Bounds:
     num_blocks, side = scores.shape[:2]
     if n == side:  # everything is kept
-        return (
-            scores.sum((1, 2), dtype=np.float64),
-            np.zeros((num_blocks, side)),
-            np.ones(num_blocks, np.bool_),
-        )
-    if reference is None:
-        u, v, masks, tight = midpoint_prices(scores, n)
-        value = objectives(scores, masks)
-    else:
-        answer = reference(scores, n)
-        if answer.prices is None:
-            raise TypeError("the reference solver must give prices")
-        u, v, masks = None, answer.prices, answer.masks
-        value, tight = check_prices(scores, masks, v)
-        tight &= is_regular(masks, n)
+        whole = scores.sum((1, 2), dtype=np.float64)
+        return Bounds(whole, np.zeros((num_blocks, side)), np.ones(num_blocks, np.bool_))
+    if reference is not None:
+        return _attained(scores, n, _answer(scores, n, reference))
+    u, v, masks, tight = midpoint_prices(scores, n)
     # The sum of an optimal mask is the bound. The dual value would be, too, were it not raised by its rounding.
+    return Bounds(np.where(tight, objectives(scores, masks), dual_value(scores, n, u, v)), v, tight)
+
+
+def _attained(scores: Scores, n: int, best: _Best) -> Bounds:
+    """As above, from what an exact solver found; the dual value where that is not proven after all."""
+    value, tight = check_prices(scores, best.masks, best.prices)
+    tight &= is_regular(best.masks, n)
     loose = np.flatnonzero(~tight)
     if len(loose):
-        s, prices = scores[loose], v[loose]
+        s, v = scores[loose], best.prices[loose]
         # The best row prices for given column prices: each row's n-th largest.
-        rows = np.where(masks[loose], s - prices[:, None, :], np.inf).min(2) if u is None else u[loose]
-        value[loose] = dual_value(s, n, rows, prices)
-    return value, v, tight
+        u = np.where(best.masks[loose], s - v[:, None, :], np.inf).min(2)
+        value[loose] = dual_value(s, n, u, v)
+    return Bounds(value, best.prices, tight)
 
 
 def _chunks(num_blocks: int, side: int) -> list[slice]:

@@ -108,7 +108,6 @@ def certify(
     if kept.shape != scores.shape:
         raise InvalidProblemError(f"mask has shape {kept.shape}, but weight has shape {scores.shape}")
     tiling = Tiling(scores.shape, pattern, groups, layout, at_most)
-    violation = first_violation(kept, tiling)
     # Tiles cut short are judged as the larger blocks that stand for them, in which every line keeps n: duality is about
     # these.
     matrices, masks = tiling.to_matrices(scores), tiling.to_matrices(kept)
@@ -116,6 +115,8 @@ def certify(
         judge_blocks(region.split(matrices), region.complete(region.split(masks), pattern.n), pattern.n)
         for region in tiling.regions()
     ]
+    # A tile cut short is completed to n in every line if none of its own keeps more.
+    violation = "" if all(j.regular.all() for j in judgements) else first_violation(kept, tiling)
     return Certificate(
         objective=float(sum(j.objective.sum() for j in judgements)),
         total=float(scores.sum(dtype=np.float64)),
