@@ -19,6 +19,7 @@ import numpy as np
 from tmask.blocks.arrays import Masks, Prices, Scores
 from tmask.errors import InvalidProblemError
 from tmask.judging.answers import Answer
+from tmask.solving.cores import usable_cores
 from tmask.solving.solver import Solver
 from tmask_solvers.cpu_kernels.augment import augment, column_midpoints, grid_exponent, quantise, take_rows
 from tmask_solvers.cpu_kernels.bands import in_bands
@@ -32,24 +33,26 @@ class AugmentingPaths(Solver):
     docs/explanation/exactness.md, section 3, has the reason.
 
     Args:
-        threads: bands of blocks solved at once; the masks do not depend on it.
+        threads: bands of blocks solved at once, None for as many as there are usable cores; the masks do not depend
+            on it.
     """
 
-    threads: int = 1
+    threads: int | None = None
 
     name: ClassVar[str] = "augmenting-paths"
     exact: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("numba",)
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
+        if self.threads is not None and self.threads < 1:
             raise InvalidProblemError(f"threads must be at least 1, got {self.threads}")
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         num_blocks, side = scores.shape[:2]
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
-        in_bands(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), num_blocks, self.threads)
+        threads = usable_cores() if self.threads is None else self.threads
+        in_bands(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), num_blocks, threads)
         return Answer(masks, prices)
 
 

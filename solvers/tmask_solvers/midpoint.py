@@ -48,10 +48,11 @@ class Midpoint(MatrixSolver):
     docs/explanation/exactness.md has the proof, and the grid in section 3.
 
     Args:
-        threads: parts of a weight solved at once; the masks do not depend on it.
+        threads: parts of a weight solved at once, None for as many as there are usable cores; the masks do not depend
+            on it.
     """
 
-    threads: int = 1
+    threads: int | None = None
 
     name: ClassVar[str] = "midpoint"
     exact: ClassVar[bool] = True
@@ -59,7 +60,7 @@ class Midpoint(MatrixSolver):
     max_side: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
+        if self.threads is not None and self.threads < 1:
             raise InvalidProblemError(f"threads must be at least 1, got {self.threads}")
 
     def _solve(self, scores: Scores, n: int) -> Answer:
@@ -76,7 +77,7 @@ class Midpoint(MatrixSolver):
             nowhere = np.empty((0, side), scores.dtype)
             solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band], nowhere)
 
-        in_bands(solve_band, num_blocks, self.threads)
+        in_bands(solve_band, num_blocks, self.num_threads())
         return Answer(masks, prices)
 
     def has_warm_start(self, m: int, dtype: np.dtype[Any]) -> bool:

@@ -21,6 +21,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import SolverFailedError
 from tmask.judging.compiled import find_compiled_kernels
 from tmask.judging.worth import Worth
+from tmask.solving.cores import usable_cores
 from tmask.solving.guard import faults_of, is_ours, to_its_author
 from tmask.solving.solver import Solver
 
@@ -31,11 +32,15 @@ class MatrixSolver(Solver):
     """A solver that also takes whole matrices, see `solve_matrices`.
 
     Class constants:
-        threads: parts solved at once; a setting in most subclasses.
+        threads: parts solved at once, None for as many as there are usable cores; a setting in most subclasses.
     """
 
-    threads: int = 1
+    threads: int | None = 1
     exact: ClassVar[bool] = True
+
+    def num_threads(self) -> int:
+        """Of a call that is made now."""
+        return usable_cores() if self.threads is None else self.threads
 
     def has_warm_start(self, m: int, dtype: np.dtype[Any]) -> bool:
         """Whether it has a use for row prices to start from."""
@@ -105,7 +110,7 @@ def solve_matrices(
 
     objective = total = slack = 0.0
     parts = direct_parts(weights, m) if direct else staged_parts(weights, m)
-    for kept, entries, lost, blocks in _in_threads(reported, parts, solver.threads):
+    for kept, entries, lost, blocks in _in_threads(reported, parts, solver.num_threads()):
         objective, total, slack = objective + kept, total + entries, slack + lost
         if progress is not None:
             progress(blocks)
