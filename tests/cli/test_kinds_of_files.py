@@ -54,6 +54,57 @@ def test_a_layout_that_is_open_is_asked_for_by_all_commands(tmp_path, command):
     invoke(command, path, "--layout", "w=stack")
 
 
+READING = {**COMMANDS, "doctor": ("--dtype", "float32")}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_report_says_how_a_weight_was_read(tmp_path, command):
+    if command == "doctor":
+        pytest.importorskip("torch")
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), fc=floats(8, 8), conv=floats(16, 8, 3, 3))
+    options = [str(tmp_path / each) if each.startswith("OUT") else each for each in READING[command]]
+    chosen = ("--layout", "w=stack", "--groups", "conv=2")
+    assert "--layout 'w=stack'" in one_line(run(command, path, *options, code=2).stderr)
+    shown = one_line(run(command, path, *options, *chosen).stdout)
+    assert "stack of 8" in shown
+    assert "convolution, 2 groups" in shown
+    assert "matrix" in shown
+    document = run(command, path, *options, *chosen, "--json", *(["--overwrite"] if command == "solve" else [])).stdout
+    assert "stack" in document
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_csv_says_how_a_weight_was_read(tmp_path, command):
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), conv=floats(16, 8, 3, 3))
+    rows = tmp_path / "rows.csv"
+    invoke(command, path, "--layout", "w=stack", "--groups", "conv=2", "--csv", rows)
+    with rows.open() as file:
+        found = list(csv.DictReader(file))
+    if command == "compare":  # whose rows are of all layers together
+        assert {row["read_as"] for row in found} == {"1 x convolution, 2 groups; 1 x stack of 8"}
+    else:
+        read = {(row["layer"], row["layout"], row["groups"]) for row in found}
+        assert read == {("w", "stack", "1"), ("conv", "convolution", "2")}
+
+
+def test_checked_and_merged_masks_say_how_their_weights_were_read(tmp_path):
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), conv=floats(16, 8, 3, 3))
+    solve(path, "--layout", "w=stack", "--groups", "conv=2")
+    checked = run("check", tmp_path / "masks.safetensors", path)
+    assert "stack of 8" in checked.stdout
+    assert "convolution, 2 groups" in checked.stdout
+    solve(path, "--layout", "w=stack", "--groups", "conv=2", "--shard", "1/2", name="two.safetensors")
+    solve(path, "--layout", "w=stack", "--groups", "conv=2", "--shard", "2/2", name="two.safetensors")
+    merged = run("merge", tmp_path / "two.safetensors", path).stdout
+    assert "1 x stack of 8" in merged
+    assert "1 x convolution, 2 groups" in merged
+
+
+def test_doctor_without_a_file_has_no_layers_to_choose():
+    pytest.importorskip("torch")
+    assert "name the file" in one_line(run("doctor", "--layout", "stack", code=2).stderr)
+
+
 def test_stacks_are_solved_as_such_and_said_to_be(tmp_path):
     path = saved(tmp_path / "model.safetensors", **{"mlp.experts.down_proj": floats(4, 8, 16)})
     result = solve(path, "--csv", tmp_path / "rows.csv")

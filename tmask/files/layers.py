@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tmask.blocks.layouts import LAYOUTS
+from tmask.blocks.layouts import LAYOUTS, in_words
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.roles.deciding import Role, Roles
 from tmask.files.roles.names import Waiver
@@ -28,6 +28,11 @@ class Layer:
     dtype: str
     groups: int = 1
     layout: str = "matrix"
+
+    @property
+    def read_as(self) -> str:
+        """In words, for a table."""
+        return in_words(self.shape, self.layout, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
