@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -303,6 +306,35 @@ def test_a_failure_leaves_no_folder(weights, monkeypatch):
     )
     assert "No space left" in solve(weights, "--masked-weights", f"{weights.parent}/out/", code=4).stderr
     assert leftovers(weights.parent) == ["masks.safetensors.partial"]
+
+
+DYING = """
+import os, signal
+from tmask.cli import main
+from tmask.files.outputs import model_folder
+
+real = model_folder.write_weights
+def dying(path, *args):
+    real(path, *args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+model_folder.write_weights = dying
+main()
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_kill_left_of_a_folder_is_removed_by_the_next_run(weights, there):
+    folder = weights.parent / "out"
+    args = ["solve", weights, "-p", "2:4", "-o", weights.parent / "masks.safetensors", "--masked-weights", f"{folder}/"]
+    command = [sys.executable, "-c", DYING, *map(str, args)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert any(path.name.startswith(".tmask-") for path in weights.parent.iterdir())
+    if there:  # made since, by hand
+        folder.mkdir()
+        (folder / "mine").touch()
+    run(*args, *(["--overwrite"] if there else []))
+    assert leftovers(weights.parent) == ["masks.safetensors", "out"]
 
 
 def test_two_tensors_of_one_name_are_refused_in_safetensors(tmp_path):
