@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.showing tmask.nn.calibration "
     "tmask.nn.distributed tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
-    "tmask.nn.fitting tmask.nn.methods",
+    "tmask.nn.fitting tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "

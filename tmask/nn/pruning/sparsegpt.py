@@ -27,6 +27,7 @@ from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, Refitting
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.methods.sparsegpt import sweep as sweep_columns
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
@@ -34,6 +35,7 @@ from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
+@on_offloaded_too
 def sparsegpt(
     model: nn.Module,
     calibration: Iterable[Any],
