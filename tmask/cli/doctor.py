@@ -17,6 +17,7 @@ from tmask.cli.exit_codes import reports_errors
 from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, parse_groups, parse_layouts
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.rows.layer_rows import skipped_rows
+from tmask.cli.selection import groups_of_model
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Selection, select_layers
 from tmask.files.opening import open_weights
@@ -126,6 +127,7 @@ def _selection(
         regex=regex,
         groups=parse_groups(groups),
         layouts=parse_layouts(layouts),
+        convolutions=groups_of_model,
     )
 
 
