@@ -144,6 +144,18 @@ def test_offloaded_batch_norms_are_recomputed():
     assert torch.equal(model(DATA[0]), plain(DATA[0]))
 
 
+def test_offloaded_weights_are_converted():
+    plain, model = blocks(), blocks()
+    for one in (plain, model):
+        with torch.no_grad():
+            for parameter in one.parameters():
+                parameter.masked_fill_(batch(tuple(parameter.shape), 3) < 0.7, 0.0)
+    offload(model, "cpu", None)
+    for one in (plain, model):
+        assert tnn.convert(one, DATA, m=4, confidence=0.5, skip_ends=False).pruning.layers
+    assert torch.equal(model(DATA[0]), plain(DATA[0]))
+
+
 def test_losses_and_sums_of_offloaded_weights():
     plain, model = blocks(), offload(blocks(), "cpu", None)
     losses = [tnn.reconstruction_losses(one, DATA, ["2:4"], skip_ends=False) for one in (plain, model)]
