@@ -23,7 +23,7 @@ from tmask.cli.language_models import (
 )
 from tmask.cli.options import Json, KeepZeros
 from tmask.cli.output import show_json, show_table
-from tmask.cli.pruning.running import Run
+from tmask.cli.pruning.running import ShownRun
 from tmask.cli.pruning.staying_dense import check_share, left_dense, measure
 from tmask.cli.pruning.targets import read_target, unused_patterns
 from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, losses_and_sizes, skipped_rows
@@ -111,7 +111,7 @@ def prune(
     if dense_share is not None:
         rows = measure(model, output, batches, target, plain, blocks, dense, keep_zeros, number_type, place)
         chosen = choose_dense(*losses_and_sizes(rows), dense_share)
-    with Run(output) as run:
+    with ShownRun(output) as run:
         report = prune_blocks(
             model,
             batches,

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from tmask.cli.console import note, progress_bar
 
 
-class Run:
+class ShownRun:
     """Shows the blocks that are done; where a run ends early, adds to the error what it leaves behind."""
 
     def __init__(self, output: Path) -> None:

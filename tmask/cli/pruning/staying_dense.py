@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmask.blocks.pattern import Pattern
-from tmask.cli.pruning.running import Run
+from tmask.cli.pruning.running import ShownRun
 from tmask.errors import InvalidProblemError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def measure(
 
     trial = output.with_name(f"{output.name}.measured")
     shutil.rmtree(trial, ignore_errors=True)  # of a run that was killed when it had just measured
-    with Run(trial) as run:
+    with ShownRun(trial) as run:
         report = prune_blocks(
             model,
             batches,
