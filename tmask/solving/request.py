@@ -39,7 +39,7 @@ class Request:
         return self.keep_zeros and self.pattern.n < self.pattern.m
 
     @property
-    def zeros_score_none(self) -> bool:
+    def zeroes_scores(self) -> bool:
         """Whether scores must be 0 where the weight is: of a score of its own; |weight| has no other there."""
         return self.keep_zeros and self.score is not None
 
