@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "tmask.nn.distributed": "",
     "tmask.nn.libraries": "",
     "tmask.nn.mask": "tmask.blocks",
-    "tmask.nn.packing": "tmask.blocks tmask.nn.mask",
+    "tmask.nn.packing": "tmask.blocks tmask.files tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.showing tmask.nn.distributed tmask.nn.libraries tmask.nn.mask "
     "tmask.nn.packing",
     "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.showing tmask.nn.distributed "
@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "tmask.nn.blockwise": "tmask.blocks tmask.solving tmask.files tmask.showing tmask.nn.calibration "
     "tmask.nn.distributed tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
-    "tmask.nn.fitting",
+    "tmask.nn.fitting tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +55,57 @@ def test_a_layout_that_is_open_is_asked_for_by_all_commands(tmp_path, command):
     path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), fc=floats(8, 8))
     assert "--layout 'w=stack'" in one_line(invoke(command, path, code=2).stderr)
     invoke(command, path, "--layout", "w=stack")
+
+
+READING = {**COMMANDS, "doctor": ("--dtype", "float32")}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_report_says_how_a_weight_was_read(tmp_path, command):
+    if command == "doctor":
+        pytest.importorskip("torch")
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), fc=floats(8, 8), conv=floats(16, 8, 3, 3))
+    options = [str(tmp_path / each) if each.startswith("OUT") else each for each in READING[command]]
+    chosen = ("--layout", "w=stack", "--groups", "conv=2")
+    assert "--layout 'w=stack'" in one_line(run(command, path, *options, code=2).stderr)
+    shown = one_line(run(command, path, *options, *chosen).stdout)
+    assert "stack of 8" in shown
+    assert "convolution, 2 groups" in shown
+    assert "matrix" in shown
+    document = run(command, path, *options, *chosen, "--json", *(["--overwrite"] if command == "solve" else [])).stdout
+    assert "stack" in document
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_csv_says_how_a_weight_was_read(tmp_path, command):
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), conv=floats(16, 8, 3, 3))
+    rows = tmp_path / "rows.csv"
+    invoke(command, path, "--layout", "w=stack", "--groups", "conv=2", "--csv", rows)
+    with rows.open() as file:
+        found = list(csv.DictReader(file))
+    if command == "compare":  # whose rows are of all layers together
+        assert {row["read_as"] for row in found} == {"1 x convolution, 2 groups; 1 x stack of 8"}
+    else:
+        read = {(row["layer"], row["layout"], row["groups"]) for row in found}
+        assert read == {("w", "stack", "1"), ("conv", "convolution", "2")}
+
+
+def test_checked_and_merged_masks_say_how_their_weights_were_read(tmp_path):
+    path = saved(tmp_path / "model.safetensors", w=floats(8, 16, 16), conv=floats(16, 8, 3, 3))
+    solve(path, "--layout", "w=stack", "--groups", "conv=2")
+    checked = run("check", tmp_path / "masks.safetensors", path)
+    assert "stack of 8" in checked.stdout
+    assert "convolution, 2 groups" in checked.stdout
+    solve(path, "--layout", "w=stack", "--groups", "conv=2", "--shard", "1/2", name="two.safetensors")
+    solve(path, "--layout", "w=stack", "--groups", "conv=2", "--shard", "2/2", name="two.safetensors")
+    merged = run("merge", tmp_path / "two.safetensors", path).stdout
+    assert "1 x stack of 8" in merged
+    assert "1 x convolution, 2 groups" in merged
+
+
+def test_doctor_without_a_file_has_no_layers_to_choose():
+    pytest.importorskip("torch")
+    assert "name the file" in one_line(run("doctor", "--layout", "stack", code=2).stderr)
 
 
 def test_stacks_are_solved_as_such_and_said_to_be(tmp_path):
@@ -252,6 +306,35 @@ def test_a_failure_leaves_no_folder(weights, monkeypatch):
     )
     assert "No space left" in solve(weights, "--masked-weights", f"{weights.parent}/out/", code=4).stderr
     assert leftovers(weights.parent) == ["masks.safetensors.partial"]
+
+
+DYING = """
+import os, signal
+from tmask.cli import main
+from tmask.files.outputs import model_folder
+
+real = model_folder.write_weights
+def dying(path, *args):
+    real(path, *args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+model_folder.write_weights = dying
+main()
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_kill_left_of_a_folder_is_removed_by_the_next_run(weights, there):
+    folder = weights.parent / "out"
+    args = ["solve", weights, "-p", "2:4", "-o", weights.parent / "masks.safetensors", "--masked-weights", f"{folder}/"]
+    command = [sys.executable, "-c", DYING, *map(str, args)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert any(path.name.startswith(".tmask-") for path in weights.parent.iterdir())
+    if there:  # made since, by hand
+        folder.mkdir()
+        (folder / "mine").touch()
+    run(*args, *(["--overwrite"] if there else []))
+    assert leftovers(weights.parent) == ["masks.safetensors", "out"]
 
 
 def test_two_tensors_of_one_name_are_refused_in_safetensors(tmp_path):

@@ -17,7 +17,6 @@ pytest.importorskip("transformers")
 from tests.cli.harness import one_line, run
 from tests.nn.tiny_language import save_model, text
 from tmask.allocation.dense_share import choose_dense
-from tmask.blocks.pattern import Pattern
 from tmask.cli.exit_codes import Code
 from tmask.cli.rows.prune_rows import kind, kinds, losses_and_sizes, read_patterns
 from tmask.errors import FileFormatError
@@ -200,13 +199,39 @@ def test_a_share_stays_dense_where_errors_are_largest(folder, whole, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["measured", "out"]
 
 
+@pytest.mark.parametrize("masks", ["patterns", "density"])
+def test_a_share_stays_dense_of_weights_with_their_own_masks(folder, tmp_path, masks):
+    """Each is measured under its own pattern: a light one of those left at 1:4 costs more than most at 3:4."""
+    names = [f"model.layers.{k}.mlp.{name}_proj.weight" for k in range(3) for name in ("gate", "up", "down")]
+    patterns = {name: "1:4" if "layers.1" in name else "3:4" for name in names}
+    rows = [{"layer": name, "pattern": pattern} for name, pattern in patterns.items()]
+    (tmp_path / "rows.json").write_text(json.dumps({"layers": rows}))
+    pattern = ("--patterns", tmp_path / "rows.json") if masks == "patterns" else ("--density", "0.25")
+    out = tmp_path / "out"
+    options = ("--dense-share", "0.34", "--exclude", "*.self_attn.*", "--json")
+    document = json.loads(run(*command(folder, out, *options, pattern=pattern)).stdout)
+    pruned = {row["name"]: row["density"] for row in document["matrices"]}
+    dense = {*names} - pruned.keys()
+    assert document["unused_patterns"] == []
+    assert {document["skipped"][name] for name in dense} == {"excluded"}
+    assert 0 < len(dense) <= 0.34 * len(names)  # all are of one size
+    if masks == "patterns":
+        assert dense == {name for name in names if "layers.1" in name}
+        assert set(pruned.values()) == {0.75}
+    quick = ("--exclude", "*.self_attn.*", "--goal", "layer", "--at-once")
+    run(*command(folder, tmp_path / "measured", *quick, pattern=pattern))
+    measured = json.loads((tmp_path / "measured/tmask/report.json").read_text())["matrices"]
+    errors = {row["name"]: row["error"] for row in measured}
+    assert min(errors[name] for name in dense) >= max(errors[name] for name in pruned)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, ["b"]), (0.25, ["c"]), (0.2, []), (0.75, ["b", "c"])])
 def test_what_stays_dense_is_the_best_that_fits(share, expected):
     rows = [
         MatrixPruning(name, (4, cols), 0.5, 0.9, 0.0, "s", error, 9, 1.0)
         for name, cols, error in (("a", 4, 0.1), ("b[0]", 4, 0.3), ("b[1]", 4, 0.3), ("c", 4, 0.4))
     ]
-    assert choose_dense(*losses_and_sizes(rows), Pattern(2, 4), share) == expected
+    assert choose_dense(*losses_and_sizes(rows), share) == expected
 
 
 @pytest.mark.parametrize("content", ['{"layers": [{"layer": "a"}]}', "a,b\n1,2\n", "", '{"layers": 3}', "{"])
@@ -264,6 +289,7 @@ BAD = [
     (("--exclude", "nothing*"), "--exclude 'nothing*' fits no weight"),
     (("--keep-dense", "mlp.side_proj"), "--keep-dense 'mlp.side_proj' fits no weight"),
     (("--dense-share", "1"), "must be above 0 and below 1"),
+    (("--dense-share", "0.5", "--pattern", "4:4"), "keep every weight already"),
     (("--blocks", "model.towers"), "'model.towers' is no list of modules"),
     (("--dtype", "int4"), "choose one of float32"),
     (("--solver", "nobody"), "nobody"),

@@ -152,6 +152,15 @@ def test_what_a_kill_left_is_removed_by_the_next_that_ends_well(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["other.npz", "out.npz"]
 
 
+def test_a_folder_that_a_kill_left_is_removed_too(tmp_path):
+    code = "import os, sys, pathlib; from tmask.files.atomic import temporary_beside\n"
+    code += "folder = temporary_beside(pathlib.Path(sys.argv[1])); folder.mkdir(); (folder / 'a').touch()"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], check=True)
+    assert len(os.listdir(tmp_path)) == 1
+    write(tmp_path / "out", b"new")
+    assert listing(tmp_path) == {"out": b"new"}
+
+
 def test_the_temporary_file_of_a_living_process_is_spared(tmp_path):
     code = KILLED.replace("os.kill(os.getpid(), 9)", "print(temporary, flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", code, tmp_path / "out"]

@@ -37,6 +37,15 @@ def test_it_shows_itself(compared):
     assert "cut short" in page
 
 
+def test_it_says_how_weights_were_read(compared, tmp_path):
+    assert "(weights read as 1 x matrix)" in str(compared)
+    stack = {"a": np.ones((2, 8, 8), np.float32), "b": np.ones((3, 8, 8), np.float32)}
+    done = tmask.compare(stack, "2:4", ["patterns"], layout="stack", seconds_per_solver=0.01, repeats=1)
+    done.write_csv(tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open() as file:
+        assert next(csv.DictReader(file))["read_as"] == "1 x stack of 2; 1 x stack of 3"
+
+
 def test_several_weights_by_name_and_groups():
     pytest.importorskip("torch")
     import torch

@@ -68,6 +68,17 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert "3/7" in stream.getvalue()
 
 
+def test_a_bar_on_a_terminal_shows_no_escapes(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with reporting(True, "pruning") as call:
+        call(3, 7, "a\x1b[31m\u202eb")
+    assert r"pruning a\x1b[31m\u202eb" in stream.getvalue()
+    assert "\u202e" not in stream.getvalue()
+
+
 def test_a_bar_in_a_notebook(notebook):
     with reporting(True, "<x>") as call:
         call(3, 7, "a")

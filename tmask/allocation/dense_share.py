@@ -1,4 +1,4 @@
-"""Which weights stay dense under a budget: a choice between one pattern and none for each of them."""
+"""Which weights stay dense under a budget: a choice between masks and none for each of them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 
 _DENSE = Pattern(1, 1)
+# Stands for whatever masks a weight gets: how much they keep does not count, only how large the weight is.
+_MASKED = Pattern(1, 2)
 
 
-def choose_dense(losses: Mapping[str, float], sizes: Mapping[str, int], pattern: Pattern, share: float) -> list[str]:
+def choose_dense(losses: Mapping[str, float], sizes: Mapping[str, int], share: float) -> list[str]:
     """Names of the weights to leave dense, so that the losses of the others add up to the least.
 
     Args:
-        losses: of each weight under the pattern.
+        losses: of each weight under its own masks; weights may have different patterns.
         sizes: numbers of weights.
         share: of all the weights, that may stay dense.
     Raises:
-        InvalidProblemError: a share that is none, a pattern that keeps all; and as `allocate`.
+        InvalidProblemError: a share that is none; and as `allocate`.
     """
     if not 0 < share < 1:
         raise InvalidProblemError(f"the share that stays dense is {share:g}; it must be above 0 and below 1")
-    if pattern.n == pattern.m:
-        raise InvalidProblemError(f"pattern {pattern} keeps every weight already")
-    kept = Fraction(pattern.n, pattern.m)
     # As a fraction: in floats the budget of a whole layer may fall just short of it.
-    density = kept + (1 - kept) * Fraction(share).limit_denominator(10**6)
-    found = allocate({name: {pattern: loss, _DENSE: 0.0} for name, loss in losses.items()}, sizes, density)
+    density = Fraction(1, 2) * (1 + Fraction(share).limit_denominator(10**6))
+    found = allocate({name: {_MASKED: loss, _DENSE: 0.0} for name, loss in losses.items()}, sizes, density)
     return [name for name, chosen in found.patterns.items() if chosen == _DENSE]

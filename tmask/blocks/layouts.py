@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from tmask.errors import InvalidProblemError
 
@@ -59,3 +60,8 @@ def in_words(shape: Sequence[int], layout: str, groups: int = 1) -> str:
     count = math.prod(shape[:-2])
     text = f"stack of {count}" if layout == "stack" else layout
     return f"{text}, {groups} groups" if groups > 1 else text
+
+
+def all_in_words(read: Iterable[str]) -> str:
+    """How several weights were read, by `in_words`, in one text: each way with the number of weights."""
+    return "; ".join(f"{count} x {text}" for text, count in Counter(read).items())

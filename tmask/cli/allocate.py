@@ -80,7 +80,11 @@ def allocate(
             }
         )
         return
-    show_table(f"Patterns for {file.name} that keep at most {percent(density)}", _words(found, rows), texts=("layer",))
+    read_as = {layer.name: layer.read_as for layer in selection.layers}
+    texts = ("layer", "read as")
+    show_table(
+        f"Patterns for {file.name} that keep at most {percent(density)}", _words(found, rows, read_as), texts=texts
+    )
     for remark in left_out(selection):
         note(remark)
 
@@ -109,12 +113,14 @@ def _measure(
     return losses, totals
 
 
-def _words(found: Allocation, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _words(found: Allocation, rows: Sequence[Mapping[str, Any]], read_as: Mapping[str, str]) -> list[Row]:
     """A row for each layer and one for all."""
+    numbers = ("size", "pattern", "density", "loss", "total")
     return [
-        *(_row(row["layer"], row["size"], row["pattern"], row["density"], row["loss"], row["total"]) for row in rows),
+        *(_row(row["layer"], read_as[row["layer"]], *(row[name] for name in numbers)) for row in rows),
         _row(
             f"all {len(rows)}",
+            "",
             sum(row["size"] for row in rows),
             "",
             found.density,
@@ -124,9 +130,10 @@ def _words(found: Allocation, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
-def _row(layer: str, size: int, pattern: str, density: float, loss: float, total: float) -> Row:
+def _row(layer: str, read_as: str, size: int, pattern: str, density: float, loss: float, total: float) -> Row:
     return {
         "layer": layer,
+        "read as": read_as,
         "weights": f"{size:,}",
         "pattern": pattern,
         "density": percent(density),

@@ -15,7 +15,7 @@ from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
-from tmask.cli.console import NoteHandler, printable
+from tmask.cli.console import NoteHandler
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
@@ -29,6 +29,7 @@ from tmask.cli.signals import stop_on_signals
 from tmask.cli.solve import solve
 from tmask.cli.solvers import solvers
 from tmask.cli.streams import guard_streams
+from tmask.showing.printable import printable
 
 
 class _Group(TyperGroup):

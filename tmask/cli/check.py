@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 import tmask
+from tmask.blocks.layouts import in_words
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
 from tmask.cli.options import Json
@@ -76,7 +77,8 @@ def check(
 def check_record(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
     """The verdict on one mask: "optimal", "feasible", "underfilled" or "wrong"; `problem` says what is wrong."""
     result: dict[str, Any] = {
-        "layer": record.name, "pattern": str(record.pattern), "read_as": record.layout,
+        "layer": record.name, "pattern": str(record.pattern),
+        "read_as": in_words(record.mask.shape, record.layout, record.groups),
         "verdict": "wrong", "problem": "", "remark": "",
         "objective": None, "dual_bound": None, "retained": None, "optimality_gap": None,
     }  # fmt: skip

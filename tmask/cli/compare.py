@@ -12,7 +12,7 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tmask.blocks.arrays import Scores, to_scores
-from tmask.blocks.layouts import in_words
+from tmask.blocks.layouts import all_in_words
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
@@ -81,17 +81,18 @@ def compare(
     # Who names solvers knows which ones are wanted; the others learn what an install would add.
     missing = {} if solvers else {info.name: info.install for info in solver_infos() if info.missing}
     machine = environment()
+    read_as = all_in_words(layer.read_as for layer in selection.layers)
     if csv is not None:
-        write_csv(csv, [asdict(run) | machine for run in runs], overwrite)
+        write_csv(csv, [asdict(run) | {"read_as": read_as} | machine for run in runs], overwrite)
     if json:
         rows = [asdict(summary) | {"exact": solver_class(summary.solver).exact} for summary in summaries]
         read = {
-            "layers": {layer.name: in_words(layer.shape, layer.layout, layer.groups) for layer in selection.layers},
+            "layers": {layer.name: layer.read_as for layer in selection.layers},
             "skipped": reasons(selection),
         }
         show_json({"summaries": rows, "environment": machine, "notes": remarks, "missing": missing, **read})
     else:
-        _show_tables(path, list(usable), summaries)
+        _show_tables(path, read_as, list(usable), summaries)
         for remark in remarks:
             note(remark)
         for name, install in missing.items():
@@ -172,10 +173,11 @@ def _run(
     return runs, remarks
 
 
-def _show_tables(path: Path, patterns: Sequence[Pattern], summaries: Sequence[Summary]) -> None:
+def _show_tables(path: Path, read_as: str, patterns: Sequence[Pattern], summaries: Sequence[Summary]) -> None:
     for pattern in patterns:
         own = [summary for summary in summaries if (summary.n, summary.m) == (pattern.n, pattern.m)]
-        show_table(f"{pattern} on {path.name}, gaps proven by duality", _rows(own), texts=("solver", "kind"))
+        title = f"{pattern} on {path.name} (read as {read_as}), gaps proven by duality"
+        show_table(title, _rows(own), texts=("solver", "kind"))
 
 
 def _rows(summaries: Sequence[Summary]) -> list[Row]:

@@ -36,7 +36,7 @@ from tmask.diversity import (
 )
 from tmask.errors import InvalidProblemError
 from tmask.files.csv_files import write_csv
-from tmask.files.layers import Layer
+from tmask.files.layers import Layer, Selection
 from tmask.files.outputs.names import check_csv_name
 from tmask.plots.diversity import draw_diversity
 
@@ -75,7 +75,7 @@ def diversity(
         return
     _, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts, csv)
     by_pattern, missing = _count_layers(selection.layers, parsed)
-    _of_layers(file, by_pattern, reasons(selection), plot, overwrite, json, csv)
+    _of_layers(file, selection, by_pattern, plot, overwrite, json, csv)
     for remark in (*left_out(selection), *missing):
         note(remark)
 
@@ -118,25 +118,26 @@ def _draw_patterns(found: Sequence[PatternDiversity], path: Path, overwrite: boo
 
 def _of_layers(
     file: Path,
+    selection: Selection,
     by_pattern: dict[Pattern, Layers],
-    skipped: dict[str, str],
     plot: Path | None,
     overwrite: bool,
     json: bool,
     csv: Path | None,
 ) -> None:
-    rows = layer_numbers(by_pattern)
+    rows = layer_numbers(by_pattern, {layer.name: layer for layer in selection.layers})
     totals = {pattern: totals_of(layers) for pattern, layers in by_pattern.items()}
     if plot is not None:
         _draw_totals(totals, f"Mask diversity of {file.name}", plot, overwrite)
     if csv is not None:
         write_csv(csv, rows, overwrite)
     if json:
-        show_json({"layers": rows, "totals": {str(pattern): of for pattern, of in totals.items()}, "skipped": skipped})
+        by_text = {str(pattern): of for pattern, of in totals.items()}
+        show_json({"layers": rows, "totals": by_text, "skipped": reasons(selection)})
         return
     for pattern, layers in by_pattern.items():
-        table = layer_words(layers, totals[pattern])
-        show_table(f"{pattern} on {file.name}: bits per weight", table, texts=("layer",))
+        table = layer_words(layers, totals[pattern], {layer.name: layer.read_as for layer in selection.layers})
+        show_table(f"{pattern} on {file.name}: bits per weight", table, texts=("layer", "read as"))
         if any(not total["exact"] for total in totals[pattern].values()):
             note(f"{pattern}: numbers with ~ are estimates, since the exact count is out of reach")
 

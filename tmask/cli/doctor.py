@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Exclude, Include, Json, Regex
+from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, parse_groups, parse_layouts
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.rows.layer_rows import skipped_rows
+from tmask.cli.selection import groups_of_model
 from tmask.errors import InvalidProblemError, SolverUnavailableError
-from tmask.files.layers import Skipped, select_layers
+from tmask.files.layers import Selection, select_layers
 from tmask.files.opening import open_weights
 from tmask.showing.numbers import number
 
@@ -42,6 +43,8 @@ def doctor(
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
+    groups: Groups = [],  # noqa: B006
+    layouts: Layouts = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Which layers 2:4 kernels can accelerate here, how fast they are against dense ones, and from how many tokens.
@@ -57,7 +60,10 @@ def doctor(
     from tmask.nn.packing.doctor import diagnose
     from tmask.nn.packing.machine import around_products, default_device, examine, kernels
 
-    layers, skipped = _layers(model, shape, include, exclude, regex)
+    selection = _selection(model, include, exclude, regex, groups, layouts)
+    layers = [(layer.name, layer.shape) for layer in selection.layers] + _shapes(shape, model)
+    read_as = {layer.name: layer.read_as for layer in selection.layers}
+    skipped = selection.skipped
     device = default_device()
     machine = examine(device)
     results: list[Diagnosis] = []
@@ -72,7 +78,7 @@ def doctor(
             "machine": asdict(machine),
             "kernels": kernels(device),
             "dtype": dtype,
-            "layers": [_document(result) for result in results],
+            "layers": [_document(result, read_as.get(result.name, "matrix")) for result in results],
             "skipped": [asdict(item) for item in skipped],
         }
         show_json(document)
@@ -82,7 +88,7 @@ def doctor(
     if measured := [result for result in results if result.timings]:
         show_table(f"Measured, {dtype}, milliseconds (median)", _timing_rows(measured), texts=("layer", "a step"))
         show_table("A whole step, milliseconds", _auto_rows(measured), texts=("layer", "auto takes", "in a graph"))
-    show_table("Layers", _layer_rows(results), texts=("layer", "verdict", "eligible for"))
+    show_table("Layers", _layer_rows(results, read_as), texts=("layer", "read as", "verdict", "eligible for"))
     if text_around := around_products(machine):
         note(text_around)
     if model is not None:
@@ -90,6 +96,8 @@ def doctor(
             "layers are judged by name and shape; sparsify packs nn.Linear alone, not the Conv1D of GPT-2, and its "
             "report says of each layer of a model what it does"
         )
+    for remark in selection.remarks:
+        note(remark)
     if skipped:
         show_table("Left out", skipped_rows(skipped), texts=("because", "tensors"))
     if machine.problem:
@@ -97,27 +105,44 @@ def doctor(
         note(f"nothing was measured: {where}")
 
 
-def _layers(
-    model: Path | None, shapes: Sequence[str], include: Sequence[str], exclude: Sequence[str], regex: bool
-) -> tuple[list[tuple[str, tuple[int, ...]]], list[Skipped]]:
-    """Names and shapes, from the file and from the texts."""
-    if model is None and (include or exclude or regex):
-        raise InvalidProblemError("--include, --exclude and --regex choose layers of a file; name the file")
+def _selection(
+    model: Path | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    regex: bool,
+    groups: list[str],
+    layouts: list[str],
+) -> Selection:
+    """The layers of the file, if there is one."""
+    if model is None:
+        if include or exclude or regex or groups or layouts:
+            raise InvalidProblemError(
+                "--include, --exclude, --regex, --groups and --layout choose layers of a file; name the file"
+            )
+        return Selection([], [])
+    return select_layers(
+        open_weights(model),
+        include,
+        exclude,
+        regex=regex,
+        groups=parse_groups(groups),
+        layouts=parse_layouts(layouts),
+        convolutions=groups_of_model,
+    )
+
+
+def _shapes(texts: Sequence[str], model: Path | None) -> list[tuple[str, tuple[int, ...]]]:
+    """Layers that shapes stand for; usual ones where nothing is named."""
     layers: list[tuple[str, tuple[int, ...]]] = []
-    skipped: list[Skipped] = []
-    if model is not None:
-        selection = select_layers(open_weights(model), include, exclude, regex=regex)
-        layers += [(layer.name, layer.shape) for layer in selection.layers]
-        skipped = selection.skipped
-    for text in shapes or (() if model is not None else _SHAPES):
+    for text in texts or (() if model is not None else _SHAPES):
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
             raise InvalidProblemError(f"--shape {text!r}: write it as OUTxIN, for example 4096x11008")
         rows, cols = map(int, text.split("x"))
         layers.append((text, (rows, cols)))
-    return layers, skipped
+    return layers
 
 
-def _document(result: Diagnosis) -> dict[str, Any]:
+def _document(result: Diagnosis, read_as: str) -> dict[str, Any]:
     timings = [
         {"tokens": timing.tokens}
         | {f"{name}_seconds": value for name, value in asdict(timing).items() if name != "tokens"}
@@ -127,6 +152,7 @@ def _document(result: Diagnosis) -> dict[str, Any]:
     return {
         "layer": result.name,
         "shape": list(result.shape),
+        "read_as": read_as,
         "route": result.route,
         "eligible_here": bool(result.route),
         "eligible_for": list(result.eligible_for),
@@ -203,11 +229,12 @@ def _auto_rows(results: Sequence[Diagnosis]) -> list[Row]:
     return rows
 
 
-def _layer_rows(results: Sequence[Diagnosis]) -> list[Row]:
+def _layer_rows(results: Sequence[Diagnosis], read_as: Mapping[str, str]) -> list[Row]:
     return [
         {
             "layer": result.name,
             "shape": "x".join(map(str, result.shape)),
+            "read as": read_as.get(result.name, "matrix"),
             "verdict": result.verdict,
             "eligible for": ", ".join(result.eligible_for) or "nothing",
         }

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tmask.blocks.layouts import all_in_words
 from tmask.cli.check import check_record
 from tmask.cli.console import complain
 from tmask.cli.exit_codes import Code, reports_errors
@@ -37,12 +38,15 @@ def merge(
         for result in failed:
             complain(f"{path.name}: {result['layer']}: {result['problem']}")
         optimal = sum(result["verdict"] == "optimal" for result in results)
-        rows.append({"shard": path.name, "layers": len(results), "optimal": optimal, "failed": len(failed)})
+        read_as = all_in_words(result["read_as"] for result in results)
+        rows.append(
+            {"shard": path.name, "layers": len(results), "read_as": read_as, "optimal": optimal, "failed": len(failed)}
+        )
     if any(row["failed"] for row in rows):
         raise typer.Exit(Code.CHECK_FAILED)
     index = write_index(masks, shards, overwrite)
     if json:
         show_json({"index": str(index), "shards": rows})
         return
-    words = [{column: str(value) for column, value in row.items()} for row in rows]
-    show_table(f"Merged, written to {index}", words, texts=("shard",))
+    words = [{column.replace("_", " "): str(value) for column, value in row.items()} for row in rows]
+    show_table(f"Merged, written to {index}", words, texts=("shard", "read as"))

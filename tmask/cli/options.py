@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -14,6 +14,8 @@ from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.atomic import check_output
 from tmask.solving.registry import get_solver, solver_class
 from tmask.solving.solver import Solver
+
+Value = TypeVar("Value")
 
 Include = Annotated[list[str], typer.Option("--include", help="Only layers whose name matches (glob; repeatable).")]
 Exclude = Annotated[list[str], typer.Option("--exclude", help="Not the layers whose name matches (repeatable).")]
@@ -53,15 +55,14 @@ def parse_groups(texts: list[str]) -> dict[str, int]:
     Raises:
         InvalidProblemError: a text of another form, or two for one name.
     """
-    groups: dict[str, int] = {}
-    for text in texts:
-        name, equals, count = text.rpartition("=")
-        if not (equals and name and count.isdecimal() and int(count)):
+
+    def read(text: str) -> tuple[str, int]:
+        name, _, count = text.rpartition("=")
+        if not (name and count.isdecimal() and int(count)):
             raise InvalidProblemError(f"--groups {text!r}: write it as NAME=G, for example 'features.*=32'")
-        if name in groups:
-            raise InvalidProblemError(f"--groups {text!r}: {name!r} was given before; give it once")
-        groups[name] = int(count)
-    return groups
+        return name, int(count)
+
+    return _each_once("--groups", texts, read)
 
 
 def parse_layouts(texts: list[str]) -> dict[str, str]:
@@ -70,18 +71,27 @@ def parse_layouts(texts: list[str]) -> dict[str, str]:
     Raises:
         InvalidProblemError: a text of another form, or two for one name.
     """
-    layouts: dict[str, str] = {}
-    for text in texts:
+
+    def read(text: str) -> tuple[str, str]:
         name, _, layout = text.rpartition("=")
-        name = name or "*"
         if layout not in LAYOUTS:
             raise InvalidProblemError(
                 f"--layout {text!r}: write it as NAME={'|'.join(LAYOUTS)}, for example '*.experts.*=stack'"
             )
-        if name in layouts:
-            raise InvalidProblemError(f"--layout {text!r}: {name!r} was given before; give it once")
-        layouts[name] = layout
-    return layouts
+        return name or "*", layout
+
+    return _each_once("--layout", texts, read)
+
+
+def _each_once(option: str, texts: list[str], read: Callable[[str], tuple[str, Value]]) -> dict[str, Value]:
+    """What texts say, by name; one for each name."""
+    found: dict[str, Value] = {}
+    for text in texts:
+        name, value = read(text)
+        if name in found:
+            raise InvalidProblemError(f"{option} {text!r}: {name!r} was given before; give it once")
+        found[name] = value
+    return found
 
 
 def make_solver(name: str, texts: list[str]) -> Solver | None:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tmask.cli.console import printable
 from tmask.errors import OutputError
+from tmask.showing.printable import printable
 
 Row = Mapping[str, str]
 

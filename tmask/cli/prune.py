@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from tmask.allocation.dense_share import choose_dense
-from tmask.blocks.pattern import Pattern
-from tmask.cli.console import note, progress_bar
+from tmask.cli.console import note
 from tmask.cli.exit_codes import reports_errors
 from tmask.cli.language_models import (
     DeviceOption,
@@ -25,9 +21,12 @@ from tmask.cli.language_models import (
     read_device,
     read_dtype,
 )
-from tmask.cli.options import Json, KeepZeros, make_solver
+from tmask.cli.options import Json, KeepZeros
 from tmask.cli.output import show_json, show_table
-from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, losses_and_sizes, read_patterns, skipped_rows
+from tmask.cli.pruning.running import ShownRun
+from tmask.cli.pruning.staying_dense import check_share, left_dense, measure
+from tmask.cli.pruning.targets import read_target, unused_patterns
+from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, losses_and_sizes, skipped_rows
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.outputs.names import check_directory_name
@@ -35,8 +34,6 @@ from tmask.plots.pruning import draw_pruning
 
 if TYPE_CHECKING:
     from tmask.nn.blockwise.blockwise_report import BlockwiseReport
-    from tmask.nn.blockwise.choice import MatrixPatterns
-    from tmask.nn.blockwise.pruning import MatrixPruning
     from tmask.nn.methods.method import Method
 
 _GIB = 2**30
@@ -95,9 +92,9 @@ def prune(
     """
     need_libraries("prune")
     check_directory(model)
-    target = _target(pattern, density, patterns, plain, solver)
+    target = read_target(pattern, density, patterns, plain, solver)
     if dense_share is not None:
-        _check_share(dense_share, pattern)
+        check_share(dense_share, target)
     if goal not in ("dense", "layer"):
         raise InvalidProblemError(f"--goal {goal!r}: choose dense or layer")
     check_directory_name(output)
@@ -107,13 +104,14 @@ def prune(
     from tmask.nn.blockwise.tuning import Tuning
 
     used, number_type, place = _method(method, settings), read_dtype(dtype), read_device(device)
-    dense = _left_dense(model, exclude, keep_dense)
+    dense = left_dense(model, exclude, keep_dense)
     held = _batches(calibration, model, samples, length, seed, batch, by_document, field)
     batches = [{key: value.to(place) for key, value in one.items()} for one in held]
+    chosen: list[str] = []
     if dense_share is not None:
-        rows = _measure(model, output, batches, pattern, plain, blocks, dense, number_type, place)
-        dense += choose_dense(*losses_and_sizes(rows), Pattern.parse(pattern), dense_share)
-    with _Run(output) as run:
+        rows = measure(model, output, batches, target, plain, blocks, dense, keep_zeros, number_type, place)
+        chosen = choose_dense(*losses_and_sizes(rows), dense_share)
+    with ShownRun(output) as run:
         report = prune_blocks(
             model,
             batches,
@@ -127,73 +125,20 @@ def prune(
             tuning=Tuning(tune) if tune else None,
             keep_zeros=keep_zeros,
             blocks=blocks,
-            exclude=dense,
+            exclude=[*dense, *chosen],
             memory=float("inf") if memory is None else memory * _GIB,
             dtype=number_type,
             device=place,
             progress=run.tell,
         )
     _draw(output, report, f"{used.name}, {output.name}")
-    _show(output, report, used.name, _unused(target, report), json)
-
-
-def _target(pattern: str, density: float | None, patterns: Path | None, plain: bool, solver: str) -> MatrixPatterns:
-    """What masks to find: exactly one of three ways to say so, and no setting that would be ignored."""
-    if [bool(pattern), density is not None, patterns is not None].count(True) != 1:
-        raise InvalidProblemError("give one of --pattern N:M, --density SHARE and --patterns FILE")
-    if solver != "auto" and (plain or density is not None):
-        raise InvalidProblemError("--solver finds transposable masks; plain and unstructured ones are found by sorting")
-    if density is not None:
-        if plain:
-            raise InvalidProblemError("--plain goes with N:M; the masks of --density have no groups")
-        if not 0 < density <= 1:
-            raise InvalidProblemError(f"--density {density:g} must be above 0 and at most 1")
-        return float(density)
-    target: Mapping[str, Pattern] | Pattern = Pattern.parse(pattern) if patterns is None else read_patterns(patterns)
-    used = make_solver(solver, [])  # an unknown one is refused before the work
-    if used is not None:
-        for one in {target} if isinstance(target, Pattern) else {*target.values()}:
-            used.check_side(one.m)
-    return target
-
-
-def _check_share(share: float, pattern: str) -> None:
-    """Refuse, before the work, a share of weights that cannot stay dense."""
-    if not 0 < share < 1:
-        raise InvalidProblemError(f"--dense-share {share:g} must be above 0 and below 1")
-    if not pattern:
-        raise InvalidProblemError("--dense-share goes with --pattern: losses are measured under one pattern")
+    _show(output, report, used.name, unused_patterns(target, report, chosen), json)
 
 
 def _method(name: str, settings: Sequence[str]) -> Method:
     from tmask.nn.methods.registry import get_method, method_class
 
     return get_method(name, **read_settings(method_class(name), settings))
-
-
-def _left_dense(model: Path, exclude: Sequence[str], keep_dense: Sequence[str]) -> list[str]:
-    """Full names of the weights that are not to be pruned.
-
-    Raises:
-        InvalidProblemError: a name or a glob that fits none.
-    """
-    if not (exclude or keep_dense):
-        return []
-    import fnmatch
-
-    from tmask.nn.blockwise.skeleton import skeleton
-
-    names = [name for name, parameter in skeleton(model).named_parameters() if parameter.ndim >= 2]
-    chosen: dict[str, None] = {}
-    for option, texts in (("--exclude", exclude), ("--keep-dense", keep_dense)):
-        for text in texts:
-            ends = f"*.{text}" if option == "--keep-dense" else text
-            globs = (text, f"{text}.weight", ends, f"{ends}.weight")
-            found = [name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
-            if not found:
-                raise InvalidProblemError(f"{option} {text!r} fits no weight; one is named {names[-1]!r}")
-            chosen |= dict.fromkeys(found)
-    return [*chosen]
 
 
 def _batches(
@@ -221,82 +166,6 @@ def _batches(
         raise InvalidProblemError(f"{model}: transformers cannot read its config: {error}") from error
     check_readable(config, length, max(int(one["input_ids"].max()) for one in batches))
     return batches
-
-
-def _measure(
-    model: Path,
-    output: Path,
-    batches: list[dict[str, Any]],
-    pattern: str,
-    plain: bool,
-    blocks: str,
-    dense: Sequence[str],
-    dtype: Any,
-    device: Any,
-) -> tuple[MatrixPruning, ...]:
-    """What each weight loses: a quick run of its own, whose output is dropped."""
-    from tmask.nn.blockwise.entry import prune_blocks
-
-    trial = output.with_name(f"{output.name}.measured")
-    shutil.rmtree(trial, ignore_errors=True)  # of a run that was killed when it had just measured
-    with _Run(trial) as run:
-        report = prune_blocks(
-            model,
-            batches,
-            pattern,
-            output=trial,
-            method="wanda",
-            transposable=not plain,
-            goal="layer",
-            by_stage=False,
-            blocks=blocks,
-            exclude=dense,
-            dtype=dtype,
-            device=device,
-            progress=run.tell,
-        )
-    shutil.rmtree(trial)
-    return report.rows
-
-
-class _Run:
-    """Shows the blocks that are done; where a run ends early, adds to the error what it leaves behind."""
-
-    def __init__(self, output: Path) -> None:
-        self.partial = output.with_name(f"{output.name}.partial")
-        self.done, self.count = 0, 0
-        text = TextColumn("{task.description}", markup=False)
-        self.bar = progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn())
-
-    def __enter__(self) -> Self:
-        if self.partial.exists():
-            note(f"{self.partial} is there from an earlier run")
-        self.bar.start()
-        self.task = self.bar.add_task("reading the text through the model", total=None)
-        return self
-
-    def tell(self, done: int, count: int, name: str) -> None:
-        """Blocks done, their number, and the next."""
-        self.done, self.count = done, count
-        self.bar.update(self.task, description=name, completed=done, total=count)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.bar.stop()
-        # Before the first block an error speaks for itself, and the folder may be another run's.
-        if error is None or not (self.count or isinstance(error, KeyboardInterrupt)) or not self.partial.exists():
-            return
-        error.add_note(
-            f"{self.done} of {self.count or '?'} blocks are finished and kept in {self.partial}; the same command goes "
-            "on from there"
-        )
-
-
-def _unused(target: MatrixPatterns, report: BlockwiseReport) -> list[str]:
-    """Names in a file of patterns that no pruned matrix has."""
-    if not isinstance(target, Mapping):
-        return []
-    known = {row.name.partition("[")[0].removesuffix(".weight") for row in report.rows}
-    return [name for name in target if name.removesuffix(".weight") not in known]
 
 
 def _draw(output: Path, report: BlockwiseReport, title: str) -> None:

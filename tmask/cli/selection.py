@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tmask.blocks.pattern import Pattern
@@ -37,10 +38,20 @@ def open_selected(
         groups=parse_groups(groups),
         layouts=parse_layouts(layouts),
         side=side,
+        convolutions=groups_of_model,
     )
     if csv is not None:
         check_texts([path.stem, *(layer.name for layer in selection.layers)])
     return weights, selection
+
+
+def groups_of_model(file: WeightFile) -> Mapping[str, int]:
+    """Groups of the convolutions of the model that the config beside a file describes."""
+    if not (file.path.parent / "config.json").is_file() or importlib.util.find_spec("torch") is None:
+        return {}
+    from tmask.nn.calibration.model_convolutions import model_convolutions  # late, since it imports torch
+
+    return model_convolutions(file)
 
 
 def left_out(selection: Selection) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write whole files or none: to a temporary file beside the target, then rename."""
+"""Write whole files or none: to a temporary file beside the target, then rename. Names of temporary folders too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tmask.errors import OutputError
 # Temporary files start with this, and go on with the file that they are to become, the machine and the process that
 # write them: a killed process (no clean-up is possible then) leaves one behind, which the next one can tell.
 TEMPORARY = ".tmask-"
-_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{16}})-([0-9a-f]{{16}})-(\d+)-[0-9a-f]+(\.\w+)?")
+_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{16}})-([0-9a-f]{{16}})-(\d+)-[0-9a-z_]+(\.\w+)?")
 _ABANDONED = 24 * 3600  # seconds without a byte written, after which another machine's is taken for left behind
 
 
@@ -72,7 +72,7 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     target = _target(path)
-    temporary = target.with_name(f"{_beginning(target)}{os.getpid()}-{secrets.token_hex(8)}{target.suffix}")
+    temporary = temporary_beside(target)
     try:
         # O_EXCL: never another process's file. Not `tempfile`'s, which others than the owner may not read.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -93,15 +93,25 @@ def atomic_path(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(target: Path) -> Path:
+    """A name that nothing has yet, for what is to become the target."""
+    return target.with_name(f"{temporary_prefix(target)}{secrets.token_hex(8)}{target.suffix}")
+
+
+def temporary_prefix(target: Path) -> str:
+    """What the names of this process's temporary files and folders for a target begin with."""
+    return f"{_beginning(target)}{os.getpid()}-"
+
+
 def remove_leftovers(target: Path) -> None:
-    """Remove temporary files of this target whose process was killed; those of living processes stay."""
+    """Remove temporary files and folders of this target whose process was killed; those of living processes stay."""
     own = _NAME.fullmatch(f"{_beginning(target)}0-0")
     assert own is not None
     with contextlib.suppress(OSError):  # the target is whole: a file that cannot be removed spoils nothing
         for path in target.parent.glob(f"{TEMPORARY}{own[1]}-*"):
             found = _NAME.fullmatch(path.name)
             if found is not None and _is_left(path, int(found[3]), here=found[2] == own[2]):
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_left(path: Path, process: int, here: bool) -> bool:

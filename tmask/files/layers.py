@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tmask.blocks.layouts import LAYOUTS
+from tmask.blocks.layouts import LAYOUTS, in_words
 from tmask.errors import FileFormatError, InvalidProblemError
-from tmask.files.roles.deciding import Role, Roles
+from tmask.files.roles.deciding import Convolutions, Role, Roles
 from tmask.files.roles.names import Waiver
 from tmask.files.weight_file import WeightFile
 
@@ -28,6 +28,11 @@ class Layer:
     dtype: str
     groups: int = 1
     layout: str = "matrix"
+
+    @property
+    def read_as(self) -> str:
+        """In words, for a table."""
+        return in_words(self.shape, self.layout, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ def select_layers(
     groups: Mapping[str, int] | None = None,
     layouts: Mapping[str, str] | None = None,
     side: int | None = None,
+    convolutions: Convolutions | None = None,
 ) -> Selection:
     """The layers to mask: weights by their role (`tmask.files.roles`), as far as they are wanted.
 
@@ -65,6 +71,7 @@ def select_layers(
         groups: of grouped convolutions, by glob or regular expression.
         layouts: "matrix", "stack" or "convolution", by glob or regular expression.
         side: of a tile; layers without a full one are left out.
+        convolutions: what knows the groups of the model's convolutions, which files do not.
     Raises:
         InvalidProblemError: a filter that matches no tensor, a broken regular expression, an unknown layout, a layer
             that may be a stack or a convolution, nothing left to mask.
@@ -77,7 +84,7 @@ def select_layers(
         if layout not in LAYOUTS:
             raise InvalidProblemError(f"layout {layout!r} of {pattern!r}: choose from {', '.join(LAYOUTS)}")
     wanted = _Wanted(file, include, exclude, regex)
-    roles = Roles(file, side, _by_name(file, layouts or {}, regex), _by_name(file, groups or {}, regex))
+    roles = Roles(file, side, _by_name(file, layouts or {}, regex), _by_name(file, groups or {}, regex), convolutions)
     refused = {name: wanted.refusal(name) for name in file.names}
     _refuse_codes(file, roles, [name for name in roles.codes if not refused[name]])
     layers, skipped, unclear = [], [], []
@@ -186,9 +193,8 @@ def _unclear(file: WeightFile, names: Sequence[str]) -> InvalidProblemError:
 
 def _remarks(layers: Sequence[Layer], roles: Roles) -> list[str]:
     """What a reader must know of how layers were read."""
-    ungrouped = [
-        layer.name for layer in layers if layer.layout == "convolution" and layer.name not in roles.given_groups
-    ]
+    read = [layer.name for layer in layers if layer.layout == "convolution"]
+    ungrouped = [name for name in read if name not in roles.given_groups and name not in roles.known_groups]
     if not ungrouped:
         return []
     return [

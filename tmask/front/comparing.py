@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmask.blocks.arrays import to_scores
+from tmask.blocks.layouts import all_in_words, in_words, read_layout
 from tmask.blocks.pattern import Pattern
 from tmask.comparison.environment import environment
 from tmask.comparison.gathering import gather_blocks
@@ -37,10 +38,12 @@ class Comparison(Shown):
     Args:
         runs: each solver on each pattern, as often as it was repeated; those that failed are among them.
         notes: what was left out, in words.
+        read_as: what the axes of the weights were taken for, in words.
     """
 
     runs: tuple[Run, ...]
     notes: tuple[str, ...] = ()
+    read_as: str = ""
 
     @property
     def summaries(self) -> list[Summary]:
@@ -59,7 +62,9 @@ class Comparison(Shown):
     def card(self) -> Card:
         """What a notebook shows: a row for each solver and pattern."""
         rows = [_words(summary) for summary in self.summaries]
-        return Card("Solvers compared on the same blocks, gaps proven by duality", {}, rows, (), self.notes)
+        read_as = f" (weights read as {self.read_as})" if self.read_as else ""
+        title = f"Solvers compared on the same blocks{read_as}, gaps proven by duality"
+        return Card(title, {}, rows, (), self.notes)
 
     def plot(self) -> Figure:
         """Gap against time, a panel for each pattern, as a figure of matplotlib.
@@ -76,7 +81,7 @@ class Comparison(Shown):
             OutputError: it cannot be written, or exists already.
         """
         machine = environment()
-        write_csv(Path(path), [asdict(run) | machine for run in self.runs], overwrite)
+        write_csv(Path(path), [asdict(run) | {"read_as": self.read_as} | machine for run in self.runs], overwrite)
 
 
 def compare(
@@ -135,7 +140,8 @@ def compare(
                 blocks, pattern, fitting, case="weights", repeats=repeats, seconds_per_solver=seconds_per_solver,
                 seed=seed, progress=tell,
             )  # fmt: skip
-    return Comparison(tuple(runs), tuple(notes))
+    read_as = all_in_words(in_words(scores.shape, read_layout(scores.shape, layout), g) for scores, g, _ in tensors)
+    return Comparison(tuple(runs), tuple(notes), read_as)
 
 
 def _class(solver: str | Solver) -> type[Solver]:

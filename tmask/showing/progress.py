@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tmask.showing.printable import printable
+
 # Called with what is done, of how many, and the name of what comes next ("" at the end).
 ProgressCall = Callable[[int, int, str], object]
 # What a user gives: such a function, True for a bar, False or None for nothing.
@@ -60,7 +62,7 @@ def _terminal_bar(what: str) -> Iterator[ProgressCall]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, name: bar.update(
-            task, completed=done, total=total, description=f"{what} {name}".strip()
+            task, completed=done, total=total, description=printable(f"{what} {name}".strip(), console.encoding)
         )
 
 

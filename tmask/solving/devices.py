@@ -49,7 +49,7 @@ def solve_on_device(request: Request) -> tuple[Tensor, list[RegionAnswer]]:
     begin = time.perf_counter()
     weight, n = request.weight, request.pattern.n
     values, usable = _scores(weight, request.score)
-    if request.keep_zeros and request.score is not None:
+    if request.zeroes_scores:
         values = values.where(weight != 0, 0)
     tiling = Tiling(tuple(values.shape), request.pattern, request.groups, request.layout, request.at_most)
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)

@@ -27,7 +27,7 @@ def solve_on_host(request: Request) -> tuple[Any, list[RegionAnswer]]:
     # What solves matrices in place also checks them as it goes; for others the check comes first.
     in_place = request.score is None and isinstance(request.solver or auto_solver(pattern.m), MatrixSolver)
     values = to_values(request.weight, "weight") if in_place else to_scores(request.weight, request.score)
-    if request.keep_zeros and request.score is not None:
+    if request.zeroes_scores:
         values = np.where(to_numpy(request.weight, "weight") == 0, 0, values)
     tiling = Tiling(values.shape, pattern, request.groups, request.layout, request.at_most)
     mask = np.empty(values.shape, np.bool_)  # every entry is in one region, which writes it

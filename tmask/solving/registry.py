@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -142,10 +143,8 @@ def auto_solver(side: int) -> Solver:
     Raises:
         SolverUnavailableError: none is.
     """
-    for name in AUTO:
-        cls = _loadable(name)
-        if cls is not None and cls.max_side >= side:
-            return cls()
+    if found := _first(AUTO, lambda cls: cls.max_side >= side):
+        return found
     raise SolverUnavailableError(
         f"no exact solver for blocks of side {side} is installed here; {BUILTIN[AUTO[0]].install()} brings the fastest"
     )
@@ -153,47 +152,54 @@ def auto_solver(side: int) -> Solver:
 
 def device_solver(device_type: str, side: int) -> TensorSolver | None:
     """The first of `DEVICE_AUTO` that can be used and takes this type of torch device and side; None if none does."""
-    for name in DEVICE_AUTO:
-        entry = BUILTIN[name]
-        if entry.gpu and device_type != "cuda":
-            continue
-        if missing := entry.lacking():
+    names = [name for name in DEVICE_AUTO if device_type == "cuda" or not BUILTIN[name].gpu]
+    for name in names:
+        if missing := BUILTIN[name].lacking():  # said here alone: the next one is much slower
             _say_once(logging.INFO, f"'auto' passes over solver {name!r}, which lacks {', '.join(missing)}")
+
+    def takes(cls: type[Solver]) -> bool:
+        return issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side
+
+    found = _first(names, takes)
+    assert found is None or isinstance(found, TensorSolver)
+    return found
+
+
+def reference_solver(side: int) -> Solver | None:
+    """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
+    return _first(REFERENCES, lambda cls: cls.max_side >= side)
+
+
+def _first(names: Iterable[str], takes: Callable[[type[Solver]], bool]) -> Solver | None:
+    """The first of some built-in solvers that is installed, is one to take, and can be made here.
+
+    One that is installed and yet of no use here is passed over, which is said once.
+    """
+    for name in names:
+        if BUILTIN[name].lacking() or name in _broken:
             continue
         try:
-            cls = solver_class(name)
-            if issubclass(cls, TensorSolver) and cls.takes_device(device_type) and cls.max_side >= side:
+            cls = _loaded(name)
+            if takes(cls):
                 return cls()
-        except SolverUnavailableError as error:  # installed, and yet of no use here: the next one is much slower
+        except SolverUnavailableError as error:
             _say_once(logging.WARNING, f"'auto' passes over a solver: {error}")
     return None
+
+
+def _loaded(name: str) -> type[Solver]:
+    """The class behind a built-in solver's name; a broken library is not loaded anew for each weight."""
+    try:
+        return solver_class(name)
+    except SolverUnavailableError:
+        _broken.add(name)
+        raise
 
 
 @cache
 def _say_once(level: int, text: str) -> None:
     """Log a text the first time in a process: every weight of a model asks anew."""
     log.log(level, "%s", text)
-
-
-def reference_solver(side: int) -> Solver | None:
-    """The fastest installed exact solver that proves its masks by prices, or None: certificates then use numpy."""
-    for name in REFERENCES:
-        cls = _loadable(name)
-        if cls is not None and cls.max_side >= side:
-            return cls()
-    return None
-
-
-def _loadable(name: str) -> type[Solver] | None:
-    """The class of a built-in solver; None if its library is missing, or there and broken, which is said once."""
-    if BUILTIN[name].lacking() or name in _broken:
-        return None
-    try:
-        return solver_class(name)
-    except SolverUnavailableError as error:
-        _broken.add(name)
-        log.warning("%s; going on without it", error)
-        return None
 
 
 def solver_class(name: str) -> type[Solver]:

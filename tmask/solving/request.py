@@ -38,6 +38,11 @@ class Request:
         """Whether lines may keep fewer than n; where all is kept, n = m, that changes nothing."""
         return self.keep_zeros and self.pattern.n < self.pattern.m
 
+    @property
+    def zeroes_scores(self) -> bool:
+        """Whether scores must be 0 where the weight is: of a score of its own; |weight| has no other there."""
+        return self.keep_zeros and self.score is not None
+
     def counting(self, num_blocks: int) -> Request:
         """The same, with a `blocks_done` that tells `progress` how many of them are done in all."""
         if self.progress is None:

@@ -42,3 +42,12 @@ def test_the_model_is_never_loaded(tmp_path):
     # None to speak of: blocks come one by one, and masks are bits. Peaks differ by 40 MB from run to run, so the bound
     # is what tells that from a model in memory, whose 18 more blocks are 0.9 of its size.
     assert most - least < 0.7 * size, (least, most, size)
+
+
+def test_the_files_of_killed_runs_are_removed_by_the_next(tmp_path):
+    code = "import os, torch; from tmask.nn.blockwise.states import States\n"
+    code += "states = States(limit=0); states.append(torch.ones(4)); os.kill(os.getpid(), 9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+        assert len([*tmp_path.iterdir()]) == 1

@@ -264,12 +264,29 @@ def test_pruned_models_go_into_training():
         assert torch.equal(module.weight != 0, mask), name
 
 
-def test_offloaded_weights_are_refused_by_name():
-    accelerate = pytest.importorskip("accelerate")
+def test_weights_without_values_are_refused_by_name():
     model = make("llama", torch.float32)
-    accelerate.cpu_offload(model.model.layers[1], execution_device=torch.device("cpu"))
-    with pytest.raises(InvalidProblemError, match=r"model.layers.1.\S+ are not in memory.*output="):
+    model.model.layers[1].to("meta")
+    with pytest.raises(InvalidProblemError, match=r"model.layers.1.\S+ .*are not in memory.*output="):
         prune_blocks(model, tokens(), "2:4")
+
+
+@pytest.mark.parametrize("where", ["a block", "cpu", "disk"])
+def test_offloaded_blocks_are_pruned_as_others(where, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    plain, model = make("llama"), make("llama")
+    if where == "a block":
+        accelerate.cpu_offload(model.model.layers[1], execution_device=torch.device("cpu"))
+    elif where == "cpu":
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
+    for one in (plain, model):
+        prune_blocks(one, tokens(), "2:4", method="wanda")
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
+    with torch.no_grad():
+        assert torch.equal(model(**tokens()[0]).logits, plain(**tokens()[0]).logits)
 
 
 def test_hooks_of_accelerate_without_offloading_are_no_matter():

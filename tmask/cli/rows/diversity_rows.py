@@ -9,6 +9,7 @@ from typing import Any
 from tmask.blocks.pattern import Pattern
 from tmask.cli.output import Row
 from tmask.diversity import CONSTRAINTS, Diversity, PatternDiversity, transposable_bounds
+from tmask.files.layers import Layer
 
 FORMULA = "product formula"
 
@@ -48,12 +49,14 @@ def pattern_words(one: PatternDiversity) -> Row:
     }
 
 
-def layer_numbers(by_pattern: Mapping[Pattern, Layers]) -> list[dict[str, Any]]:
+def layer_numbers(by_pattern: Mapping[Pattern, Layers], read: Mapping[str, Layer]) -> list[dict[str, Any]]:
     """A row for each pattern, layer and constraint."""
     return [
         {
             "layer": name,
             "shape": "x".join(map(str, one.shape)),
+            "layout": read[name].layout,
+            "groups": read[name].groups,
             "n": pattern.n,
             "m": pattern.m,
             "constraint": constraint,
@@ -83,17 +86,19 @@ def totals_of(layers: Layers) -> Totals:
     return totals
 
 
-def layer_words(layers: Layers, totals: Totals) -> list[Row]:
+def layer_words(layers: Layers, totals: Totals, read_as: Mapping[str, str]) -> list[Row]:
     """A table of one pattern: a row for each layer and one for all."""
-    return [*(_layer(name, constraints) for name, constraints in layers.items()), _all_layers(len(layers), totals)]
+    rows = [_layer(name, read_as[name], constraints) for name, constraints in layers.items()]
+    return [*rows, _all_layers(len(layers), totals)]
 
 
-def _layer(name: str, constraints: Mapping[str, Diversity]) -> Row:
+def _layer(name: str, read_as: str, constraints: Mapping[str, Diversity]) -> Row:
     transposable, plain = constraints.get("transposable"), constraints["plain"]
     bits = {constraint: _bits(one.bits_per_weight, one.exact) for constraint, one in constraints.items()}
     return {
         "layer": name,
         "shape": "x".join(map(str, plain.shape)),
+        "read as": read_as,
         "weights": f"{plain.size:,}",
         "log2 transposable": _log2(transposable.log2, transposable.exact) if transposable else "",
         **{constraint: bits.get(constraint, "") for constraint in CONSTRAINTS},
@@ -106,6 +111,7 @@ def _all_layers(count: int, totals: Totals) -> Row:
     return {
         "layer": f"all {count}",
         "shape": "",
+        "read as": "",
         "weights": f"{totals['plain']['weights']:,}",
         "log2 transposable": _log2(transposable["log2"], transposable["exact"]) if transposable else "",
         **{constraint: bits.get(constraint, "") for constraint in CONSTRAINTS},

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tmask.errors import OutputError
-from tmask.files.atomic import TEMPORARY, atomic_path
+from tmask.files.atomic import atomic_path, remove_leftovers, temporary_beside
 from tmask.files.outputs.formats import Listing, Load, write_weights
 from tmask.files.safetensors_files import INDEX, each_once
 from tmask.files.weight_file import WeightFile
@@ -62,14 +61,17 @@ def write_folder(folder: Path, source: WeightFile, listing: Listing, load: Load,
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to write to, which then has the name; an existing one that is not empty as it is."""
+    target = folder.absolute()
     if folder.is_dir() and any(folder.iterdir()):
         yield folder
+        remove_leftovers(target)
         return
-    temporary = folder.absolute().with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir()
         yield temporary
-        temporary.rename(folder.absolute())  # onto an empty folder, too
+        temporary.rename(target)  # onto an empty folder, too
+        remove_leftovers(target)
     except OutputError:
         raise
     except OSError as error:

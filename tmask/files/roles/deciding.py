@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tmask.blocks.layouts import is_open, read_layout, sides
 from tmask.files.roles.config import ModelConfig, read_config
@@ -11,6 +12,9 @@ from tmask.files.roles.names import NamedRole, Waiver, is_output, names_convolut
 from tmask.files.roles.quantised import find_codes, owner_of
 from tmask.files.tensors import FLOATS
 from tmask.files.weight_file import WeightFile
+
+# The groups of a model's convolutions, by the names of its file's tensors.
+Convolutions = Callable[[WeightFile], Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Roles:
         file: of which headers alone are looked at.
         side: of a tile; None for any.
         layouts, groups: that the user gave, by name.
+        convolutions: asked once, where the file alone leaves something open.
     """
 
     def __init__(
@@ -45,8 +50,9 @@ class Roles:
         side: int | None = None,
         layouts: Mapping[str, str] | None = None,
         groups: Mapping[str, int] | None = None,
+        convolutions: Convolutions | None = None,
     ) -> None:
-        self._file, self._side = file, side
+        self._file, self._side, self._ask_model = file, side, convolutions
         self._layouts, self.given_groups = layouts or {}, groups or {}
         self.config: ModelConfig = read_config(file.path)
         self.codes = find_codes(file)
@@ -95,15 +101,21 @@ class Roles:
             return "matrix"
         if names_experts([name]) or shape[0] in self.config.experts:
             return "stack"
-        if names_convolution(name) or not is_open(shape):
+        if names_convolution(name) or not is_open(shape) or name in self.known_groups:
             return "convolution"
         return ""
 
+    @cached_property
+    def known_groups(self) -> Mapping[str, int]:
+        """What the model says of its convolutions; asked for when the first tensor needs it, since it takes seconds."""
+        return {} if self._ask_model is None else self._ask_model(self._file)
+
     def _count_groups(self, name: str, layout: str) -> int:
-        """As given; one input of a convolution's filters says that each has its own."""
+        """As given; one input of a convolution's filters says that each has its own, and the model the rest."""
         shape = self._file.shapes[name]
-        depthwise = layout == "convolution" and shape[1] == 1
-        return self.given_groups.get(name, shape[0] if depthwise else 1)
+        if name in self.given_groups or layout != "convolution":
+            return self.given_groups.get(name, 1)
+        return shape[0] if shape[1] == 1 else self.known_groups.get(name, 1)
 
     def _small(self, name: str, layout: str, groups: int) -> str:
         """Why no tile is full in a tensor, or ""."""

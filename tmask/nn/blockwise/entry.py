@@ -24,12 +24,14 @@ from tmask.nn.blockwise.walk import WalkSettings, walk
 from tmask.nn.calibration.batches import Forward
 from tmask.nn.distributed.fingerprint import fingerprint as bits
 from tmask.nn.distributed.ranks import Ranks, check_same, joining
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.methods.method import Method
 from tmask.nn.methods.registry import get_method
 from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
+@on_offloaded_too
 def prune_blocks(
     model: nn.Module | str | Path,
     calibration: Iterable[Any],

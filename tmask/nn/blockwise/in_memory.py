@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from tmask.errors import InvalidProblemError
 from tmask.nn.blockwise.pruning import BlockPruning
+from tmask.nn.libraries.offloading import check_in_memory
 
 
 class InMemory:
@@ -25,12 +25,7 @@ class InMemory:
     def __init__(self, model: nn.Module, blocks_name: str) -> None:
         self.model, self.blocks_name = model, blocks_name
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        for name, parameter in model.named_parameters():
-            if parameter.is_meta:
-                raise InvalidProblemError(
-                    f"the weights of {name} are not in memory (accelerate keeps them elsewhere while they are not "
-                    "used). Load the model without offloading, or give its directory and output="
-                )
+        check_in_memory(model, "Load the model, or give its directory and output=")
 
     @contextmanager
     def entering(self) -> Iterator[None]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tmask.files.atomic import remove_leftovers, temporary_prefix
+
 
 class States:
     """Hidden states of every batch; all may differ in shape.
@@ -64,7 +66,9 @@ class States:
             self._held += size
             return hidden.detach().clone()
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="tmask-states-")
+            place = Path(tempfile.gettempdir()) / "tmask-states"
+            remove_leftovers(place)  # of killed processes: states may be as large as the disk
+            self._folder = tempfile.TemporaryDirectory(prefix=temporary_prefix(place))
         path = Path(self._folder.name) / f"{index}.bin"
         path.unlink(missing_ok=True)
         mapped = torch.from_file(str(path), shared=True, size=hidden.numel(), dtype=hidden.dtype).view(hidden.shape)

@@ -69,7 +69,7 @@ def find_layers(
         InvalidProblemError: a glob that matches no layer, no layer left, and what `Calibration.run` raises.
     Cost: one batch through the model, in evaluation mode.
     """
-    check_in_memory(model, "Load the model without offloading, or give its directory to prune_blocks")
+    check_in_memory(model, "Load the model, or give its directory to prune_blocks")
     every = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.ndim > 1}
     modules = {
         weight_name(name): module

@@ -9,7 +9,7 @@ Source: [Frantar2023], where a row of a group keeps its own n of m; [Meng2025] f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -48,9 +48,11 @@ class SparseGPT(Method):
         inverse = inverse_of(goal.hessian.double())
         # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
         upper = factor_of(inverse).T.to(goal.weight.dtype)
+        width, columns = problem.support.width, goal.weight.shape[1]
+        parts = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
         if self.masks == "up-front":
             found = problem.support.project(goal.weight.square() / inverse.diagonal().to(goal.weight.dtype))
-            swept = sweep(goal.weight, upper, problem.support.width, lambda _, part: found.mask[:, part])
+            swept = sweep(goal.weight, upper, parts, lambda _, part: found.mask[:, part])
             return Found(found.mask, swept, found.worth, found.solver)
         mask = torch.empty_like(goal.weight, dtype=torch.bool)
         found_groups: list[Projection] = []
@@ -61,30 +63,28 @@ class SparseGPT(Method):
             mask[:, part] = found_groups[-1].mask
             return found_groups[-1].mask
 
-        swept = sweep(goal.weight, upper, problem.support.width, choose)
+        swept = sweep(goal.weight, upper, parts, choose)
         solvers = dict.fromkeys(group.solver for group in found_groups)
         return Found(mask, swept, Worth.sum(group.worth for group in found_groups), "+".join(solvers))
 
 
-def sweep(weight: Tensor, upper: Tensor, width: int, choose: Callable[[Tensor, slice], Tensor]) -> Tensor:
+def sweep(weight: Tensor, upper: Tensor, parts: Sequence[slice], choose: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """The swept weights (R, C), to be read on the mask alone.
 
     Args:
         weight: (R, C) to begin with.
         upper: (C, C) Cholesky factor of the inverse.
-        width: columns of a group.
+        parts: groups of columns, one behind the other, that have their mask at once.
         choose: the mask (R, width) of a group, from its weights by then and where it stands.
     """
     # Columns as rows: each is read and written as a whole, many times. A copy even of one row, which is contiguous.
     left = weight.T.clone(memory_format=torch.contiguous_format)  # (C, R)
-    columns = len(left)
-    panel = width * max(1, _PANEL // width)
-    for begin in range(0, columns, panel):
-        end = min(begin + panel, columns)
+    for panel in _panels(parts):
+        begin, end = panel[0].start, panel[-1].stop
         lost = torch.zeros_like(left[begin:end])
-        for start in range(begin, end, width):
-            stop = min(start + width, end)
-            kept = choose(left[start:stop].T.contiguous(), slice(start, stop)).T
+        for part in panel:
+            start, stop = part.start, part.stop
+            kept = choose(left[part].T.contiguous(), part).T
             for j in range(start, stop):
                 row = lost[j - begin]
                 torch.div(left[j], upper[j, j], out=row).masked_fill_(kept[j - start], 0)
@@ -93,3 +93,15 @@ def sweep(weight: Tensor, upper: Tensor, width: int, choose: Callable[[Tensor, s
             left[stop:end].addmm_(upper[start:stop, stop:end].T, lost[start - begin : stop - begin], alpha=-1)
         left[end:].addmm_(upper[begin:end, end:].T, lost, alpha=-1)
     return left.T
+
+
+def _panels(parts: Sequence[slice]) -> Iterator[list[slice]]:
+    """Groups that stand side by side, of as many columns as a panel has, or one group that is wider."""
+    panel: list[slice] = []
+    for part in parts:
+        if panel and part.stop - panel[0].start > _PANEL:
+            yield panel
+            panel = []
+        panel.append(part)
+    if panel:
+        yield panel

@@ -6,15 +6,16 @@ damaged, or cannot be written, costs time alone: what it should hold is measured
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tmask.errors import OutputError
+from tmask.files.atomic import atomic_path
 
 log = logging.getLogger("tmask")
 
@@ -44,16 +45,9 @@ def keep(key: str, value: Any, device: torch.device) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**_read(), key: value}, indent=1, sort_keys=True)
-        handle, temporary = tempfile.mkstemp(prefix=".tmask-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    except (OSError, OutputError) as error:
         if str(path) not in _said:
             _said.add(str(path))
             log.warning("measurements cannot be kept in %s (%s): each process makes them again", path, error)

@@ -17,12 +17,14 @@ from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
+@on_offloaded_too
 def adaprune(
     model: nn.Module,
     calibration: Iterable[Any],

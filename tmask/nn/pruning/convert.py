@@ -21,6 +21,7 @@ from tmask.nn.fitting.prunable import find_layers, narrower_than
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.names import ByLayer
 from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.nn.pruning.patterns import make_plans
@@ -64,6 +65,7 @@ class ConversionReport(Shown):
         return replace(card, title="Converted, layer by layer", rows=rows)
 
 
+@on_offloaded_too
 def convert(
     model: nn.Module,
     calibration: Iterable[Any],

@@ -15,12 +15,14 @@ from tmask.nn.calibration.gram import Gram
 from tmask.nn.calibration.recording import collect
 from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.prunable import Prunable, find_layers
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.names import ByLayer, full_name
 
 # How far X^T Y may be from X^T X w^T: TF32 and bfloat16 round the products of a layer by less than 1 %.
 _ROUNDING = 0.03
 
 
+@on_offloaded_too
 def collect_grams(model: nn.Module, calibration: Iterable[Any], *, forward: Forward | None = None) -> dict[str, Gram]:
     """The sums over the calibration data of every layer that can be pruned, by name.
 

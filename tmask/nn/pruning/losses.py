@@ -17,11 +17,13 @@ from tmask.nn.fitting.layer_masks import MaskSearch
 from tmask.nn.fitting.prunable import Prunable, find_layers, narrower_than
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, MaskAndRefit, RefitMethod, Refitting
 from tmask.nn.fitting.scores import get_score
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.names import ByLayer
 from tmask.nn.pruning.grams import dense_grams
 from tmask.solving.solver import Solver
 
 
+@on_offloaded_too
 def reconstruction_losses(
     model: nn.Module,
     calibration: Iterable[Any],

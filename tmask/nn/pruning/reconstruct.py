@@ -23,6 +23,7 @@ from tmask.nn.fitting.layer_masks import LayerMask
 from tmask.nn.fitting.prunable import Prunable, find_layers
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, LEARNING_RATE, STEPS, RefitMethod, Refitting
+from tmask.nn.libraries.offloaded import on_offloaded_too
 from tmask.nn.names import full_name, parameter_of
 from tmask.nn.pruning.layerwise import Settings, prune
 from tmask.showing.progress import Progress
@@ -30,6 +31,7 @@ from tmask.showing.progress import Progress
 GivenMasks = Mapping[str, Tensor | npt.NDArray[np.bool_] | MaskRecord]
 
 
+@on_offloaded_too
 def reconstruct(
     model: nn.Module,
     calibration: Iterable[Any],

@@ -1,9 +1,8 @@
 """SparseGPT under a transposable mask: prune a layer in one sweep over its inputs, weights to come making up for it.
 
 A layer's inputs are taken in blocks of m columns (m input channels at one kernel position), the width of a tile. The
-masks of a block's tiles, for all outputs together, are found on the scores that its weights have by then; its columns
-are then fixed one after the other, and what each loses is spread over all columns behind it by the formula of optimal
-brain surgeon.
+masks of a block's tiles, for all outputs together, are found on the scores that its weights have by then. The sweep
+itself is that of `tmask.nn.methods.sparsegpt`, one for each group of a grouped convolution.
 
 Source: [Frantar2023], where a row of the block keeps its own n of m; [Meng2025] for transposable masks in such a sweep.
 """
@@ -28,12 +27,15 @@ from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.layer_masks import LayerMask, MaskSearch
 from tmask.nn.fitting.pruning_report import PruningReport
 from tmask.nn.fitting.refit import DAMPING, Refitting
+from tmask.nn.libraries.offloaded import on_offloaded_too
+from tmask.nn.methods.sparsegpt import sweep as sweep_columns
 from tmask.nn.pruning.layerwise import Settings
 from tmask.nn.pruning.patterns import LayerPatterns, prune_to_patterns
 from tmask.showing.progress import Progress
 from tmask.solving.solver import Solver
 
 
+@on_offloaded_too
 def sparsegpt(
     model: nn.Module,
     calibration: Iterable[Any],
@@ -98,46 +100,32 @@ def sweep(
     inverse = invert(damped(gram.xx, damping)[:, order][:, :, order])
     # Row j of this factor is row j of the inverse once the columns before j are fixed, over its diagonal's root.
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    pivots = upper.diagonal(dim1=1, dim2=2)  # (G, C)
     alive = alive[:, order]
     # Position-major, so that a block is the width of a tile: m input channels at one kernel position.
     dense = weight[:, :, order]
-    left = dense.clone()
-    blocks = []
-    for start, stop in _blocks(view.channels, view.positions, pattern.m):
-        part = slice(start, stop)
-        # What an input that is always 0 multiplies costs nothing, whatever its pivot says.
-        scores = (left[:, :, part] / pivots[:, None, part]).square() * alive[:, None, part]
-        found = search.find(scores, dense[:, :, part], (scores.shape[0] * scores.shape[1], stop - start), pattern)
-        _fix(left, found.mask, upper, start)
-        blocks.append(found)
-    kept = torch.cat([block.mask for block in blocks], 2)
-    # Back in the order of the weight, and 0 off the mask, where rounding has left next to nothing.
+    kept = torch.zeros_like(dense, dtype=torch.bool)
+    blocks: list[LayerMask] = []
+
+    def sweep_group(group: int) -> Tensor:
+        pivots, own = upper[group].diagonal(), slice(group, group + 1)
+
+        def choose(left: Tensor, part: slice) -> Tensor:
+            # What an input that is always 0 multiplies costs nothing, whatever its pivot says.
+            scores = (left / pivots[part]).square() * alive[group, part]
+            blocks.append(search.find(scores[None], dense[own, :, part], left.shape, pattern))
+            kept[own, :, part] = blocks[-1].mask
+            return kept[group, :, part]
+
+        return sweep_columns(dense[group], upper[group], parts, choose)
+
+    parts = [slice(*ends) for ends in _blocks(view.channels, view.positions, pattern.m)]
+    left = torch.stack([sweep_group(group) for group in range(len(dense))])
+    # Back in the order of the weight, and 0 off the mask, where the sweep has left what it gave to others.
     swept, mask = torch.empty_like(left), torch.empty_like(kept)
     swept[:, :, order], mask[:, :, order] = left * kept, kept
     solvers = dict.fromkeys(block.solver for block in blocks)
     worth = Worth.sum(block.worth for block in blocks)
     return swept, LayerMask(mask, worth, "+".join(solvers), search.transposable)
-
-
-def _fix(left: Tensor, kept: Tensor, upper: Tensor, start: int) -> None:
-    """Remove what the mask of a block of columns does not keep, and spread what that loses over all columns behind it.
-
-    Args:
-        left: (G, R, C) the weights as they are by now, changed in place.
-        kept: (G, R, width) bool, of the block.
-        upper: (G, C, C) factor of the inverse.
-        start: the block's first column.
-    """
-    stop = start + kept.shape[2]
-    lost = torch.zeros_like(left[:, :, start:stop])
-    for j in range(start, stop):
-        removed = left[:, :, j] * ~kept[:, :, j - start]
-        lost[:, :, j - start] = removed / upper[:, None, j, j]
-        # Within the block at once, since the next column's removed weights depend on it.
-        left[:, :, j:stop] -= lost[:, :, j - start, None] * upper[:, None, j, j:stop]
-    # Behind it in one product, which is faster than a column at a time.
-    left[:, :, stop:] -= lost @ upper[:, start:stop, stop:]
 
 
 def _blocks(channels: int, positions: int, m: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""What `tmask prune` does around the pruning itself."""
