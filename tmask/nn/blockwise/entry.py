@@ -13,6 +13,7 @@ from torch import nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.blockwise.batches import digest, hold, share
+from tmask.nn.blockwise.block_refit import BlockRefit
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.blockwise_report import BlockwiseReport, make_report
 from tmask.nn.blockwise.choice import MatrixChoice, MatrixPatterns
@@ -41,6 +42,7 @@ def prune_blocks(
     solver: Solver | str = "auto",
     goal: GoalKind = "dense",
     by_stage: bool = True,
+    block_refit: BlockRefit | None = None,
     tuning: Tuning | None = None,
     keep_zeros: bool = False,
     blocks: str = "",
@@ -76,6 +78,8 @@ def prune_blocks(
             goal is always the layer's.
         by_stage: take the statistics of each group of matrices (q k v, o, gate up, down) after those before it were
             pruned; else once for a block.
+        block_refit: what is missing behind a block's attention, and behind its MLP, fitted by the last matrix of each
+            on its mask when that was pruned; None for none.
         tuning: gradient steps on each block's kept weights, norms and biases after its matrices; None for none.
         keep_zeros: weights that are 0 already are never kept, so that groups keep at most n.
         blocks: name of the list of blocks, where it is not the longest one.
@@ -107,7 +111,7 @@ def prune_blocks(
             raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
         choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
         chosen = get_method(method) if isinstance(method, str) else method
-        settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory)
+        settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory, block_refit)
         batches = hold(calibration, forward)
         if isinstance(model, nn.Module):
             if output is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import TmaskError
+from tmask.nn.blockwise.block_refit import Refitting
 from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, collect
@@ -100,6 +101,7 @@ def prune_block(
     calls: Sequence[BlockCall],
     settings: BlockSettings,
     ranks: Ranks | None = None,
+    refit: Refitting | None = None,
 ) -> BlockPruning:
     """Prune a block in place.
 
@@ -107,6 +109,7 @@ def prune_block(
         prefix: of the names of its parameters in the model, with the dot.
         pruned: the block, with the states of the pruned model.
         dense: a copy of it, with the states of the dense model; needed for goal "dense".
+        refit: of what attention and MLP leave behind, or None.
     Raises:
         TmaskError: what data, method or solver raise, with the matrix's name.
     """
@@ -121,6 +124,8 @@ def prune_block(
                 for slot, collected in zip(stage, sums, strict=True):
                     for key in slot.keys:
                         _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
+            if refit is not None:
+                refit({key for slot in stage for key in slot.keys}, done.masks)
     except TmaskError as error:
         raise type(error)(f"{prefix}{error}") from error
     return done

@@ -20,6 +20,7 @@ from torch import nn
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.block_error import block_error
+from tmask.nn.blockwise.block_refit import BlockRefit, Refitting
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
 from tmask.nn.blockwise.layout import Layout, lay_out
@@ -67,16 +68,18 @@ class WalkSettings:
         pruning: of each block.
         tuning: of a block's kept weights after its matrices were pruned, or None.
         memory: bytes of hidden states that are held in memory; the rest goes to files.
+        refit: of what attention and MLP leave behind, or None.
     """
 
     pruning: BlockSettings
     tuning: Tuning | None = None
     memory: float = float("inf")
+    refit: BlockRefit | None = None
 
     @property
     def paired(self) -> bool:
         """Whether the dense model is run beside."""
-        return self.pruning.goal == "dense" or self.tuning is not None
+        return self.pruning.goal == "dense" or self.tuning is not None or self.refit is not None
 
 
 def walk(
@@ -177,7 +180,10 @@ def _prune(
             _check_layout(ranks, prefix, layout)
         dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
         pruned = Twin(block, states)
-        done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks)
+        refit = None
+        if settings.refit is not None and dense is not None:
+            refit = Refitting(prefix, pruned, dense, calls, settings.refit, ranks)
+        done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks, refit)
         if dense is not None:
             advance(dense, calls, ranks)
             if settings.tuning is not None:
