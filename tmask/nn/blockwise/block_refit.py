@@ -126,7 +126,7 @@ def _fill_in(
     change = Refit()(own.goal(settings), torch.zeros_like(own.xe.T), mask)
     if not bool(torch.isfinite(change).all()):
         raise InvalidProblemError("the change of its weights is not finite")
-    before = weight.to(change.dtype)
+    before = weight.to(change.dtype, copy=True)
     weight.copy_(before + change)
     if bias is not None:
         # Of the weights as they are stored: what rounding has moved is taken up as well.
@@ -149,10 +149,14 @@ class _Missing:
         """Of no samples yet; float64 for float64 weights, else float32."""
         outputs, inputs = weight.shape
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        sizes = ((inputs, inputs), (inputs,), (inputs, outputs), (outputs,))
-        return cls(*(torch.zeros(size, dtype=dtype, device=weight.device) for size in sizes))
+
+        def new(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=weight.device)
+
+        return cls(new(inputs, inputs), new(inputs), new(inputs, outputs), new(outputs))
 
     def add(self, x: Tensor, e: Tensor) -> None:
+        """Add samples x (S, C) and what is missing with them (S, R)."""
         x, e = x.to(self.xx.dtype), e.to(self.xx.dtype)
         self.xx.addmm_(x.T, x)
         self.xe.addmm_(x.T, e)

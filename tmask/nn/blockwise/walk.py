@@ -152,9 +152,9 @@ def _one(
             return _prune(source, index, calls, states, dense, settings, ranks)
         if dense is not None:
             with source.block(index) as block:
-                advance(Twin(block, dense), calls)
+                advance(Twin(block, dense), calls, ranks)
         with source.pruned_block(index) as block:
-            advance(Twin(block, states), calls)
+            advance(Twin(block, states), calls, ranks)
         return earlier
     except TmaskError as error:
         text = str(error).rstrip(". ")
@@ -188,7 +188,7 @@ def _prune(
             advance(dense, calls, ranks)
             if settings.tuning is not None:
                 masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
-                tune_block(pruned, dense.states, calls, masks, settings.tuning)
+                tune_block(pruned, dense.states, calls, masks, settings.tuning, ranks)
         done.masks = PackedMasks(done.masks)
         source.store(index, done)  # before the block runs on: it may round the weights to what files hold
         advance(pruned, calls, ranks)
