@@ -33,7 +33,7 @@ from tmask.nn.blockwise.stream import Joint, find_joints, run_to
 from tmask.nn.calibration.reading import Key
 from tmask.nn.calibration.stored_matrix import bias_of
 from tmask.nn.distributed.ranks import Ranks, check_same, together
-from tmask.nn.methods.goal import DAMPING, SHRINKAGE, Goal, factor_of
+from tmask.nn.methods.goal import DAMPING, Goal, factor_of
 from tmask.nn.methods.refit import Refit
 from tmask.nn.methods.settings import not_negative, positive
 
@@ -44,11 +44,12 @@ class BlockRefit:
 
     Args:
         damping: share of the mean square of all inputs that is added to the diagonal of their moments, above 0.
-        shrinkage: share of each input's own mean square that is added as well.
+        shrinkage: share of each input's own mean square that is added as well. What is missing follows from inputs only
+            in part, and so much more is needed than for a matrix's own outputs (docs/reference/pruning-methods.md).
     """
 
     damping: float = DAMPING
-    shrinkage: float = SHRINKAGE
+    shrinkage: float = 1.0
 
     def __post_init__(self) -> None:
         positive("damping", self.damping)
