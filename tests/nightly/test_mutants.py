@@ -17,7 +17,7 @@ def run_on_copy(package, tests, *options):
     """The tests, by a pytest of its own that imports the package from the copy."""
     folder = package.parent
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-o"]
-    command += [f"pythonpath=. {KERNELS.parent} {folder}", tests, *options]
+    command += [f"pythonpath={folder} . {KERNELS.parent}", tests, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (folder, ROOT, KERNELS.parent)))
     if package.name == KERNELS.name:
