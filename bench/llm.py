@@ -39,10 +39,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude refitted": {"method": "magnitude"},
     "wanda": {"method": "wanda", "settings": {"refit": False}},
     "wanda refitted": {"method": "wanda"},
+    "wanda block refit": {"method": "wanda", "block_refit": True},
     "adaprune": {"method": "adaprune"},
     "sparsegpt": {"method": "sparsegpt", "settings": {"refit": False}},
     "sparsegpt refitted": {"method": "sparsegpt"},
     "alps": {"method": "alps"},
+    "alps block refit": {"method": "alps", "block_refit": True},
     "alps tuned": {"method": "alps", "epochs": 2},
 }
 TARGETS = (

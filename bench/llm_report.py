@@ -30,8 +30,9 @@ calibration samples, with range and number where there is more than one seed. Em
 
 - `transposable`: N:M along inputs and outputs; masks proven optimal for the scores that decide them, but for rows that
   name another solver. `plain`: along the inputs alone.
-- `refitted`: kept weights by least squares; `alps` always is, and `tuned` adds two epochs of gradient steps on each
-  block. Goal `dense`, what the dense model has at each place, unless a row says `layer`, what the dense layer gives.
+- `refitted`: kept weights by least squares; `alps` always is. `block refit` fits what is missing behind attention and
+  MLP as well, and `tuned` adds two epochs of gradient steps on each block. Goal `dense`, what the dense model has at
+  each place, unless a row says `layer`, what the dense layer gives.
 - Lower is better, 1 is the dense model.
 
 {tables}

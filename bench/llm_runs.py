@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import tmask
-from tmask.nn import BlockwiseReport, Tuning, get_method, prune_blocks
+from tmask.nn import BlockRefit, BlockwiseReport, Tuning, get_method, prune_blocks
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.skeleton import skeleton
 from tmask.nn.calibration.language_models import load_language_model, share_of_zeros
@@ -41,6 +41,7 @@ class Job:
         samples, length: of the calibration text, and tokens in each.
         method, settings: see `get_method`.
         epochs: of tuning each block after its matrices; 0 for none.
+        block_refit: whether what is missing behind attention and MLP is fitted.
     """
 
     row: str
@@ -53,6 +54,7 @@ class Job:
     method: str = "alps"
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
+    block_refit: bool = False
 
     def key(self) -> dict[str, str]:
         """What tells its row from others."""
@@ -144,6 +146,7 @@ def prune(job: Job, model: Path, output: Path, batches: list[Batch], device: str
         transposable=job.target.startswith("transposable"),
         solver=job.solver,
         goal=job.goal,
+        block_refit=BlockRefit() if job.block_refit else None,
         tuning=Tuning(job.epochs) if job.epochs else None,
         dtype=torch.float32,
         device=device,
@@ -174,7 +177,9 @@ def _sizes(model: Path, job: Job) -> dict[str, float]:
     """Of the model's files, of one block in float32, and of the hidden states that are held."""
     frame: Any = skeleton(model)
     block = next(iter(frame.get_submodule(find_blocks(frame))))
-    sets = 2 if job.goal == "dense" or job.epochs else 1  # of the pruned model, and of the dense one beside it
+    sets = (
+        2 if job.goal == "dense" or job.epochs or job.block_refit else 1
+    )  # of the pruned model, and of the dense one beside it
     return {
         "model_mib": sum(file.stat().st_size for file in model.glob("*.safetensors")) / _MIB,
         "block_mib": sum(parameter.numel() for parameter in block.parameters()) * 4 / _MIB,

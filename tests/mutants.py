@@ -1,4 +1,6 @@
-"""The conditions of docs: exactness, each broken by a change of one text in the kernels, and a test that notices.
+"""What makes results right, each broken by a change of one text, and a test that notices.
+
+In the kernels the conditions of docs: exactness; in the pruning of models what methods and blocks are defined by.
 
 `tests/solvers/test_mutants_apply.py` looks every day whether the texts and the tests are still there;
 `tests/nightly/test_mutants.py` makes the changes, in a copy, and runs the tests.
@@ -9,18 +11,21 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "solvers" / "tmask_solvers"
+TMASK = ROOT / "tmask"
 CONDITIONS = "tests/solvers/test_exactness_conditions.py"
 CLOSED = "tests/solvers/test_closed.py"
+METHODS, BLOCKWISE = "tests/nn/methods", "tests/nn/blockwise"
 
 
 class Mutant(NamedTuple):
-    """A text that stands once in a file of the kernels, what takes its place, and which tests fail then (`-k`)."""
+    """A text that stands once in a file of a package, what takes its place, and which tests fail then (`-k`)."""
 
     file: str
     old: str
     new: str
     tests: str
     chosen: str
+    package: Path = KERNELS
 
 
 MUTANTS = {
@@ -63,5 +68,68 @@ MUTANTS = {
     "no margin in closed forms": Mutant(
         "cpu_kernels/closed/solve.py",
         "total * GUARD)", "total * 0.0)", CLOSED, "told_apart or exactly_optimal",
+    ),
+    "projection not of squares": Mutant(
+        "nn/methods/alps.py", "project(shifted.square(), found, certify=False)",
+        "project(shifted.abs(), found, certify=False)",
+        f"{METHODS}/test_alps.py", "each_projection_is_of_squares", TMASK,
+    ),
+    "multiplier of the wrong sign": Mutant(
+        "nn/methods/alps.py", "multiplier = shifted.sub(kept)", "multiplier = kept.sub(shifted)",
+        f"{METHODS}/test_alps.py", "near_the_best_of_all_masks or better_than_wanda", TMASK,
+    ),
+    "penalty that does not grow": Mutant(
+        "nn/methods/alps.py", "rho *= self._growth(changed)", "rho *= 1.0",
+        f"{METHODS}/test_alps.py", "stops_when_the_support", TMASK,
+    ),
+    "cross moments transposed in the goal": Mutant(
+        "nn/methods/goal.py", "part.double().T", "part.double()",
+        f"{METHODS}/test_problem.py", "goal_minimises", TMASK,
+    ),
+    "cross moments transposed where they are summed": Mutant(
+        "nn/blockwise/moments.py", "self.xd.addmm_(x.T, d)", "self.xd.addmm_(d.T, x)",
+        f"{BLOCKWISE}/test_prune_blocks.py", "errors_of_each_goal", TMASK,
+    ),
+    "damping left out": Mutant(
+        "nn/methods/goal.py", "hessian = problem.moments + torch.diag(added)", "hessian = problem.moments.clone()",
+        f"{METHODS}/test_problem.py", "hessian_holds_both", TMASK,
+    ),
+    "weights off the mask kept": Mutant(
+        "nn/methods/method.py", "weight = torch.where(found.mask, found.weight, 0)", "weight = found.weight",
+        f"{METHODS}/test_methods_contract.py", "test_answer", TMASK,
+    ),
+    "mask left out of the curvature in the refit": Mutant(
+        "nn/methods/refit.py", "curved = (direction @ goal.hessian).mul_(kept)", "curved = direction @ goal.hessian",
+        f"{METHODS}/test_refit.py", "slope_on_the_support", TMASK,
+    ),
+    "padding counted": Mutant(
+        "nn/blockwise/batches.py", "for part in without_padding(batch, number)", "for part in [batch]",
+        f"{BLOCKWISE}/test_prune_blocks.py", "padding_does_not_count", TMASK,
+    ),
+    "stages in the reverse order": Mutant(
+        "nn/blockwise/layout.py", "layout.stages = list(stages.values())",
+        "layout.stages = list(stages.values())[::-1]",
+        f"{BLOCKWISE}/test_prune_blocks.py", "errors_of_each_goal", TMASK,
+    ),
+    "bias shifted the wrong way": Mutant(
+        "nn/blockwise/pruning.py", "bias += _shift", "bias -= _shift",
+        f"{BLOCKWISE}/test_prune_blocks.py", "errors_of_each_goal", TMASK,
+    ),
+    "blocks go on with weights that files do not hold": Mutant(
+        "nn/blockwise/directory.py", "own.copy_(written[part.name])", "own.copy_(own)",
+        f"{BLOCKWISE}/test_directory.py", "was_stopped_goes_on", TMASK,
+    ),
+    "block refit of what is there": Mutant(
+        "nn/blockwise/block_refit.py", "wanted - behind", "behind - wanted",
+        f"{BLOCKWISE}/test_block_refit.py", "no_step_is_for_the_worse", TMASK,
+    ),
+    "block refit off the mask": Mutant(
+        "nn/blockwise/block_refit.py", "torch.zeros_like(own.xe.T), mask)",
+        "torch.zeros_like(own.xe.T), torch.ones_like(mask))",
+        f"{BLOCKWISE}/test_block_refit.py", "no_step_is_for_the_worse", TMASK,
+    ),
+    "each process with its own gradients": Mutant(
+        "nn/blockwise/tuning.py", "dist.all_reduce(gradient)", "gradient.add_(0.0)",
+        f"{BLOCKWISE}/test_distributed.py", "tune_and_refit_as_one", TMASK,
     ),
 }  # fmt: skip

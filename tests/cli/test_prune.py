@@ -247,6 +247,7 @@ def test_choices_reach_the_pruning(folder, whole, tmp_path):
         ("--goal", "layer"),
         ("--at-once",),
         ("--tune", "1"),
+        ("--block-refit",),
         ("--plain",),
         ("--solver", "greedy-keep"),
         ("--set", "refit=false"),

@@ -59,6 +59,9 @@ def prune(
         str, typer.Option(help="dense: what the dense model has; layer: what the dense layer gives.")
     ] = "dense",
     in_order: Annotated[bool, typer.Option("--in-order/--at-once", help="The parts of a block in turn.")] = True,
+    block_refit: Annotated[
+        bool, typer.Option("--block-refit", help="Refit what each attention and MLP leaves behind.")
+    ] = False,
     tune: Annotated[int, typer.Option(min=0, help="Epochs of gradient steps on each pruned block.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Of the calibration text.")] = 32,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a sample.")] = 512,
@@ -100,6 +103,7 @@ def prune(
     check_directory_name(output)
     if output.exists():
         raise OutputError(f"{output} exists already; choose another name, or remove it")
+    from tmask.nn.blockwise.block_refit import BlockRefit
     from tmask.nn.blockwise.entry import prune_blocks
     from tmask.nn.blockwise.tuning import Tuning
 
@@ -122,6 +126,7 @@ def prune(
             solver=solver,
             goal=goal,  # type: ignore[arg-type]  # checked above
             by_stage=in_order,
+            block_refit=BlockRefit() if block_refit else None,
             tuning=Tuning(tune) if tune else None,
             keep_zeros=keep_zeros,
             blocks=blocks,

@@ -5,6 +5,7 @@
 prune a trained model on calibration data, and `prune_blocks` a language model, block by block.
 """
 
+from tmask.nn.blockwise.block_refit import BlockRefit
 from tmask.nn.blockwise.blockwise_report import BlockwiseReport
 from tmask.nn.blockwise.entry import prune_blocks
 from tmask.nn.blockwise.tuning import Tuning
@@ -30,6 +31,7 @@ from tmask.nn.training.schedules import Frozen, Periodic, Schedule
 from tmask.nn.training.sparsifier import Sparsifier
 
 __all__ = [
+    "BlockRefit",
     "BlockwiseReport",
     "ConversionReport",
     "Frozen",

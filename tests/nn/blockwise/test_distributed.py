@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.nn.processes import run
 from tmask.errors import InvalidProblemError, TmaskError
-from tmask.nn import Tuning, prune_blocks
+from tmask.nn import BlockRefit, Tuning, prune_blocks
 from tmask.nn.methods.wanda import Wanda
 
 
@@ -19,6 +19,17 @@ def stack(width=16, seed=0):
     torch.manual_seed(seed)
     parts = (nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 8)) for _ in range(2))
     return nn.Sequential(*parts).double()
+
+
+class Residual(nn.Sequential):
+    """A part whose outputs are added to its inputs."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def residual_stack():
+    return nn.Sequential(*(Residual(*block) for block in stack()))
 
 
 def batches():
@@ -47,13 +58,30 @@ def fail_alike(rank):
         "rank 1: calibration": lambda: prune_blocks(stack(), 7 if other else batches(), "2:4"),
         "rank 1: output goes": lambda: prune_blocks(stack(), batches(), "2:4", output="x" if other else None),
         "rank 1: ZeroDivisionError": lambda: prune_blocks(stack(), batches(), "2:4", forward=bad if other else good),
-        "rank 1: MemoryError": lambda: prune_blocks(stack(), batches(), "2:4", method=Failing()),
+        "rank 1: MemoryError: no room": lambda: prune_blocks(stack(), batches(), "2:4", method=Failing()),
+        "rank 1: MemoryError: no more": lambda: prune_blocks(failing(other), batches(), "2:4", tuning=Tuning()),
     }
     for match, case in cases.items():
         begin = time.perf_counter()
         with pytest.raises(TmaskError, match=match):
             case()
         assert time.perf_counter() - begin < 5
+
+
+class FailsBackward(nn.Module):
+    """Identity until gradients are taken."""
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise MemoryError("no more")
+        return x
+
+
+def failing(other):
+    model = stack()
+    if other:
+        model[1].append(FailsBackward())
+    return model
 
 
 def good(model, batch):
@@ -76,8 +104,38 @@ def work(rank, world, folder):
     fail_alike(rank)
     with pytest.raises(InvalidProblemError, match="1 calibration batches for 2 processes"):
         prune_blocks(stack(), data[:1], "2:4", method="wanda")
-    with pytest.raises(InvalidProblemError, match="tuning is done by one process"):
-        prune_blocks(stack(), data, "2:4", tuning=Tuning())
+
+
+def tune(rank, world, folder):
+    for name, settings in SETTINGS.items():
+        model = residual_stack()
+        report = prune_blocks(model, batches(), "2:4", method="wanda", **settings)
+        errors = [block.error for block in report.blocks]
+        torch.save((model.state_dict(), dict(report.masks), errors), folder / f"{name}{rank}.pt")
+
+
+# Three batches for two processes: in the last step of two, one of them has none.
+SETTINGS = {
+    "step by step": {"tuning": Tuning(epochs=3)},
+    "steps of two": {"tuning": Tuning(epochs=3, batches=2)},
+    "refit": {"block_refit": BlockRefit()},
+}
+
+
+def test_two_processes_tune_and_refit_as_one_does(tmp_path):
+    run(tune, 2, tmp_path)
+    for name, settings in SETTINGS.items():
+        model = residual_stack()
+        report = prune_blocks(model, batches(), "2:4", method="wanda", **settings)
+        states = []
+        for rank in range(2):
+            state, masks, errors = torch.load(tmp_path / f"{name}{rank}.pt")
+            states.append(state)
+            assert errors == pytest.approx([block.error for block in report.blocks], rel=1e-9)
+            assert all(torch.equal(masks[key], report.masks[key]) for key in report.masks)
+            for key, value in model.state_dict().items():
+                torch.testing.assert_close(state[key], value, rtol=1e-7, atol=1e-9)
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), name
 
 
 def test_two_processes_find_what_one_does(tmp_path):

@@ -16,7 +16,7 @@ from tests.nn.blockwise.test_directory import DATA, prune, saved, tensors  # noq
 from tmask.cli.exit_codes import Code
 from tmask.files.masks import read_masks
 from tmask.nn import export, prune_blocks, sparsify
-from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.memory.masks import PackedMasks
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])

@@ -45,7 +45,7 @@ def test_the_model_is_never_loaded(tmp_path):
 
 
 def test_the_files_of_killed_runs_are_removed_by_the_next(tmp_path):
-    code = "import os, torch; from tmask.nn.blockwise.states import States\n"
+    code = "import os, torch; from tmask.nn.blockwise.memory.states import States\n"
     code += "states = States(limit=0); states.append(torch.ones(4)); os.kill(os.getpid(), 9)"
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     for _ in range(2):

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from tests.nn.blockwise.tiny_models import make, outputs, stack, tokens
 from tmask.errors import InvalidProblemError
 from tmask.nn import Frozen, Tuning, get_method, prune_blocks, sparsify
-from tmask.nn.blockwise.states import States
+from tmask.nn.blockwise.memory.states import States
 
 LAYERS = "model.layers.{}."
 

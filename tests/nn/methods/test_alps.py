@@ -74,6 +74,22 @@ def test_masks_are_proven_best_for_the_last_scores(drawn):
     assert worth.optimality_gap == pytest.approx(0, abs=1e-9)
 
 
+def test_each_projection_is_of_squares(monkeypatch):
+    """The last one is asked for once more, with a proof: of the same scores."""
+    scores = []
+    project = Plain.project
+
+    def noting(support, score, *args, **settings):
+        scores.append(score.clone())
+        return project(support, score, *args, **settings)
+
+    monkeypatch.setattr(Plain, "project", noting)
+    bare = get_method("alps", refit=False).prune(drawn := problem(Plain("2:4"), 16, 16, dtype=torch.float64))
+    assert torch.equal(scores[-1], scores[-2])
+    scaled = bare.weight * goal_of(drawn).scale()
+    torch.testing.assert_close(scores[-1][bare.mask], scaled[bare.mask].square())
+
+
 def test_its_weights_are_nearly_the_best_on_their_support():
     drawn = problem(Transposable("2:4"), 64, 64, samples=1000)
     bare, fitted = (get_method("alps", refit=refit).prune(drawn) for refit in (False, EXACT))

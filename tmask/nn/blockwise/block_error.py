@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import distributed as dist
 
-from tmask.nn.blockwise.states import States
+from tmask.nn.blockwise.memory.states import States
 from tmask.nn.distributed.ranks import Ranks
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.memory.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
 from tmask.showing.cards import Card, Shown
 from tmask.showing.error_figures import draw_errors

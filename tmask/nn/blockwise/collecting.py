@@ -13,8 +13,8 @@ from torch import distributed as dist
 from tmask.errors import InvalidProblemError
 from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.layout import Slot
+from tmask.nn.blockwise.memory.states import States
 from tmask.nn.blockwise.moments import Moments
-from tmask.nn.blockwise.states import States
 from tmask.nn.calibration.batches import Stopped
 from tmask.nn.calibration.reading import Key, Product, Reading, matrix_parameters
 from tmask.nn.distributed.ranks import Ranks, together

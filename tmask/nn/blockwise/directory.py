@@ -30,6 +30,7 @@ from tmask.nn.blockwise.shards import Shards
 from tmask.nn.blockwise.skeleton import open_model, put, skeleton
 from tmask.nn.blockwise.stored import stored_parts
 from tmask.nn.calibration.file_tensors import to_torch
+from tmask.nn.distributed.ranks import Ranks, together
 
 NOTES = "tmask"  # folder in the output with masks and report: readers of weights look no deeper than the output itself
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -45,6 +46,7 @@ class Directory:
         blocks: name of the list of blocks, "" to find it.
         dtype: in which blocks compute; None for that of the config.
         device: on which they do.
+        ranks: the processes that prune it together: the first writes, the others read what it wrote.
     Raises:
         FileFormatError, InvalidProblemError: no such model; one whose files hold other tensors than its blocks have.
         OutputError: the output exists, or an unfinished one of another job.
@@ -58,8 +60,10 @@ class Directory:
         blocks: str = "",
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
     ) -> None:
-        self.path, self.output, self.device = path, output, torch.device(device)
+        self.path, self.output, self.device, self._ranks = path, output, torch.device(device), ranks
+        self._writes = ranks is None or ranks.index == 0
         if output.exists():
             raise OutputError(f"{output} exists already; choose another name, or remove it")
         self.model = skeleton(path, dtype, device)
@@ -70,18 +74,22 @@ class Directory:
         self._work = output.with_name(f"{output.name}.partial")
         self.notes = self._work / NOTES
         self._journal = Journal(self.notes)
-        self._done = self._begin(job)
+        with together(ranks):
+            if self._writes:
+                self._begin(job)
+        self._done = self._journal.read()
         self._written = open_model(self._work)
         self._shards = Shards(self._work, self._file)
 
-    def _begin(self, job: Mapping[str, Any]) -> dict[int, BlockPruning]:
-        """Start the output, or go on with one of the same job; gives what it has done."""
+    def _begin(self, job: Mapping[str, Any]) -> None:
+        """Start the output, or go on with one of the same job."""
         if self._journal.path.exists():
             if not self._journal.is_of(job):
                 raise OutputError(
                     f"{self._work} holds an unfinished run with other settings; finish that one, or remove the folder"
                 )
-            return self._journal.read()
+            self._journal.mend()
+            return
         shutil.rmtree(self._work, ignore_errors=True)  # its copy was not complete
         try:
             self.notes.mkdir(parents=True)
@@ -91,7 +99,6 @@ class Directory:
         except OSError as error:
             raise OutputError(f"cannot write {self._work}: {error.strerror or error}") from error
         self._journal.begin(job)
-        return {}
 
     @contextmanager
     def entering(self) -> Iterator[None]:
@@ -135,8 +142,9 @@ class Directory:
                 own = part.of(parameter.data)
                 written[part.name] = own.to(getattr(torch, self._file.dtypes[part.name]))
                 own.copy_(written[part.name])
-        self._shards.write(written)
-        self._journal.add(index, done)
+        if self._writes:
+            self._shards.write(written)
+            self._journal.add(index, done)
 
     def after_failure(self, index: int) -> str:
         return f"{self._work} holds the {index} blocks before; the same call goes on from there"
@@ -148,6 +156,11 @@ class Directory:
             choice: of the masks.
             job: how they were found, in words.
         """
+        with together(self._ranks):  # nobody returns before the output is there
+            if self._writes:
+                self._finish(report, choice, job)
+
+    def _finish(self, report: BlockwiseReport, choice: MatrixChoice, job: str) -> None:
         write_mask_files(self.notes, report.masks, report.rows, Written(self._written, self._parts, choice, job))
         with atomic_path(self.notes / "report.json") as temporary:
             temporary.write_text(json.dumps(report.document(), indent=1), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.blockwise.batches import digest, hold, share
+from tmask.nn.blockwise.block_refit import BlockRefit
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.blockwise_report import BlockwiseReport, make_report
 from tmask.nn.blockwise.choice import MatrixChoice, MatrixPatterns
@@ -43,6 +44,7 @@ def prune_blocks(
     solver: Solver | str = "auto",
     goal: GoalKind = "dense",
     by_stage: bool = True,
+    block_refit: BlockRefit | None = None,
     tuning: Tuning | None = None,
     keep_zeros: bool = False,
     blocks: str = "",
@@ -59,8 +61,9 @@ def prune_blocks(
     block reads: time grows with the number of blocks, and a directory is pruned in the memory of one block (twice with
     goal "dense"), the hidden states, and the second moments of what one stage reads.
 
-    Under torch.distributed every process is given the same model in memory and the same batches, of which it runs its
-    share; sums are over all of them, and so every process finds the same masks.
+    Under torch.distributed every process is given the same model, in memory or as a directory on a disk that all see,
+    and the same batches, of which it runs its share; sums and gradients are over all of them, and so every process
+    finds the same masks and weights. Of a directory the first process writes the output.
 
     Args:
         model: in memory, pruned in place; or the directory of a Hugging Face model, pruned into `output`.
@@ -78,6 +81,8 @@ def prune_blocks(
             goal is always the layer's.
         by_stage: take the statistics of each group of matrices (q k v, o, gate up, down) after those before it were
             pruned; else once for a block.
+        block_refit: what is missing behind a block's attention, and behind its MLP, fitted by the last matrix of each
+            on its mask when that was pruned; None for none.
         tuning: gradient steps on each block's kept weights, norms and biases after its matrices; None for none.
         keep_zeros: weights that are 0 already are never kept, so that groups keep at most n.
         blocks: name of the list of blocks, where it is not the longest one.
@@ -105,12 +110,11 @@ def prune_blocks(
             raise InvalidProblemError(f"goal {goal!r}: choose one of {', '.join(get_args(GoalKind))}")
         if not memory >= 0:
             raise InvalidProblemError(f"memory {memory!r} must be a number of bytes, at least 0")
-        if ranks is not None and tuning is not None:
-            raise InvalidProblemError("tuning is done by one process; leave it out, or start one process alone")
         choice = MatrixChoice.parse(pattern, transposable, solver, exclude)
         chosen = get_method(method) if isinstance(method, str) else method
-        settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory)
+        settings = WalkSettings(BlockSettings(chosen, choice, goal, by_stage, keep_zeros), tuning, memory, block_refit)
         batches = hold(calibration, forward)
+        asked = repr(dataclasses.replace(settings, memory=0))  # which changes no result
         if isinstance(model, nn.Module):
             if output is not None:
                 raise InvalidProblemError("output goes with a directory; a model in memory is pruned in place")
@@ -121,24 +125,39 @@ def prune_blocks(
             source = InMemory(model, find_blocks(model, blocks))
             own = share(batches, ranks)
             if ranks is not None:
-                _check_alike(ranks, model, batches, repr(dataclasses.replace(settings, memory=0)) + source.blocks_name)
+                _check_alike(ranks, model, batches, asked + source.blocks_name)
             done = walk(source, own, settings, forward, progress, ranks)
             return make_report(model, done, time.perf_counter() - begin)
         if output is None:
             raise InvalidProblemError(f"give output=, the directory to write; {model} itself stays as it is")
-        if ranks is not None:
-            raise InvalidProblemError("a directory is pruned by one process; load the model to prune it by several")
-        job = {
+        job: dict[str, Any] = {
             "model": fingerprint(Path(model)),
-            "settings": repr(dataclasses.replace(settings, memory=0)),  # which changes no result
+            "settings": asked,
             "directory": repr((blocks, dtype)),
             "calibration": digest(batches),
         }
-        directory = Directory(Path(model), Path(output), job, blocks, dtype, device)
-        done = walk(directory, batches, settings, forward, progress)
+        if ranks is not None:
+            _check_same_job(ranks, job, str(output))
+            job["processes"] = ranks.size  # sums round as they are shared out, and a run is continued bit by bit
+        own = share(batches, ranks)
+        directory = Directory(Path(model), Path(output), job, blocks, dtype, device, ranks)
+        done = walk(directory, own, settings, forward, progress, ranks)
         report = make_report(directory.model, done, time.perf_counter() - begin)
         directory.finish(report, choice, repr(chosen))
         return report
+
+
+def _check_same_job(ranks: Ranks, job: Mapping[str, Any], output: str) -> None:
+    """Return if all processes were given the same directory, and the same to do with it.
+
+    Raises:
+        RanksDifferError: says what differs.
+    """
+    parts = ranks.gather((job["settings"] + job["directory"], job["calibration"], job["model"], output))
+    advice = "give every process the same; each takes its own share of the batches"
+    names = ("pattern, method or goal", "the calibration batches", "the files of the model", "the outputs")
+    for k, what in enumerate(names):
+        check_same([part[k] for part in parts], f"prune_blocks: {what} differ", advice)
 
 
 def _check_alike(ranks: Ranks, model: nn.Module, batches: Sequence[Any], settings: str) -> None:

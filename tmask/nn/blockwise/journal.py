@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tmask.files.atomic import atomic_path
-from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.memory.masks import PackedMasks
 from tmask.nn.blockwise.pruning import BlockPruning, MatrixPruning
 
 
@@ -34,11 +34,14 @@ class Journal:
         first, *_ = self.path.read_text(encoding="utf-8").splitlines()
         return bool(json.loads(first)["job"] == _digest(job))
 
-    def read(self) -> dict[int, BlockPruning]:
-        """The blocks that are done; a line that was cut off is dropped, and the file mended."""
+    def mend(self) -> None:
+        """Drop a line that was cut off."""
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        whole = [line for line in lines[1:] if _is_whole(line)]
-        self._rewrite([lines[0], *whole])
+        self._rewrite([lines[0], *(line for line in lines[1:] if _is_whole(line))])
+
+    def read(self) -> dict[int, BlockPruning]:
+        """The blocks that are done."""
+        _, *whole = self.path.read_text(encoding="utf-8").splitlines()
         done = {}
         for line in whole:
             known = json.loads(line)

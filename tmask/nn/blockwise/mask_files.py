@@ -15,7 +15,7 @@ from tmask.files.masks import MaskRecord, write_masks
 from tmask.files.packed_mask import PackedMask
 from tmask.files.weight_file import WeightFile
 from tmask.nn.blockwise.choice import MatrixChoice
-from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.memory.masks import PackedMasks
 from tmask.nn.blockwise.pruning import MatrixPruning
 from tmask.nn.blockwise.stored import Parts
 from tmask.nn.methods.support import Transposable

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import TmaskError
+from tmask.nn.blockwise.block_refit import Refitting
 from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, advance, collect
-from tmask.nn.blockwise.freeing import free_heap
 from tmask.nn.blockwise.layout import Layout, Slot
+from tmask.nn.blockwise.memory.freeing import free_heap
 from tmask.nn.calibration.reading import Key
 from tmask.nn.calibration.stored_matrix import bias_of
 from tmask.nn.distributed.ranks import Ranks, together
@@ -101,6 +102,7 @@ def prune_block(
     calls: Sequence[BlockCall],
     settings: BlockSettings,
     ranks: Ranks | None = None,
+    refit: Refitting | None = None,
 ) -> BlockPruning:
     """Prune a block in place.
 
@@ -108,17 +110,18 @@ def prune_block(
         prefix: of the names of its parameters in the model, with the dot.
         pruned: the block, with the states of the pruned model, which stay those that come to it.
         dense: a copy of it, with the states of the dense model, which become those behind it; needed for goal "dense".
+        refit: of what attention and MLP leave behind, or None; it needs both.
     Raises:
         TmaskError: what data, method or solver raise, with the matrix's name.
     """
     done = BlockPruning(skipped={prefix + name: reason for name, reason in layout.skipped.items()})
     stages = layout.stages if settings.by_stage else [[slot for stage in layout.stages for slot in stage]]
     partner = dense if settings.goal == "dense" else None
-    if dense is not None and not (partner and stages):
-        advance(dense, calls, ranks)
+    # The last pass for the moments is its way on as well, unless somebody needs what comes to the block once more.
+    on_the_way = partner is not None and refit is None and bool(stages)
     try:
         for number, stage in enumerate(stages, 1):
-            moments = collect(stage, pruned, partner, calls, ranks, onward=number == len(stages))
+            moments = collect(stage, pruned, partner, calls, ranks, onward=on_the_way and number == len(stages))
             # Of the same moments, and yet one process may run out of memory, or its solver out of time.
             with together(ranks):
                 free_heap()  # activations, before the method makes its matrices; and those, before the next pass
@@ -126,6 +129,10 @@ def prune_block(
                     for key in slot.keys:
                         _prune_matrix(prefix, key, slot, collected, pruned.block, settings, done)
                         free_heap()
+            if refit is not None:
+                refit({key for slot in stage for key in slot.keys}, done.masks)
+        if dense is not None and not on_the_way:
+            advance(dense, calls, ranks)
     except TmaskError as error:
         raise type(error)(f"{prefix}{error}") from error
     return done

@@ -19,13 +19,14 @@ from torch import nn
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.block_error import block_error
+from tmask.nn.blockwise.block_refit import BlockRefit, Refitting
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
-from tmask.nn.blockwise.freeing import free_cycles
 from tmask.nn.blockwise.layout import Layout, lay_out
-from tmask.nn.blockwise.masks import PackedMasks
+from tmask.nn.blockwise.memory.freeing import free_cycles
+from tmask.nn.blockwise.memory.masks import PackedMasks
+from tmask.nn.blockwise.memory.states import States, closing
 from tmask.nn.blockwise.pruning import BlockPruning, BlockSettings, prune_block
-from tmask.nn.blockwise.states import States, closing
 from tmask.nn.blockwise.tuning import Tuning, tune_block
 from tmask.nn.calibration.batches import Forward, evaluating
 from tmask.nn.calibration.experts import one_by_one
@@ -67,16 +68,18 @@ class WalkSettings:
         pruning: of each block.
         tuning: of a block's kept weights after its matrices were pruned, or None.
         memory: bytes of hidden states that are held in memory; the rest goes to files.
+        refit: of what attention and MLP leave behind, or None.
     """
 
     pruning: BlockSettings
     tuning: Tuning | None = None
     memory: float = float("inf")
+    refit: BlockRefit | None = None
 
     @property
     def paired(self) -> bool:
         """Whether the dense model is run beside."""
-        return self.pruning.goal == "dense" or self.tuning is not None
+        return self.pruning.goal == "dense" or self.tuning is not None or self.refit is not None
 
 
 def walk(
@@ -149,9 +152,9 @@ def _one(
             return _prune(source, index, calls, states, dense, settings, ranks)
         if dense is not None:
             with source.block(index) as block:
-                advance(Twin(block, dense), calls)
+                advance(Twin(block, dense), calls, ranks)
         with source.pruned_block(index) as block:
-            advance(Twin(block, states), calls)
+            advance(Twin(block, states), calls, ranks)
         return earlier
     except TmaskError as error:
         text = str(error).rstrip(". ")
@@ -177,10 +180,13 @@ def _prune(
             _check_layout(ranks, prefix, layout)
         dense = None if dense_states is None else Twin(copy.deepcopy(block), dense_states)
         pruned = Twin(block, states)
-        done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks)
+        refit = None
+        if settings.refit is not None and dense is not None:
+            refit = Refitting(prefix, pruned, dense, calls, settings.refit, ranks)
+        done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks, refit)
         if dense is not None and settings.tuning is not None:
             masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}
-            tune_block(pruned, dense.states, calls, masks, settings.tuning)
+            tune_block(pruned, dense.states, calls, masks, settings.tuning, ranks)
         done.masks = PackedMasks(done.masks)
         source.store(index, done)  # before the block runs on: it may round the weights to what files hold
         advance(pruned, calls, ranks)

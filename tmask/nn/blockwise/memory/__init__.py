@@ -1,0 +1,1 @@
+"""What pruning block by block holds, and gives back."""
