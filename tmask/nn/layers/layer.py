@@ -13,6 +13,7 @@ from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.renewals import LayerReport
+from tmask.nn.mask.cutting import WHOLE, Cutting
 from tmask.nn.mask.gradient import Gradient
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
@@ -39,7 +40,7 @@ class SparseLayer:
     Args:
         owners: modules that hold the weight; more than one if it is tied.
         pattern: that training ends with.
-        groups: of the tiling; no block crosses a group.
+        cutting: into the matrices that are tiled.
         requested: the backend that the user wants, perhaps "auto".
         tokens, graphs: for which "auto" measures: in a batch, and whether in a CUDA graph.
         backend: what multiplies; `reason` says why, where another one was conceivable.
@@ -49,7 +50,7 @@ class SparseLayer:
 
     owners: tuple[Owner, ...]
     pattern: Pattern
-    groups: int = 1
+    cutting: Cutting = WHOLE
     requested: str = backends.MASKED
     tokens: int = backends.TOKENS
     graphs: bool = False
@@ -65,6 +66,11 @@ class SparseLayer:
     def name(self) -> str:
         """Full name of the parameter, where the model lists it first."""
         return self.owners[0].name
+
+    @property
+    def groups(self) -> int:
+        """Of the tiling; no block crosses a group."""
+        return self.cutting.groups
 
     @property
     def masked(self) -> Masked:
@@ -103,7 +109,7 @@ class SparseLayer:
 
     def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False) -> None:
         """Register one parametrization, all True, with every owner."""
-        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient, keep_zeros)
+        self._masked = Masked(self.weight, Terms(self.pattern, cutting=self.cutting), gradient, keep_zeros)
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 
@@ -155,7 +161,7 @@ class SparseLayer:
         changed = (masked.mask != found.mask).sum()
         flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
         masked.mask.copy_(found.mask)
-        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
+        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers()))
         self.note(found.fingerprint)
         self.in_force, self.worth, self.step = pattern, found.worth, step
         self.refresh()
@@ -201,7 +207,7 @@ class SparseLayer:
             retained=None if self.worth is None else self.worth.retained,
             gap=None if self.worth is None else self.worth.optimality_gap,
             backend=self.backend,
-            reason=self.reason,
+            reason="; ".join(filter(None, [self.cutting.in_words(self.weight.shape), self.reason])),
             tied=tuple(owner.name for owner in self.owners[1:]),
         )
 
