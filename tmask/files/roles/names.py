@@ -46,6 +46,7 @@ class NamedRole:
         among_experts: whether the name means that in models with experts alone.
         reach: parts at the end of the name among which `anywhere` counts; 0 for all. A whole network may be called
             after what it makes: "embedding_net.body.0.fc.weight".
+        product: whether a matrix product reads it, whatever holds it.
     """
 
     reason: str
@@ -55,6 +56,7 @@ class NamedRole:
     anywhere: str = ""
     among_experts: bool = False
     reach: int = 0
+    product: bool = False
 
     def fits(self, parts: list[str], has_experts: bool) -> bool:
         """Whether a name, cut at its dots, has this role."""
@@ -100,8 +102,8 @@ _ROLES = (
               leaf=r"(\w*_)?(layer_?norm|rms_?norm|norm)\d*|gamma"),
     NamedRole("decays of a state space, by its name", Waiver.FULL_NAME,
               leaf=r"A_log|time_(decay|first|faaaa|mix_\w+|maa_?\w*)"),
-    NamedRole("it routes samples to experts", Waiver.FULL_NAME, anywhere=_ROUTER, among_experts=True),
-    NamedRole("it routes samples to experts", Waiver.FULL_NAME, anywhere=r"(\w*_)?router(_\w*)?"),
+    NamedRole("it routes samples to experts", Waiver.FULL_NAME, anywhere=_ROUTER, among_experts=True, product=True),
+    NamedRole("it routes samples to experts", Waiver.FULL_NAME, anywhere=r"(\w*_)?router(_\w*)?", product=True),
     NamedRole(
         "an embedding by its name",
         Waiver.MATCH,
@@ -116,6 +118,7 @@ _ROLES = (
         Waiver.MATCH,
         owner=r"lm_head|embed_out|output_layer|unembed\w*|output_projection|classifier|classification_head|score",
         leaf=r"lm_head|classifier",
+        product=True,
     ),
 )  # fmt: skip
 

@@ -21,6 +21,8 @@ def cutting_of(module: nn.Module, tensor: str, name: str, roles: ModelRoles) -> 
     found = _of_module(module, tensor)
     if found is not None:
         return found
+    if roles.is_matrix(name):
+        return WHOLE
     role = roles.of(name)
     if role is not None:  # the bias of each expert is a row of a matrix, too
         return role.reason

@@ -53,6 +53,11 @@ class ModelRoles:
         role = self.of(name)
         return "" if role is None else role.waiver.advice
 
+    def is_matrix(self, name: str) -> bool:
+        """Whether a parameter is known by its name for a matrix that is multiplied with, whatever module holds it."""
+        role = self.of(name)
+        return role is not None and role.product and len(self._shapes[name]) == 2
+
     def is_stack(self, name: str) -> bool:
         """Whether a parameter of three axes or more holds matrices of experts, one behind the other."""
         shape = self._shapes[name]
