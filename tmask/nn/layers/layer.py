@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,16 @@ class SparseLayer:
     def mask_or_none(self) -> Tensor | None:
         """The mask where it is on, to look at."""
         return None if self._masked is None else self._masked.mask
+
+    @property
+    def reminder(self) -> Any:
+        """Of steps that nobody tells of, which stands with the mask, also where that is on no more; or None."""
+        return None if self._masked is None else self._masked.reminder
+
+    @reminder.setter
+    def reminder(self, reminder: Any) -> None:
+        if self._masked is not None:
+            self._masked.reminder = reminder
 
     def check_held(self) -> None:
         """Return if the mask is on.

@@ -45,6 +45,7 @@ class Masked(nn.Module):
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
         self._lost = Lost()
+        self.reminder: Any = None  # of steps that nobody tells of, see `tmask.nn.training.reminder`
         # Buffers, both, so that they stay together in every state dict, file and copy of the model.
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
