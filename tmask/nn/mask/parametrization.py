@@ -53,12 +53,12 @@ class Masked(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.keep_zeros and self.gradient != "masked":
             weight = torch.where(weight != 0, weight, 0.0)  # the same values, without a way back to zeros
+        self._lost.check()
         if is_sharded(weight):
             self.follow(weight)
         elif self._gather_and_apply is not None:
             # Inside the forward pass FSDP has put the weight together; the mask is in shards still.
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
-        self._lost.check()
         return effective(self._masked(weight), weight, self.mask, self._lost)
 
     def _masked(self, weight: Tensor) -> Tensor:
