@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "tmask.nn.distributed tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
     "tmask.nn.fitting",
-    "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
+    "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.distributed tmask.nn.mask tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration tmask.nn.names",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "
     "tmask.nn.methods tmask.nn.packing "

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from tmask import MaskRecord
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.attendance import attend
 from tmask.nn.distributed.ranks import Ranks, check_same, joining, together
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
@@ -76,8 +77,9 @@ def sparsify(
         keep_zeros: weights that are 0 at a renewal are never kept, and stay 0 between renewals, so that lines keep at
             most n; with it, so may given masks.
         on_renewal: called with the figures of each renewal, the first included.
-        distributed: the process group that trains the model together; None for all processes where torch.distributed
-            runs, False where each trains a model of its own.
+        distributed: the process group that trains the model together; None or True for all processes where
+            torch.distributed runs, False where each trains a model of its own. Ranks of which some are given False for
+            the same model are refused.
         check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
             None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
         tokens: in a batch of one device, for which backend "auto" measures; 8192 if None.
@@ -94,6 +96,7 @@ def sparsify(
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
     ranks = Ranks.of(distributed)
+    alone = attend(model, distributed, ranks)
     # On all ranks or none: one that refuses its arguments alone would leave the others waiting at the first renewal.
     with together(ranks):
         check_arguments(
@@ -133,6 +136,7 @@ def sparsify(
         _check_alike(ranks, layers, schedule, decay, check_finite_every, certify, masks)
     # Nothing of the model has been changed up to here.
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    sparsifier.alone = alone
     with joining(ranks):
         _start(sparsifier, masks, optimizers)
     return sparsifier
@@ -180,6 +184,9 @@ def _start(sparsifier: Sparsifier, masks: Mapping[str, Any] | None, optimizers: 
     """Put masks on the model and follow its optimizers, or leave the model as it was."""
     try:
         sparsifier.start(masks)
+        # Once more: masks take their time, in which other ranks may have come to wait for this one.
+        if sparsifier.alone is not None:
+            sparsifier.alone.check()
         if optimizers:
             sparsifier.watch(*optimizers)
     # An interrupt too: the first masks of a large model take long enough to meet one.

@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.attendance import Alone
 from tmask.nn.distributed.ranks import Ranks, joining, together
 from tmask.nn.layers.finding import MaskFinder
 from tmask.nn.layers.layer import SparseLayer
@@ -66,6 +67,7 @@ class Sparsifier(Shown):
         # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
+        self.alone: Alone | None = None  # where others might wait for this process
 
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
@@ -91,6 +93,8 @@ class Sparsifier(Shown):
             InvalidProblemError: they do not hold a weight that has a mask, one is watched already, or the masks were
                 taken off.
         """
+        if self.alone is not None:
+            self.alone.check()
         with together(Ranks.of(self._distributed)):
             if self._watch is not None:
                 raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
@@ -124,6 +128,11 @@ class Sparsifier(Shown):
                 "let the Sparsifier watch the optimizer"
             )
         return self._step()
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that train the model together now, or None."""
+        return Ranks.of(self._distributed)
 
     def metrics(self) -> dict[str, float]:
         """flip_rate, retained, gap, seconds and step of the latest renewal, overall and per layer.
@@ -243,6 +252,8 @@ class Sparsifier(Shown):
 
     def _ranks_at(self, step: int) -> Ranks | None:
         """The ranks, where all of them meet after a step; decided by nothing that could differ among them."""
+        if self.alone is not None:
+            self.alone.check()
         meets = self.schedule.renews_at(step) or looks_at(self.layers, step, self._check_finite_every)
         return Ranks.of(self._distributed) if meets else None
 
