@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,3 +122,33 @@ def failures(rank, world, folder):
     if other:
         tnn.export(parallel.module)
     fails_alike(lambda: sparsifier.load_state_dict(state), TmaskError, "rank 1: layer '0.weight' has this mask no more")
+
+
+def saves(rank, world, folder):
+    """By the callback of transformers: a full disk on the rank that writes, a spoilt mask on another."""
+    from tmask.nn.integrations.hugging_face import SparsifierCallback
+
+    class Model(nn.Sequential):
+        def save_pretrained(self, path, state_dict, is_main_process):
+            if is_main_process and self.full:
+                raise OSError("disk is full")
+
+    torch.manual_seed(0)
+    model = Model(nn.Linear(8, 8))
+    model.full = True
+    sparsifier = tnn.sparsify(model)
+    callback = SparsifierCallback(sparsifier)
+    arguments, state = SimpleNamespace(output_dir=folder, should_save=rank == 0), SimpleNamespace(global_step=1)
+
+    def save():
+        callback.on_save(arguments, state, None, model=model)
+
+    fails_alike(save, SolverFailedError, "rank 0: OSError: disk is full")
+    model.full = False
+    save()
+    if rank == 1:
+        sparsifier.layers[0].masked.mask[0, :4] = True
+    fails_alike(save, TmaskError, "rank 1: layer '0.weight': the mask is not")
+    fails_alike(
+        lambda: callback.on_train_end(arguments, state, None, model=model), TmaskError, "rank 1: layer '0.weight'"
+    )

@@ -98,3 +98,8 @@ def test_a_failure_elsewhere_keeps_its_rank_and_text():
 @pytest.mark.parametrize("work", [failing_ranks.arguments, failing_ranks.failures], ids=lambda work: work.__name__)
 def test_what_fails_on_one_rank_fails_on_all_at_once(work, tmp_path):
     run(work, 2, tmp_path)
+
+
+def test_a_save_that_fails_on_one_rank_fails_on_all(tmp_path):
+    pytest.importorskip("transformers")
+    run(failing_ranks.saves, 2, tmp_path)
