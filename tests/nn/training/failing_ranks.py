@@ -15,7 +15,7 @@ from tests.nn.models import batch
 from tmask import nn as tnn
 from tmask.errors import RanksDifferError, SolverFailedError, TmaskError
 
-SOON = 5.0  # seconds; the group waits for two minutes, and the machine may be busy
+SOON = 1.0  # seconds, of which some hundredths are needed; the group waits for two minutes
 
 
 def net():
@@ -29,9 +29,7 @@ def fails_alike(work, kind, match):
     begin = time.perf_counter()
     with pytest.raises(kind, match=match) as caught:
         work()
-    took = time.perf_counter() - begin
-    print(f"TOOK {took:.3f} {match}", flush=True)
-    assert took < SOON
+    assert time.perf_counter() - begin < SOON
     texts = [None, None]
     dist.all_gather_object(texts, f"{type(caught.value).__name__}: {caught.value}")
     assert texts[0] == texts[1]
@@ -53,6 +51,7 @@ def training(**options):
 
 def arguments(rank, world, folder):
     """Of sparsify."""
+    tnn.sparsify(net())  # a first mask takes seconds, in which its solver is loaded
     other = rank == 1
     for option, own, others in (
         ("schedule", tnn.Periodic(every=2), tnn.Periodic(every=3)),

@@ -7,6 +7,7 @@ processes find one another, and those that wait look there.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,12 @@ from tmask.errors import RanksDifferError
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.distributed.ranks import Ranks, known_to_all
 
-# Seconds that ranks wait for one that has trained the same model alone, and may come to them all the same.
+# Seconds in which a rank that has begun to train a model alone may still come to those that wait to train it together.
 PATIENCE = 30.0
 _PAUSE = 0.01
+# Of each model so far. Ranks may train alone first and then together, one long before the other: only what both do
+# with a model for the same time is compared.
+_calls: Counter[str] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,100 +33,78 @@ class Alone:
     """A process that was told to train a model alone, while others may wait for it.
 
     Args:
-        model: `signature` of it.
+        call: the model, and the count of the call.
     """
 
-    model: str
+    call: str
 
     def note(self) -> None:
-        """Leave the note, and look for others.
-
-        Raises:
-            RanksDifferError: as `check`.
-        """
-        _set(f"alone/{self.model}/{dist.get_rank()}", "1")
-        self.check()
+        """Say that its training has begun; before, it may yet be busy with something that it does for all."""
+        _set(f"alone/{self.call}/{dist.get_rank()}", "yes")
 
     def check(self) -> None:
-        """Return if no process waits, or has waited in vain, for this one to train the model with it.
+        """Return if no process has waited in vain for this one to train the model with it.
 
         Raises:
-            RanksDifferError: one does, which now raises the same.
+            RanksDifferError: one has, and has raised the same.
         """
-        own = dist.get_rank()
-        for rank in range(dist.get_world_size()):
-            members = [int(member) for member in _get(f"waits/{self.model}/{rank}").split()]
-            if own in members:
-                _refuse(self.model, members)
-                raise _differ(self.model, members)
-        if told := _get(f"refused/{self.model}/{own}"):
-            raise _differ(self.model, [int(member) for member in told.split()])
+        if text := _get(f"refused/{self.call}/{dist.get_rank()}"):
+            raise known_to_all(RanksDifferError(text))
 
 
 def attend(model: Any, distributed: Any, ranks: Ranks | None) -> Alone | None:
-    """Return once all processes of the group are here; at once, with a note, where this one trains alone.
+    """Return once all processes of the group are here; at once where this one trains alone.
 
     Args:
-        distributed: as of `sparsify`; ranks: what it means now.
+        distributed: as of `sparsify`.
+        ranks: what it means now.
     Raises:
         RanksDifferError: some train the model together, and others of their group alone.
     """
     if not (dist.is_available() and dist.is_initialized()) or _store() is None:
         return None
-    if ranks is not None:
-        _meet(signature(model), ranks)
-        return None
-    if distributed is not False:
-        return None
-    alone = Alone(signature(model))
-    alone.note()
-    return alone
+    known = _signature(model)
+    _calls[known] += 1
+    call = f"{known}/{_calls[known]}"
+    if ranks is None:
+        return Alone(call) if distributed is False else None
+    if ranks.size > 1:
+        _meet(call, ranks)
+    return None
 
 
-def signature(model: Any) -> str:
+def _signature(model: Any) -> str:
     """The same for models whose parameters have the same names and shapes."""
     held = model.named_parameters() if isinstance(model, nn.Module) else ()
     text = repr([(name, tuple(getattr(parameter, "shape", ()))) for name, parameter in held])
     return f"{fingerprint(torch.tensor([*text.encode()], dtype=torch.uint8)):x}"
 
 
-def _meet(model: str, ranks: Ranks) -> None:
-    members, own = ranks.members, dist.get_rank()
-    if len(members) == 1:
-        return
-    _set(f"alone/{model}/{own}", "")  # what it has trained alone before counts no more
-    _set(f"waits/{model}/{own}", " ".join(map(str, members)))
+def _meet(call: str, ranks: Ranks) -> None:
+    members = ranks.members
     # Begun, and not waited for: it ends once all are here, and fails where one of them has ended.
     arrival = dist.all_reduce(torch.zeros(1, device=ranks.device), group=ranks.group, async_op=True)
-    patience = time.monotonic() + PATIENCE
+    missed: float | None = None  # when a rank was first seen to train alone
     while not arrival.is_completed():
-        late = time.monotonic() > patience and any(_get(f"alone/{model}/{rank}") for rank in members)
-        if late:
-            _refuse(model, members)
-        if late or _get(f"refused/{model}/{own}"):
-            raise _differ(model, members)
+        alone = [rank for rank in members if _get(f"alone/{call}/{rank}")]
+        missed = missed or (time.monotonic() if alone else None)
+        if missed is not None and time.monotonic() - missed > PATIENCE:
+            _refuse(call, members, alone)
+        if text := _get(f"refused/{call}/{dist.get_rank()}"):
+            raise known_to_all(RanksDifferError(text))
         time.sleep(_PAUSE)
     arrival.wait()
-    _set(f"waits/{model}/{own}", "")
 
 
-def _refuse(model: str, members: Sequence[int]) -> None:
-    for rank in members:
-        _set(f"refused/{model}/{rank}", " ".join(map(str, members)))
-
-
-def _differ(model: str, members: Sequence[int]) -> RanksDifferError:
-    """The same on all of them; each forgets that it was told."""
-    alone = [str(rank) for rank in members if _get(f"alone/{model}/{rank}")]
-    _set(f"refused/{model}/{dist.get_rank()}", "")
+def _refuse(call: str, members: Sequence[int], alone: Sequence[int]) -> None:
     plural = "s" if len(alone) > 1 else ""
-    return known_to_all(
-        RanksDifferError(
-            f"rank{plural} {', '.join(alone)} trained the model alone (distributed=False), and the other ranks of "
-            f"{', '.join(map(str, members))} waited to train it together; give sparsify the same `distributed` on all "
-            "ranks, or those that train together a process group of their own"
-        )
+    text = (
+        f"rank{plural} {', '.join(map(str, alone))} trained the model alone (distributed=False), while others of the "
+        f"ranks {', '.join(map(str, members))} waited to train it together; give sparsify the same `distributed` on "
+        "all ranks, or those that train together a process group of their own"
     )
+    for rank in members:
+        _set(f"refused/{call}/{rank}", text)
 
 
 def _store() -> Any:
@@ -132,10 +114,10 @@ def _store() -> Any:
 
 
 def _set(key: str, value: str) -> None:
-    _store().set(f"tmask/{key}", f"{value} ")  # not every store takes an empty text
+    _store().set(f"tmask/{key}", value)
 
 
 def _get(key: str) -> str:
     """What was noted; "" where nothing was, for which a store would wait."""
     store, full = _store(), f"tmask/{key}"
-    return store.get(full).decode().strip() if store.check([full]) else ""
+    return store.get(full).decode() if store.check([full]) else ""

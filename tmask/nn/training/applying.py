@@ -139,6 +139,8 @@ def sparsify(
     sparsifier.alone = alone
     with joining(ranks):
         _start(sparsifier, masks, optimizers)
+    if alone is not None:
+        alone.note()
     return sparsifier
 
 
@@ -184,9 +186,6 @@ def _start(sparsifier: Sparsifier, masks: Mapping[str, Any] | None, optimizers: 
     """Put masks on the model and follow its optimizers, or leave the model as it was."""
     try:
         sparsifier.start(masks)
-        # Once more: masks take their time, in which other ranks may have come to wait for this one.
-        if sparsifier.alone is not None:
-            sparsifier.alone.check()
         if optimizers:
             sparsifier.watch(*optimizers)
     # An interrupt too: the first masks of a large model take long enough to meet one.
