@@ -323,13 +323,13 @@ def writes_to_shards(rank, world, folder):
 def train_apart(layer, rank):
     """Rank 1 alone, the others together."""
     sparsifier = tnn.sparsify(layer, schedule=tnn.Periodic(every=1), distributed=False if rank == 1 else None)
-    time.sleep(2)  # in which those that wait give up
+    time.sleep(5)  # in which those that wait give up
     sparsifier.step()
 
 
 def some_alone(rank, world, folder):
     """Ranks of which one is told to train alone: an error on all."""
-    attendance.PATIENCE = 0.5
+    attendance.PATIENCE = 2.0
     tnn.sparsify(net(), distributed=False)  # whoever has trained alone comes to the others all the same
     time.sleep(rank)
     tnn.sparsify(net())

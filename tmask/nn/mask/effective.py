@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.gradient import apply_mask
-from tmask.nn.mask.shards import is_sharded
 
 # In place by name, but no write into the memory.
 _OWN = {"requires_grad_", "detach_"}
@@ -198,7 +197,7 @@ def _version(tensor: Tensor) -> int | None:
 
 def _plain(tensor: Tensor) -> Tensor:
     """The same memory as a tensor of torch's own class."""
-    return Tensor.view_as(tensor, tensor) if is_sharded(tensor) else tensor.as_subclass(Tensor)
+    return tensor.as_subclass(Tensor) if _inner(tensor) is tensor else Tensor.view_as(tensor, tensor)
 
 
 @torch.no_grad()
