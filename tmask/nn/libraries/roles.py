@@ -66,7 +66,7 @@ class ModelRoles:
 
 def _numbers_of_experts(model: nn.Module) -> frozenset[int]:
     """Of experts, by the configs of the model and its parts, as transformers keeps them."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    configs = {id(config): config for config in (getattr(module, "config", None) for module in model.modules())}
     found: frozenset[int] = frozenset()
     for config in configs.values():
         entries = config.to_dict() if callable(getattr(config, "to_dict", None)) else config
