@@ -191,7 +191,7 @@ def _made(
 
 
 def _version(tensor: Tensor) -> int | None:
-    # Operators count in a DTensor, fused ones in its inner tensor alone.
+    # Operators count in a DTensor; what is written past it, in its inner tensor.
     return None if tensor.is_inference() else tensor._version + _inner(tensor)._version
 
 
