@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -66,9 +67,9 @@ class ModelRoles:
 
 def _numbers_of_experts(model: nn.Module) -> frozenset[int]:
     """Of experts, by the configs of the model and its parts, as transformers keeps them."""
-    configs = {id(config): config for config in (getattr(module, "config", None) for module in model.modules())}
+    held: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     found: frozenset[int] = frozenset()
-    for config in configs.values():
+    for config in {id(config): config for config in held}.values():
         entries = config.to_dict() if callable(getattr(config, "to_dict", None)) else config
         if isinstance(entries, dict):
             found |= ModelConfig.of(entries).experts
