@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "tmask.plots": "tmask.blocks tmask.comparison tmask.files tmask.showing",
     "tmask.nn.names": "",
     "tmask.nn.distributed": "",
-    "tmask.nn.libraries": "",
+    "tmask.nn.libraries": "tmask.files",
     "tmask.nn.mask": "tmask.blocks",
     "tmask.nn.packing": "tmask.blocks tmask.files tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.showing tmask.nn.distributed tmask.nn.libraries tmask.nn.mask "
@@ -55,8 +55,8 @@ MAY_IMPORT = {
     "tmask.nn.distributed tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
     "tmask.nn.fitting tmask.nn.libraries tmask.nn.methods",
-    "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.mask tmask.nn.training",
-    "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration",
+    "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.distributed tmask.nn.mask tmask.nn.training",
+    "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration tmask.nn.names",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "
     "tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning tmask.nn.training",

@@ -19,6 +19,7 @@ from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Sparsifie
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask.nn.layers.rules import LayerRules
+from tmask.nn.mask.cutting import Cutting
 from tmask_solvers.greedy_keep import GreedyKeep
 from tmask_solvers.midpoint import Midpoint
 
@@ -82,7 +83,7 @@ class PlainFinder(MaskFinder):
     """Finds the best mask of plain N:M, whose groups of m can be chosen apart."""
 
     @torch.no_grad()
-    def find(self, name: str, weight: Tensor, pattern: Pattern | None, groups: int, step: int) -> FoundMask:
+    def find(self, name: str, weight: Tensor, pattern: Pattern | None, cutting: Cutting, step: int) -> FoundMask:
         """As for transposable masks; the schedules here have no dense part."""
         begin = time.perf_counter()
         assert pattern is not None

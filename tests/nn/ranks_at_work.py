@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -9,12 +11,14 @@ from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import tmask
 from tests.nn.models import batch
 from tmask import nn as tnn
 from tmask.errors import RanksDifferError
+from tmask.nn.distributed import attendance
 from tmask.nn.mask.parametrization import Masked
 
 # Ranks add gradients of parts of the batch, so results differ from one process's by rounding: some 1e-16 a step, which
@@ -259,3 +263,83 @@ def with_fsdp(rank, world, folder):
     sparsifier = tnn.sparsify(net(seed=rank % 2), distributed=False if rank == 1 else outer)
     for layer in sparsifier.layers:
         assert torch.equal(layer.masked.mask, tmask.solve(layer.weight, "2:4").mask)
+
+
+def writes_to_shards(rank, world, folder):
+    """What is written into a weight that `fully_shard` has cut goes to the dense one, on every rank."""
+    mesh = dist.init_device_mesh("cpu", (world,))
+
+    def sharded():
+        model = net()
+        sparsifier = tnn.sparsify(model)
+        for layer in (model[0], model[2], model[4], model):
+            fully_shard(layer, mesh=mesh)
+        sparsifier.watch(adamw(model))
+        return model, sparsifier.layers[0]
+
+    def cut(tensor, like):
+        return distribute_tensor(tensor, mesh, like.placements)
+
+    delta = batch((18, 8), 3, torch.float64)
+
+    def add_to_data(layer, extra):
+        layer.weight.data += extra  # as adapters are merged
+
+    def assign(layer, extra):
+        layer.weight = layer.weight.detach() + extra
+
+    writes = {
+        "data": (add_to_data, lambda w, d: w + d),
+        "add_": (lambda la, extra: la.weight.add_(extra), lambda w, d: w + d),
+        "detach": (lambda la, extra: la.weight.detach().sub_(extra), lambda w, d: w - d),
+        "view": (lambda la, extra: la.weight.t().mul_(2), lambda w, d: 2 * w),
+        "to_local": (lambda la, extra: la.weight.to_local().mul_(3), lambda w, d: 3 * w),
+        "data.to_local": (lambda la, extra: la.weight.data.to_local().mul_(3), lambda w, d: 3 * w),
+        "init": (lambda la, extra: nn.init.ones_(la.weight), lambda w, d: torch.ones_like(w)),
+        "copy_": (lambda la, extra: la.weight.copy_(extra), lambda w, d: d),
+    }
+    for name, (write, expected) in writes.items():
+        model, layer = sharded()
+        before, mask = whole(layer.weight.detach()).clone(), whole(layer.masked.mask)
+        with torch.no_grad():
+            write(model[0], cut(delta, layer.weight))
+        after = whole(layer.weight.detach())
+        torch.testing.assert_close(after, expected(before, delta), msg=name)
+        torch.testing.assert_close(whole(model[0].weight.detach()), torch.where(mask, after, 0), msg=name)
+    model, layer = sharded()
+    before = whole(layer.weight.detach()).clone()
+    assign(model[0], cut(delta, layer.weight))
+    kept = torch.where(whole(layer.masked.mask), before, 0) + delta  # as for a whole weight, what is read is masked
+    torch.testing.assert_close(whole(layer.weight.detach()), kept)
+    with torch.no_grad():
+        torch.add(model[0].weight, 1.0, out=model[0].weight)
+    with pytest.raises(tmask.InvalidProblemError, match="past the methods of tensors"):
+        _ = model[0].weight
+    with pytest.raises(tmask.InvalidProblemError, match="its shape and memory are the mask's too"):
+        model[0].weight.t_()
+    assert train(model, adamw(model), (rank, world), 2)
+
+
+def train_apart(layer, rank):
+    """Rank 1 alone, the others together."""
+    sparsifier = tnn.sparsify(layer, schedule=tnn.Periodic(every=1), distributed=False if rank == 1 else None)
+    time.sleep(5)  # in which those that wait give up
+    sparsifier.step()
+
+
+def some_alone(rank, world, folder):
+    """Ranks of which one is told to train alone: an error on all."""
+    attendance.PATIENCE = 2.0
+    tnn.sparsify(net(), distributed=False)  # whoever has trained alone comes to the others all the same
+    time.sleep(rank)
+    tnn.sparsify(net())
+    tnn.sparsify(net(), distributed=True if rank else None)
+    if rank == 1:  # once more often than the others
+        tnn.sparsify(net(), distributed=False)
+    tnn.sparsify(net())
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    with pytest.raises(RanksDifferError, match=r"^rank 1 trained the model alone .* the ranks 0, 1 waited") as caught:
+        train_apart(layer, rank)
+    assert hasattr(layer, "parametrizations") == (rank == 1)  # the others' models are as they were
+    (folder / f"{rank}.txt").write_text(str(caught.value))

@@ -14,9 +14,9 @@ from tmask.nn import model_diversity
 def test_layers_count_as_their_shapes_and_groups():
     model = conv_net()
     found = model_diversity(model, "2:4")
-    assert list(found) == ["stem", "conv1", "conv2", "head"]
+    assert list(found) == ["stem.weight", "conv1.weight", "conv2.weight", "head.weight"]
     for name, constraints in found.items():
-        module = model.get_submodule(name)
+        module = model.get_submodule(name.removesuffix(".weight"))
         assert list(constraints) == list(diversity.CONSTRAINTS)
         for constraint, one in constraints.items():
             groups = getattr(module, "groups", 1)

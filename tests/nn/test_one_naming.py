@@ -16,6 +16,7 @@ from tmask.nn import (
     adaprune,
     collect_grams,
     convert,
+    model_diversity,
     prune_blocks,
     reconstruct,
     reconstruction_losses,
@@ -98,6 +99,14 @@ def test_names_of_a_conversion():
     report = convert(model, rows(), m=4)
     assert "2.weight" in report.fits
     assert report.fits["0"] is report.fits["0.weight"]
+
+
+def test_names_of_diversity():
+    found = model_diversity(mlp(), "2:4")
+    assert [*found] == ["0.weight", "2.weight", "4.weight"]
+    assert found["2"] is found["2.weight"]
+    assert "0" in found
+    assert [*model_diversity(nn.Linear(16, 16), "2:4")] == ["weight"]
 
 
 def test_a_model_that_is_one_layer():

@@ -122,10 +122,9 @@ class _Wanted:
         """Why it gets no mask by its role, unless the user says otherwise; or ""."""
         if not role.reason or role.waiver is Waiver.NEVER:
             return role.reason
-        if role.waiver is Waiver.MATCH:
-            return "" if self._included(name) else f"{role.reason} (include it to mask it)"
         # A glob such as "layers.*" would bring routers and norms along, which nobody meant.
-        return "" if name in self._texts else f"{role.reason} (include it by its full name to mask it)"
+        lifted = self._included(name) if role.waiver is Waiver.MATCH else name in self._texts
+        return "" if lifted else f"{role.reason} ({role.waiver.advice} to mask it)"
 
     def _included(self, name: str) -> bool:
         return any(match(name) for match in self._include)

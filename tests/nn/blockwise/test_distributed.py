@@ -65,7 +65,7 @@ def fail_alike(rank):
         begin = time.perf_counter()
         with pytest.raises(TmaskError, match=match):
             case()
-        assert time.perf_counter() - begin < 5
+        assert time.perf_counter() - begin < 1  # some hundredths are needed; a rank that waits does so for minutes
 
 
 class FailsBackward(nn.Module):

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import tmask
 from tests.nn.models import mlp, train
 from tmask import nn as tnn
+from tmask.nn.mask.cutting import Cutting
 from tmask.nn.mask.terms import Terms
 
 SPOILT = "layer '0.weight': the mask is not the 2:4 one that was found: "
@@ -38,7 +39,7 @@ def fits(terms, mask):
 def test_masks_that_were_found_pass_and_edited_ones_do_not(rows, cols, groups, kernel, pattern, seed, data):
     weight = torch.randn(rows * groups, cols, *kernel, generator=torch.Generator().manual_seed(seed))
     mask = tmask.solve(weight, pattern, groups=groups, layout="convolution").mask
-    whole, short = (Terms(pattern, pattern, groups, complete) for complete in (True, False))
+    whole, short = (Terms(pattern, pattern, Cutting(groups), complete) for complete in (True, False))
     assert fits(whole, mask)
     place = tuple(data.draw(st.integers(0, side - 1)) for side in mask.shape)
     mask[place] = ~mask[place]
@@ -55,7 +56,12 @@ def test_masks_that_were_found_pass_and_edited_ones_do_not(rows, cols, groups, k
 
 
 @pytest.mark.parametrize(
-    "terms", [Terms(tmask.Pattern(2, 4)), Terms(tmask.Pattern(2, 8), tmask.Pattern(5, 8), 3, False)]
+    "terms",
+    [
+        Terms(tmask.Pattern(2, 4)),
+        Terms(tmask.Pattern(2, 8), tmask.Pattern(5, 8), Cutting(3), False),
+        Terms(tmask.Pattern(2, 4), None, Cutting(stacked=True)),
+    ],
 )
 def test_terms_survive_as_numbers(terms):
     assert Terms.of(terms.numbers(), "x") == terms
@@ -75,7 +81,7 @@ def test_a_dense_phase_prunes_nothing():
 
 
 def test_groups_that_do_not_divide_the_rows_are_no_terms_of_this_mask():
-    assert not fits(Terms(tmask.Pattern(2, 4), tmask.Pattern(2, 4), 3), torch.ones(4, 4, dtype=torch.bool))
+    assert not fits(Terms(tmask.Pattern(2, 4), tmask.Pattern(2, 4), Cutting(3)), torch.ones(4, 4, dtype=torch.bool))
 
 
 class Buffers:

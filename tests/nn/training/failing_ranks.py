@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.nn.models import batch
 from tmask import nn as tnn
 from tmask.errors import RanksDifferError, SolverFailedError, TmaskError
 
-SOON = 5.0  # seconds; the group waits for two minutes, and the machine may be busy
+SOON = 1.0  # seconds, of which some hundredths are needed; the group waits for two minutes
 
 
 def net():
@@ -50,6 +51,7 @@ def training(**options):
 
 def arguments(rank, world, folder):
     """Of sparsify."""
+    tnn.sparsify(net())  # a first mask takes seconds, in which its solver is loaded
     other = rank == 1
     for option, own, others in (
         ("schedule", tnn.Periodic(every=2), tnn.Periodic(every=3)),
@@ -119,3 +121,33 @@ def failures(rank, world, folder):
     if other:
         tnn.export(parallel.module)
     fails_alike(lambda: sparsifier.load_state_dict(state), TmaskError, "rank 1: layer '0.weight' has this mask no more")
+
+
+def saves(rank, world, folder):
+    """By the callback of transformers: a full disk on the rank that writes, a spoilt mask on another."""
+    from tmask.nn.integrations.hugging_face import SparsifierCallback
+
+    class Model(nn.Sequential):
+        def save_pretrained(self, path, state_dict, is_main_process):
+            if is_main_process and self.full:
+                raise OSError("disk is full")
+
+    torch.manual_seed(0)
+    model = Model(nn.Linear(8, 8))
+    model.full = True
+    sparsifier = tnn.sparsify(model)
+    callback = SparsifierCallback(sparsifier)
+    arguments, state = SimpleNamespace(output_dir=folder, should_save=rank == 0), SimpleNamespace(global_step=1)
+
+    def save():
+        callback.on_save(arguments, state, None, model=model)
+
+    fails_alike(save, SolverFailedError, "rank 0: OSError: disk is full")
+    model.full = False
+    save()
+    if rank == 1:
+        sparsifier.layers[0].masked.mask[0, :4] = True
+    fails_alike(save, TmaskError, "rank 1: layer '0.weight': the mask is not")
+    fails_alike(
+        lambda: callback.on_train_end(arguments, state, None, model=model), TmaskError, "rank 1: layer '0.weight'"
+    )

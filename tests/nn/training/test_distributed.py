@@ -24,6 +24,15 @@ def test_fully_shard_with_three_processes(tmp_path):
     run(ranks_at_work.with_fsdp, 3, tmp_path)
 
 
+def test_writes_into_what_fully_shard_has_cut(tmp_path):
+    run(ranks_at_work.writes_to_shards, 2, tmp_path)
+
+
+def test_a_rank_that_trains_alone_is_an_error_on_all(tmp_path):
+    run(ranks_at_work.some_alone, 2, tmp_path)
+    assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
+
+
 def test_a_process_alone_needs_no_ranks():
     for distributed in (None, False):
         assert Ranks.of(distributed) is None
@@ -88,3 +97,8 @@ def test_a_failure_elsewhere_keeps_its_rank_and_text():
 @pytest.mark.parametrize("work", [failing_ranks.arguments, failing_ranks.failures], ids=lambda work: work.__name__)
 def test_what_fails_on_one_rank_fails_on_all_at_once(work, tmp_path):
     run(work, 2, tmp_path)
+
+
+def test_a_save_that_fails_on_one_rank_fails_on_all(tmp_path):
+    pytest.importorskip("transformers")
+    run(failing_ranks.saves, 2, tmp_path)

@@ -1,5 +1,7 @@
 """Whoever forgets to tell of steps is told, once."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -52,3 +54,82 @@ def test_gradients_that_are_only_added_up_are_no_forgotten_steps():
     for _ in range(20):
         model(torch.ones(2, 8)).sum().backward()
     sparsifier.remove()
+
+
+def trained(steps=3, **options):
+    """A model that was trained for less than a period, and nobody was told of a step."""
+    model = mlp()
+    sparsifier = tnn.sparsify(model, schedule=tnn.Periodic(every=4, **options))
+    train(model, sgd(model), steps)
+    return model, sparsifier
+
+
+@pytest.mark.parametrize("export", [tnn.export, tnn.export_state_dict])
+def test_export_tells_of_masks_that_were_never_renewed(export):
+    model, sparsifier = trained()
+    with pytest.warns(UserWarning, match=f"^export: weights were trained for 3 backward passes.*{FORGOTTEN}"):
+        export(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsifier.remove()  # who was told once is not told again
+
+
+def test_export_of_a_copy_tells_too():
+    model, _ = trained()
+    twin = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match=FORGOTTEN):
+        tnn.export(twin)
+    with pytest.warns(UserWarning, match=FORGOTTEN):  # and of the model itself
+        tnn.export(model)
+
+
+def test_export_of_a_model_from_a_pickle_tells_too():
+    model, _ = trained()
+    with pytest.warns(UserWarning, match=FORGOTTEN):
+        pickle.loads(pickle.dumps(model[0].parametrizations.weight[0].reminder)).tell("export")
+
+
+def test_a_watched_optimizer_that_never_steps_is_told_of():
+    model = mlp()
+    sparsifier = tnn.sparsify(model, schedule=tnn.Periodic(every=4), optimizer=sgd(model))
+    with pytest.warns(UserWarning, match="the optimizer that trains the model"):
+        train(model, sgd(model), 9)  # another one
+    assert sparsifier.metrics()["step"] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_export_tells_nothing_of_training_that_was_told_of():
+    model = mlp()
+    sparsifier = tnn.sparsify(model, schedule=tnn.Periodic(every=40))
+    optimizer = sgd(model)
+    for step in range(3):
+        train(model, optimizer, 1, step)
+        sparsifier.step()
+    tnn.export(copy.deepcopy(model))
+    tnn.export(model)
+
+
+@pytest.mark.filterwarnings("error")
+def test_export_tells_nothing_where_nothing_was_trained():
+    model = mlp()
+    tnn.sparsify(model, schedule=tnn.Periodic(every=4))
+    model.load_state_dict(
+        {name: tensor + 1 if "original" in name else tensor for name, tensor in model.state_dict().items()}
+    )
+    model(torch.ones(2, 8)).sum().backward()
+    tnn.export(model)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_step_with_many_passes_is_told_of_in_time():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=10)
+    tnn.sparsify(model, schedule=tnn.Periodic(every=4), optimizer=optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 8)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)

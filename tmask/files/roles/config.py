@@ -1,4 +1,4 @@
-"""What the config.json beside a model's files says of its tensors."""
+"""What a model's config says of its tensors: the config.json beside its files, or that of a model in memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ class ModelConfig:
     experts: frozenset[int] = frozenset()
     quantisation: str = ""
 
+    @classmethod
+    def of(cls, known: dict[str, Any]) -> ModelConfig:
+        """What the entries of a config say."""
+        experts = frozenset(value for key, value in _entries(known) if key in _EXPERTS and type(value) is int)
+        quantisation = next((value for key, value in _entries(known) if key == "quantization_config"), None)
+        method = str(quantisation.get("quant_method", "")) if isinstance(quantisation, dict) else ""
+        return cls(experts, method)
+
 
 def read_config(file: Path) -> ModelConfig:
     """The config of the model that a weight file belongs to: the one in its folder."""
@@ -35,10 +43,7 @@ def read_config(file: Path) -> ModelConfig:
     # Any program may have a config.json.
     if not isinstance(known, dict) or not {"model_type", "architectures"} & known.keys():
         return ModelConfig()
-    experts = frozenset(value for key, value in _entries(known) if key in _EXPERTS and type(value) is int)
-    quantisation = next((value for key, value in _entries(known) if key == "quantization_config"), None)
-    method = str(quantisation.get("quant_method", "")) if isinstance(quantisation, dict) else ""
-    return ModelConfig(experts, method)
+    return ModelConfig.of(known)
 
 
 def _entries(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tmask.blocks.layouts import is_open, read_layout, sides
 from tmask.files.roles.config import ModelConfig, read_config
-from tmask.files.roles.names import NamedRole, Waiver, is_output, names_convolution, names_experts, role_by_name
+from tmask.files.roles.names import RolesByName, Waiver, names_convolution, names_experts
 from tmask.files.roles.quantised import find_codes, owner_of
 from tmask.files.tensors import FLOATS
 from tmask.files.weight_file import WeightFile
@@ -56,14 +56,7 @@ class Roles:
         self._layouts, self.given_groups = layouts or {}, groups or {}
         self.config: ModelConfig = read_config(file.path)
         self.codes = find_codes(file)
-        self._has_experts = bool(self.config.experts) or names_experts(file.names)
-        named = {name: role_by_name(name, self._has_experts) for name in file.names}
-        self._named: dict[str, NamedRole | None] = named
-        self._embeddings = {
-            file.shapes[name]
-            for name, role in named.items()
-            if role is not None and role.waiver is Waiver.MATCH and len(file.shapes[name]) == 2
-        }
+        self._named = RolesByName(file.shapes, bool(self.config.experts))
 
     def of(self, name: str) -> Role:
         """The role of one tensor."""
@@ -71,10 +64,8 @@ class Roles:
             return Role(reason)
         layout = self._layout(name)
         groups = self._count_groups(name, layout)
-        if (role := self._named[name]) is not None:
+        if (role := self._named.of(name)) is not None:
             return Role(role.reason, role.waiver, layout, groups)
-        if is_output(name) and self._file.shapes[name] in self._embeddings:
-            return Role("the output head: it has an embedding's shape", Waiver.MATCH, layout, groups)
         if reason := self._small(name, layout, groups):
             return Role(reason, Waiver.FULL_NAME, layout, groups)
         return Role("", Waiver.NEVER, layout, groups)

@@ -59,6 +59,11 @@ class MatrixChoice:
         """The masks allowed for a parameter, or None."""
         return next((support for glob, support in self.supports.items() if matches(glob, name)), None)
 
+    @property
+    def asked(self) -> list[str]:
+        """Globs that ask for parameters which stay dense by default; "*" means all of those that do not."""
+        return [glob for glob in self.supports if glob != "*"]
+
     def refusal(self, name: str) -> str:
         """Why the user does not want a parameter pruned, or ""."""
         if any(matches(glob, name) for glob in self.exclude):

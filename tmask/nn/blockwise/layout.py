@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from tmask.nn.blockwise.choice import MatrixChoice, least_sides, matches
-from tmask.nn.calibration.experts import EXPERT, have_experts, is_router, kind_of
+from tmask.nn.calibration.experts import EXPERT, kind_of
 from tmask.nn.calibration.reading import Key, Product, Reading, matrix_parameters
 from tmask.nn.libraries import adapters
+from tmask.nn.libraries.roles import ModelRoles
 
 
 @dataclass(slots=True)
@@ -62,13 +63,11 @@ def lay_out(prefix: str, block: nn.Module, run: Callable[[], object], choice: Ma
     slots = [*trace.slots(parameters)]
     read = {key.parameter: slot.outputs_first[key] for slot in slots for key in slot.keys}
     layout = Layout()
-    experts = have_experts(name for name, _ in block.named_parameters())
+    roles = ModelRoles(block, prefix)
     apart = adapters.adapter_weights(block, parameters, (), matches)
     for name, parameter in block.named_parameters():
         reason = adapters.REASON if name in apart else ""
-        if parameter.ndim > 1 and (
-            reason := reason or _reason(name, prefix, parameter, read.get(name), experts, choice)
-        ):
+        if parameter.ndim > 1 and (reason := reason or _reason(name, prefix, parameter, read.get(name), roles, choice)):
             layout.skipped[name] = reason
     stages: dict[str, list[Slot]] = {}
     for slot in slots:
@@ -137,18 +136,18 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _reason(
-    name: str, prefix: str, parameter: Tensor, outputs_first: bool | None, experts: bool, choice: MatrixChoice
+    name: str, prefix: str, parameter: Tensor, outputs_first: bool | None, roles: ModelRoles, choice: MatrixChoice
 ) -> str:
     """Why a parameter is left dense, or "".
 
     Args:
         outputs_first: how it is stored; None if no product with it was seen.
-        experts: whether the block has any.
+        roles: of the block's parameters, by their names in the model.
     """
     if reason := choice.refusal(prefix + name):
         return reason
-    if experts and is_router(name):
-        return "it routes samples to experts"
+    if reason := roles.held_back(prefix + name, choice.asked, matches):
+        return reason
     if outputs_first is None:
         return "no product of a whole matrix with it was seen"
     support = choice.support(prefix + name)

@@ -1,27 +1,15 @@
-"""Experts: which weights are theirs and which route to them; multiplied one by one, to see what each reads."""
+"""Experts: which weights are theirs; multiplied one by one, to see what each reads."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 EXPERT = re.compile(r"(^|\.)experts\.(\d+)\.")  # one module of a list of experts
-_EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
-_ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
-
-
-def have_experts(names: Iterable[str]) -> bool:
-    """Whether there are any among the names of parameters."""
-    return any(_EXPERTS.search(name) for name in names)
-
-
-def is_router(name: str) -> bool:
-    """Whether a parameter routes samples to experts, where there are any."""
-    return _ROUTER.search(name) is not None
 
 
 def is_routed(name: str) -> bool:

@@ -37,7 +37,7 @@ class Ranks:
         """What the argument `distributed` of `sparsify` means now, or None where no group is to be asked."""
         if distributed is False or not (dist.is_available() and dist.is_initialized()):
             return None
-        return cls(distributed)
+        return cls(None if distributed is True else distributed)
 
     @property
     def size(self) -> int:
@@ -46,6 +46,16 @@ class Ranks:
     @property
     def index(self) -> int:
         return dist.get_rank(self.group)
+
+    @property
+    def members(self) -> list[int]:
+        """Places of its ranks among all processes."""
+        return [*range(self.size)] if self.group is None else dist.get_process_group_ranks(self.group)
+
+    @property
+    def device(self) -> torch.device:
+        """Of tensors that its backend takes, whatever the model is on."""
+        return torch.device("cuda") if dist.get_backend(self.group) == "nccl" else torch.device("cpu")
 
     def gather(self, value: Any, error: Exception | None = None) -> list[Any]:
         """What each rank gives, in their order.
@@ -60,7 +70,7 @@ class Ranks:
             dist.all_gather_object(parts, (portable(error), value), group=self.group)
         except Exception as broken:
             # A group that is broken carries nothing more: to tell the others of it would be another wait.
-            _mark(broken)
+            known_to_all(broken)
             raise
         raise_first([failure for failure, _ in parts], error)
         return [given for _, given in parts]
@@ -123,7 +133,9 @@ def check_same(values: Sequence[Any], what: str, advice: str) -> None:
     """
     if others := [rank for rank, value in enumerate(values) if value != values[0]]:
         plural = "s" if len(others) > 1 else ""
-        raise _mark(RanksDifferError(f"{what} on rank{plural} {', '.join(map(str, others))} from rank 0; {advice}"))
+        raise known_to_all(
+            RanksDifferError(f"{what} on rank{plural} {', '.join(map(str, others))} from rank 0; {advice}")
+        )
 
 
 def raise_first(failures: Sequence[TmaskError | None], cause: Exception | None) -> None:
@@ -134,10 +146,10 @@ def raise_first(failures: Sequence[TmaskError | None], cause: Exception | None) 
     """
     for rank, failure in enumerate(failures):
         if failure is not None:
-            raise _mark(type(failure)(f"rank {rank}: {failure}")) from cause
+            raise known_to_all(type(failure)(f"rank {rank}: {failure}")) from cause
 
 
-def _mark(error: _E) -> _E:
+def known_to_all(error: _E) -> _E:
     """Note that all ranks raise it."""
     vars(error)[_KNOWN] = True
     return error

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.libraries.roles import ModelRoles
 from tmask.nn.names import matches, parameter_of
 
 
@@ -16,7 +17,8 @@ class LayerFilter:
     Args:
         include, exclude: globs on names of layers, or of modules around them (`*` crosses dots). A layer that `include`
             matches is pruned even at an end of the model; if `include` is given, no other layer is.
-        skip_ends: leave the first convolution and the classifier (the layer that is called last) dense.
+        skip_ends: leave the first convolution, the classifier (the layer that is called last), and what names say is
+            an embedding or the output head, dense.
         named: full names that count as included, and leave all others as they would be without them.
     """
 
@@ -51,14 +53,19 @@ class LayerFilter:
             return "excluded"
         return "not included" if self.include and not self._includes(name) else ""
 
-    def held_back(self, name: str, why: str) -> str:
+    def held_back(self, name: str, end: str, roles: ModelRoles) -> str:
         """Why a layer stays dense as long as nobody asks for it, or "".
 
         Args:
-            why: it could, such as the end of the model that it is, or "".
+            end: the end of the model that it is, or "".
+            roles: of the model's parameters.
         """
-        # Whoever names it wants it pruned; a glob that happens to match it counts as naming.
-        return f"{why} (include it to prune it)" if why and not self._includes(name) else ""
+        # Whoever names it wants it pruned; a glob that happens to match an end counts as naming.
+        if end and not self._includes(name):
+            return f"{end} (include it to prune it)"
+        parameter = parameter_of(name)
+        reason = roles.held_back(parameter, (*self.include, *self.named), matches, self.skip_ends)
+        return f"{reason} ({roles.advice(parameter)} to prune it)" if reason else ""
 
     def _includes(self, name: str) -> bool:
         return bool({name, parameter_of(name)} & {*self.named}) or any(matches(glob, name) for glob in self.include)

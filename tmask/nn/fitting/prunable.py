@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.calibration.batches import Calibration, evaluating
-from tmask.nn.calibration.experts import have_experts, is_routed, is_router, kind_of, one_by_one
+from tmask.nn.calibration.experts import is_routed, kind_of, one_by_one
 from tmask.nn.calibration.linear_view import CONVOLUTIONS, LinearView
 from tmask.nn.calibration.reading import Key, matrix_parameters
 from tmask.nn.calibration.stored_matrix import StoredMatrix
@@ -22,6 +22,7 @@ from tmask.nn.fitting.layer_filter import LayerFilter
 from tmask.nn.fitting.unprunable import attention, left_out, owners, unfit, unfit_matrix
 from tmask.nn.libraries import adapters
 from tmask.nn.libraries.offloading import check_in_memory
+from tmask.nn.libraries.roles import ModelRoles
 from tmask.nn.names import ByLayer, matches, parameter_of, weight_name
 
 Narrow = Callable[[WeightView], str]
@@ -83,9 +84,8 @@ def find_layers(
     with evaluating(model), one_by_one(model):
         found = trace(model, calibration, modules, others)
     candidates = _candidates(model, modules, found)
-    kept_back = _routers(every)
-    if wanted.skip_ends:
-        kept_back = _ends([str(name) for name in found.order], modules) | kept_back
+    ends = _ends([str(name) for name in found.order], modules) if wanted.skip_ends else {}
+    roles = ModelRoles(model)
     owned = owners(model)
     layers, skipped = [], attention(model)
     apart = adapters.adapter_weights(model, [layer.name for layer in candidates], wanted.include, matches)
@@ -95,7 +95,7 @@ def find_layers(
             reason = adapters.REASON if layer.name in apart else _unfit(layer.view, owned)
         if not reason and not layer.calls:
             reason = "the first batch of the calibration data does not reach it"
-        if not reason and (held_back := wanted.held_back(layer.name, kept_back.get(layer.name, ""))):
+        if not reason and (held_back := wanted.held_back(layer.name, ends.get(layer.name, ""), roles)):
             # Advice to include it is given only where that helps.
             reason = narrow(layer.view) or held_back
         if reason:
@@ -154,11 +154,6 @@ def no_layer(skipped: Mapping[str, str]) -> InvalidProblemError:
     return InvalidProblemError(
         f"the model has no eligible layer ({reasons or 'it has no linear or convolution layers'})"
     )
-
-
-def _routers(names: Collection[str]) -> dict[str, str]:
-    """What decides where samples go stays dense unless it is asked for."""
-    return {name: "it routes samples to experts" for name in names if is_router(name)} if have_experts(names) else {}
 
 
 def _ends(order: Sequence[str], modules: Mapping[str, nn.Module]) -> dict[str, str]:

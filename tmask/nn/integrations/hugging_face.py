@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.ranks import joining, together
 from tmask.nn.integrations.unwrapping import whole_state
 from tmask.nn.mask.shards import is_sharded
 from tmask.nn.training.exporting import export, export_state_dict
@@ -87,12 +88,12 @@ class SparsifierCallback(TrainerCallback):
             return
         model: PreTrainedModel = kwargs["model"]
         checkpoint = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        model.save_pretrained(
-            checkpoint / self.export_folder,
-            # On all ranks, since shards are put together by all; one of them writes.
-            state_dict=whole_state(export_state_dict(model)),
-            is_main_process=args.should_save,
-        )
+        ranks = self.sparsifier.ranks
+        # On all ranks, since shards are put together by all; one of them writes, whose full disk stops all.
+        with joining(ranks):
+            whole = whole_state(export_state_dict(model))
+        with together(ranks):
+            model.save_pretrained(checkpoint / self.export_folder, state_dict=whole, is_main_process=args.should_save)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -101,7 +102,8 @@ class SparsifierCallback(TrainerCallback):
         self.sparsifier.unwatch()
         # `export` cannot take masks off weights that `fully_shard` has cut.
         if self.export_at_end and not any(is_sharded(layer.weight) for layer in self.sparsifier.layers):
-            export(kwargs["model"])
+            with together(self.sparsifier.ranks):
+                export(kwargs["model"])
 
 
 def _states(state: TrainerState) -> dict[str, Any]:

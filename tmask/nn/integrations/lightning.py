@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.ranks import joining
 from tmask.nn.training.baking import bake
 from tmask.nn.training.sparsifier import Sparsifier
 from tmask.nn.training.watching import plain_optimizer
@@ -49,10 +50,11 @@ class SparsifierCallback(Callback):
             if weights <= {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}:
                 self.sparsifier.watch(optimizer)
                 return
-        raise InvalidProblemError(
-            f"none of the {len(trainer.optimizers)} optimizers holds all weights with a mask; let configure_optimizers "
-            "give them to one optimizer, or exclude layers"
-        )
+        with joining(self.sparsifier.ranks):  # the others meet in `watch`
+            raise InvalidProblemError(
+                f"none of the {len(trainer.optimizers)} optimizers holds all weights with a mask; let "
+                "configure_optimizers give them to one optimizer, or exclude layers"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
+from tmask.nn.layers.cutting import cutting_of
 from tmask.nn.layers.layer import Owner, SparseLayer
 from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.layers.rules import LayerRules, matches
 from tmask.nn.libraries import adapters
 from tmask.nn.libraries.offloading import check_in_memory
+from tmask.nn.libraries.roles import ModelRoles
+from tmask.nn.mask.cutting import Cutting
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.saved import layer_name
 from tmask.nn.mask.shards import is_sharded
@@ -24,9 +27,13 @@ from tmask.nn.mask.shards import is_sharded
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def select_layers(model: nn.Module, rules: LayerRules) -> tuple[list[SparseLayer], list[LayerReport]]:
+def select_layers(
+    model: nn.Module, rules: LayerRules, named: Collection[str] = ()
+) -> tuple[list[SparseLayer], list[LayerReport]]:
     """The weights to mask, each once however many modules share it, and rows for those left out.
 
+    Args:
+        named: weights that the user has asked for by name, in another way than by the rules.
     Raises:
         InvalidProblemError: a glob that matches nothing, a model that is sparsified already, tied weights that were
             given different patterns, nothing left to mask.
@@ -35,16 +42,20 @@ def select_layers(model: nn.Module, rules: LayerRules) -> tuple[list[SparseLayer
     owners = list(_owners(model))
     rules.check_globs([owner.name for owner in owners])
     apart = adapters.adapter_weights(model, [owner.name for owner in owners], rules.include, matches)
+    choice = _Choice(rules, ModelRoles(model), named)
     sharing: dict[int, list[Owner]] = defaultdict(list)
     for owner in owners:
         sharing[id(_tensor(owner))].append(owner)
     layers, skipped = [], []
     for group in sharing.values():
-        reasons = {o.name: adapters.REASON if o.name in apart else _reason(o, rules) for o in group}
+        reasons = {o.name: adapters.REASON if o.name in apart else choice.reason(o) for o in group}
+        # Last: advice to include it is given only where that helps.
+        if not any(reasons.values()):
+            reasons = {o.name: choice.held_back(o.name) for o in group}
         if any(reasons.values()):
             skipped += [LayerReport(o.name, tuple(_shape(o)), reason=_with_ties(o.name, reasons)) for o in group]
         else:
-            layers.append(_layer(group, rules))
+            layers.append(choice.layer(group))
     if not layers:
         reasons_text = "; ".join(f"{row.layer}: {row.reason}" for row in skipped[:10]) or "it has no weight matrices"
         raise InvalidProblemError(f"no layer of the model is eligible for a mask ({reasons_text})")
@@ -65,75 +76,66 @@ def _owners(model: nn.Module) -> Iterator[Owner]:
                 yield Owner(module, tensor, name)
 
 
-def _reason(owner: Owner, rules: LayerRules) -> str:
-    """Why a weight gets no mask, or ""."""
-    if isinstance(owner.module, ParametrizationList):
-        others = ", ".join(type(step).__name__ for step in owner.module)
-        return f"parametrized already, by {others}"
-    groups = _groups(owner.module, owner.tensor)
-    if isinstance(groups, str):
-        return groups
-    if refusal := rules.refusal(owner.module, owner.name):
-        return refusal
-    weight = _tensor(owner)
+class _Choice:
+    """Which weights get a mask, by what the user wants and by what is known of the model.
+
+    Args:
+        named: as of `select_layers`.
+    """
+
+    def __init__(self, rules: LayerRules, roles: ModelRoles, named: Collection[str]) -> None:
+        self._rules, self._roles = rules, roles
+        self._asked = [*rules.asked, *named]
+
+    def reason(self, owner: Owner) -> str:
+        """Why a weight gets no mask, or ""."""
+        cutting = self._cutting(owner)
+        if isinstance(cutting, str):
+            return cutting
+        refusal = self._rules.refusal(owner.module, owner.name)
+        return refusal or _unfit(_tensor(owner), cutting, self._rules.pattern(owner.name))
+
+    def held_back(self, name: str) -> str:
+        """Why a weight stays dense as long as nobody asks for it, as in files and in pruning; or ""."""
+        reason = self._roles.held_back(name, self._asked, matches)
+        return f"{reason} ({self._roles.advice(name)} to mask it)" if reason else ""
+
+    def layer(self, group: list[Owner]) -> SparseLayer:
+        """The layer of a weight, which some modules share."""
+        first = group[0]
+        if is_sharded(_tensor(first)):
+            raise InvalidProblemError(
+                f"layer {first.name!r} is sharded already: call sparsify on the whole model, then fully_shard, then "
+                "make the optimizer"
+            )
+        pattern, cutting = self._rules.pattern(first.name), self._cutting(first)
+        for owner in group[1:]:
+            other, otherwise = self._rules.pattern(owner.name), self._cutting(owner)
+            if (other, otherwise) != (pattern, cutting):
+                raise InvalidProblemError(
+                    f"layers {first.name!r} and {owner.name!r} share one weight, which can have only one mask, but "
+                    f"they ask for {pattern} in {cutting} and {other} in {otherwise}"
+                )
+        assert pattern is not None and isinstance(cutting, Cutting)  # noqa: PT018 - `reason` has seen to both
+        return SparseLayer(tuple(group), pattern, cutting)
+
+    def _cutting(self, owner: Owner) -> Cutting | str:
+        if isinstance(owner.module, ParametrizationList):
+            return f"parametrized already, by {', '.join(type(step).__name__ for step in owner.module)}"
+        return cutting_of(owner.module, owner.tensor, owner.name, self._roles)
+
+
+def _unfit(weight: Tensor, cutting: Cutting, pattern: Pattern | None) -> str:
+    """Why a weight cannot have a mask of the pattern, or ""."""
     if is_lazy(weight):
         return "not initialised yet: run the model once before sparsify"
     if weight.dtype not in _FLOATS:
         return f"dtype {str(weight.dtype).removeprefix('torch.')}"
-    pattern = rules.pattern(owner.name)
-    rows, cols = weight.shape[0] // groups, weight.shape[1]
+    rows, cols = cutting.sides(weight.shape)
     if pattern is not None and min(rows, cols) < pattern.m:
-        per_group = " per group" if groups > 1 else ""
+        per_group = " per group" if cutting.groups > 1 else ""
         return f"{rows} x {cols}{per_group} is smaller than a block of {pattern.m} x {pattern.m}"
     return ""
-
-
-def _groups(module: nn.Module, tensor: str) -> int | str:
-    """The groups that a module's weight is tiled in, or why it cannot have a mask.
-
-    Transposing a weight transposes its masks, so layers that store (in, out), transposed convolutions and the Conv1D
-    of GPT-2, need no other treatment.
-    """
-    if tensor == "weight":
-        if isinstance(module, nn.Linear) or _is_gpt2_conv1d(module):
-            return 1
-        if isinstance(module, _ConvNd):
-            return module.groups
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            return "a look-up table, which no matrix product multiplies"
-    if isinstance(module, nn.MultiheadAttention):
-        if tensor == "in_proj_weight":
-            return 3  # query, key and value stand on top of one another; no block crosses from one to the next
-        if tensor in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            return 1
-    if isinstance(module, nn.RNNBase):
-        return "recurrent layers read their weights from a buffer of their own, past any mask"
-    return f"{tensor} of {type(module).__name__} is no weight that a mask is known for"
-
-
-def _is_gpt2_conv1d(module: nn.Module) -> bool:
-    """Whether it is the transformers library's Conv1D, without importing that library."""
-    return hasattr(module, "nf") and any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
-
-
-def _layer(group: list[Owner], rules: LayerRules) -> SparseLayer:
-    first = group[0]
-    if is_sharded(_tensor(first)):
-        raise InvalidProblemError(
-            f"layer {first.name!r} is sharded already: call sparsify on the whole model, then fully_shard, then make "
-            "the optimizer"
-        )
-    pattern = rules.pattern(first.name)
-    groups = _groups(first.module, first.tensor)
-    for owner in group[1:]:
-        other = rules.pattern(owner.name)
-        if (other, _groups(owner.module, owner.tensor)) != (pattern, groups):
-            raise InvalidProblemError(
-                f"layers {first.name!r} and {owner.name!r} share one weight, which can have only one mask, but they "
-                f"ask for {pattern} in {groups} group(s) and {other} in {_groups(owner.module, owner.tensor)}"
-            )
-    assert pattern is not None and isinstance(groups, int)  # noqa: PT018 - `_reason` has seen to both
-    return SparseLayer(tuple(group), pattern, groups)
 
 
 def _with_ties(name: str, reasons: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.solution import Status
 from tmask.judging.worth import Worth
+from tmask.nn.mask.cutting import Cutting
 from tmask.solving.solver import Solver
 
 ScoreFn = Callable[[str, Tensor], Tensor]
@@ -56,7 +57,7 @@ class MaskFinder:
     keep_zeros: bool = False
 
     @torch.no_grad()
-    def find(self, name: str, weight: Tensor, pattern: Pattern | None, groups: int, step: int) -> FoundMask:
+    def find(self, name: str, weight: Tensor, pattern: Pattern | None, cutting: Cutting, step: int) -> FoundMask:
         """The mask of one weight; all True where the pattern is None.
 
         Raises:
@@ -72,10 +73,9 @@ class MaskFinder:
                 pattern,
                 self.solver,
                 score=score,
-                groups=groups,
-                layout="convolution",  # what a module's weight of more axes is
                 certify=self.certify,
                 keep_zeros=self.keep_zeros,
+                **cutting.options,
             )
         except TmaskError as error:
             raise type(error)(f"step {step}, layer {name!r}: {error}") from error
@@ -83,7 +83,7 @@ class MaskFinder:
         complete = solution.status is not Status.UNDERFILLED and not self.keep_zeros
         return FoundMask(solution.mask, worth, time.perf_counter() - begin, complete)
 
-    def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, groups: int) -> FoundMask:
+    def judge(self, name: str, weight: Tensor, mask: Any, pattern: Pattern, cutting: Cutting) -> FoundMask:
         """A mask from the user, checked.
 
         Raises:
@@ -92,7 +92,7 @@ class MaskFinder:
         begin = time.perf_counter()
         try:
             score = self._score(name, weight)
-            as_module: dict[str, Any] = {"groups": groups, "layout": "convolution", "at_most": self.keep_zeros}
+            as_module: dict[str, Any] = {**cutting.options, "at_most": self.keep_zeros}
             judged = tmask.certify(weight, mask, pattern, score=score, **as_module)
             tmask.check_mask(mask, pattern, **as_module)
         except TmaskError as error:

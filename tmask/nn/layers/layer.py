@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from tmask.judging.worth import Worth
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.renewals import LayerReport
+from tmask.nn.mask.cutting import WHOLE, Cutting
 from tmask.nn.mask.gradient import Gradient
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
@@ -39,7 +41,7 @@ class SparseLayer:
     Args:
         owners: modules that hold the weight; more than one if it is tied.
         pattern: that training ends with.
-        groups: of the tiling; no block crosses a group.
+        cutting: into the matrices that are tiled.
         requested: the backend that the user wants, perhaps "auto".
         tokens, graphs: for which "auto" measures: in a batch, and whether in a CUDA graph.
         backend: what multiplies; `reason` says why, where another one was conceivable.
@@ -49,7 +51,7 @@ class SparseLayer:
 
     owners: tuple[Owner, ...]
     pattern: Pattern
-    groups: int = 1
+    cutting: Cutting = WHOLE
     requested: str = backends.MASKED
     tokens: int = backends.TOKENS
     graphs: bool = False
@@ -67,6 +69,11 @@ class SparseLayer:
         return self.owners[0].name
 
     @property
+    def groups(self) -> int:
+        """Of the tiling; no block crosses a group."""
+        return self.cutting.groups
+
+    @property
     def masked(self) -> Masked:
         """The parametrization.
 
@@ -80,6 +87,16 @@ class SparseLayer:
     def mask_or_none(self) -> Tensor | None:
         """The mask where it is on, to look at."""
         return None if self._masked is None else self._masked.mask
+
+    @property
+    def reminder(self) -> Any:
+        """Of steps that nobody tells of, which stands with the mask, also where that is on no more; or None."""
+        return None if self._masked is None else self._masked.reminder
+
+    @reminder.setter
+    def reminder(self, reminder: Any) -> None:
+        if self._masked is not None:
+            self._masked.reminder = reminder
 
     def check_held(self) -> None:
         """Return if the mask is on.
@@ -103,7 +120,7 @@ class SparseLayer:
 
     def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False) -> None:
         """Register one parametrization, all True, with every owner."""
-        self._masked = Masked(self.weight, Terms(self.pattern, groups=self.groups), gradient, keep_zeros)
+        self._masked = Masked(self.weight, Terms(self.pattern, cutting=self.cutting), gradient, keep_zeros)
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 
@@ -155,7 +172,7 @@ class SparseLayer:
         changed = (masked.mask != found.mask).sum()
         flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
         masked.mask.copy_(found.mask)
-        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.groups, found.complete).numbers()))
+        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers()))
         self.note(found.fingerprint)
         self.in_force, self.worth, self.step = pattern, found.worth, step
         self.refresh()
@@ -201,7 +218,7 @@ class SparseLayer:
             retained=None if self.worth is None else self.worth.retained,
             gap=None if self.worth is None else self.worth.optimality_gap,
             backend=self.backend,
-            reason=self.reason,
+            reason="; ".join(filter(None, [self.cutting.in_words(self.weight.shape), self.reason])),
             tied=tuple(owner.name for owner in self.owners[1:]),
         )
 

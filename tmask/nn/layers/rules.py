@@ -64,6 +64,11 @@ class LayerRules:
         """The pattern that a layer gets, or None."""
         return next((pattern for glob, pattern in self.patterns.items() if matches(glob, name)), None)
 
+    @property
+    def asked(self) -> list[str]:
+        """Globs that ask for layers which stay dense by default; "*" means all of those that do not."""
+        return [glob for glob in (*self.patterns, *self.include) if glob != "*"]
+
     def refusal(self, module: nn.Module, name: str) -> str:
         """Why the user does not want a mask there, or ""."""
         if any(matches(glob, name) for glob in self.exclude):

@@ -75,17 +75,14 @@ class _Origin:
     version: int | None = None
 
 
-class Effective(Tensor):
-    """where(mask, W, 0), a plain tensor to torch (its results are none of these), whose methods write to W."""
-
-    # Else torch would ask this class at every operation, and leave its fused ones.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+class Writing(Tensor):
+    """What effective weights have in common, whole ones and shards: methods that write to W."""
 
     _origin: _Origin
 
     def __del__(self) -> None:
         origin = self.__dict__.get("_origin")
-        if origin is not None and origin.version is not None and self._version != origin.version:
+        if origin is not None and origin.version is not None and _version(self) != origin.version:
             origin.lost.text = (
                 f"something has changed the weight {tuple(self.shape)} of a masked layer in place, past the methods of "
                 "tensors (by out= or torch._foreach_...), and that is lost: under a mask the weight is computed at "
@@ -103,7 +100,7 @@ class Effective(Tensor):
     def data(self, value: Tensor) -> None:
         origin = self._origin
         # `weight.data += x` has changed the master by now, and ends here.
-        if isinstance(value, Effective) and value._origin.master is origin.master and value.shape == self.shape:
+        if isinstance(value, Writing) and value._origin.master is origin.master and value.shape == self.shape:
             return
         if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
             raise InvalidProblemError(
@@ -150,18 +147,34 @@ class Effective(Tensor):
         # So marks nn.Parameter(weight) what it has made; it has asked for a detached tensor of the same class.
         if name == "_is_param":
             del self._origin
-            self.__class__ = nn.Parameter  # type: ignore[assignment]
+            self._become_parameter()
         else:
             super().__setattr__(name, value)
+
+    def _become_parameter(self) -> None:
+        self.__class__ = nn.Parameter  # type: ignore[assignment]
+
+
+class Effective(Writing):
+    """where(mask, W, 0), a plain tensor to torch (its results are none of these)."""
+
+    # Else torch would ask this class at every operation, and leave its fused ones.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+# By the class of what is computed. `tmask.nn.mask.effective_shards` adds its own, once shards are met.
+CLASSES: dict[type[Tensor], type[Writing]] = {Tensor: Effective}
 
 
 def effective(value: Tensor, master: Tensor, mask: Tensor, lost: Lost) -> Tensor:
     """The computed tensor, made one that hands writes on; as it is where torch only traces, or it is no plain one."""
-    if torch.compiler.is_compiling() or type(value) is not Tensor or type(master) not in (Tensor, nn.Parameter):
+    if torch.compiler.is_compiling() or type(value) not in CLASSES:
+        return value
+    if type(master) not in (type(value), nn.Parameter):
         return value
     if torch._C._functorch.is_functorch_wrapped_tensor(value) or torch._C._get_tracing_state() is not None:
         return value
-    value.__class__ = Effective
+    value.__class__ = CLASSES[type(value)]
     value.__dict__["_origin"] = _Origin(master, mask, lost, version=_version(value))
     return value
 
@@ -171,23 +184,24 @@ def _made(
 ) -> Tensor:
     """A view of an effective weight, as one."""
     whole = parent if origin.whole is None else origin.whole
-    value.__class__ = Effective
+    value.__class__ = CLASSES[type(value)]
     version = _version(value) if counts else None
     value.__dict__["_origin"] = _Origin(origin.master, origin.mask, origin.lost, whole, view, version)
     return value
 
 
 def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+    # Operators count in a DTensor; what is written past it, in its inner tensor.
+    return None if tensor.is_inference() else tensor._version + _inner(tensor)._version
 
 
 def _plain(tensor: Tensor) -> Tensor:
     """The same memory as a tensor of torch's own class."""
-    return tensor.as_subclass(Tensor)
+    return tensor.as_subclass(Tensor) if _inner(tensor) is tensor else Tensor.view_as(tensor, tensor)
 
 
 @torch.no_grad()
-def _refresh(tensor: Effective) -> None:
+def _refresh(tensor: Writing) -> None:
     """Bring a computed weight up to date with its master: whoever goes on with it reads what was written."""
     whole: Any = tensor if tensor._origin.whole is None else tensor._origin.whole
     origin = whole._origin
@@ -196,7 +210,7 @@ def _refresh(tensor: Effective) -> None:
 
 
 def _writing(name: str) -> Callable[..., Any]:
-    def write(self: Effective, *args: Any, **named: Any) -> Any:
+    def write(self: Writing, *args: Any, **named: Any) -> Any:
         origin = self._origin
         target = origin.view(origin.master)
         getattr(target, name)(*args, **named)
@@ -207,7 +221,7 @@ def _writing(name: str) -> Callable[..., Any]:
 
 
 def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(self: Effective, *args: Any, **named: Any) -> Any:
+    def refuse(self: Writing, *args: Any, **named: Any) -> Any:
         raise InvalidProblemError(
             f"{name} on the weight {tuple(self.shape)} of a masked layer: its shape and memory are the mask's too; "
             "export the model first"
@@ -217,33 +231,40 @@ def _refusing(name: str) -> Callable[..., Any]:
 
 
 def _viewing(name: str) -> Callable[..., Any]:
-    def look(self: Effective, *args: Any, **named: Any) -> Any:
+    def look(self: Writing, *args: Any, **named: Any) -> Any:
         found = getattr(Tensor, name)(self, *args, **named)
         if isinstance(found, Tensor):
-            return _seen(self, found, lambda part: getattr(part, name)(*args, **named))
+            return seen(self, found, lambda part: getattr(part, name)(*args, **named))
         return type(found)(
-            _seen(self, part, lambda whole, k=k: getattr(whole, name)(*args, **named)[k])  # type: ignore[misc]
+            seen(self, part, lambda whole, k=k: getattr(whole, name)(*args, **named)[k])  # type: ignore[misc]
             for k, part in enumerate(found)
         )
 
     return look
 
 
-def _seen(parent: Effective, found: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+def seen(parent: Writing, found: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     """A view as an effective weight; a copy, as `reshape` and indices can give, as it is."""
-    if found is parent or type(found) is not Tensor:
-        return found
-    if found.untyped_storage().data_ptr() != parent.untyped_storage().data_ptr():
+    if found is parent or type(found) not in CLASSES or _memory(found) != _memory(parent):
         return found
     origin = parent._origin
     return _made(found, origin, parent, lambda master: view(origin.view(master)))
 
 
+def _memory(tensor: Tensor) -> int:
+    return _inner(tensor).untyped_storage().data_ptr()
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    """What holds the numbers: of a DTensor, a tensor inside, which `to_local` would give as an effective one."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
 for _name in _WRITING - _OWN:
-    setattr(Effective, _name, (_refusing if _name in _RESHAPING else _writing)(_name))
+    setattr(Writing, _name, (_refusing if _name in _RESHAPING else _writing)(_name))
 for _name in _VIEWING:
-    setattr(Effective, _name, _viewing(_name))
+    setattr(Writing, _name, _viewing(_name))
 for _name in ("T", "mT"):
-    setattr(Effective, _name, property(lambda self, _name=_name: _seen(  # type: ignore[misc]
+    setattr(Writing, _name, property(lambda self, _name=_name: seen(  # type: ignore[misc]
         self, getattr(Tensor, _name).__get__(self), lambda part: getattr(part, _name)
     )))  # fmt: skip

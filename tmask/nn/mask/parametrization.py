@@ -45,6 +45,7 @@ class Masked(nn.Module):
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
         self._lost = Lost()
+        self.reminder: Any = None  # of steps that nobody tells of, see `tmask.nn.training.reminder`
         # Buffers, both, so that they stay together in every state dict, file and copy of the model.
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("terms", torch.tensor(terms.numbers(), device=weight.device))
@@ -52,12 +53,12 @@ class Masked(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.keep_zeros and self.gradient != "masked":
             weight = torch.where(weight != 0, weight, 0.0)  # the same values, without a way back to zeros
+        self._lost.check()
         if is_sharded(weight):
             self.follow(weight)
         elif self._gather_and_apply is not None:
             # Inside the forward pass FSDP has put the weight together; the mask is in shards still.
             return self._gather_and_apply(weight, self.mask, self.gradient == "masked")
-        self._lost.check()
         return effective(self._masked(weight), weight, self.mask, self._lost)
 
     def _masked(self, weight: Tensor) -> Tensor:

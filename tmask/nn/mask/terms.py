@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, InvalidProblemError
+from tmask.nn.mask.cutting import WHOLE, Cutting
 
 _DENSE = Pattern(1, 1)  # in the buffer, which has no number for None
 LENGTH = 6
@@ -27,20 +28,20 @@ class Terms:
     Args:
         target: that training ends with.
         in_force: at present; None for dense.
-        groups: of the tiling.
+        cutting: into the matrices that are tiled.
         complete: whether full blocks keep exactly n in each row and column, and a dense mask everything; heuristics may
             have left some short, and zeros may be kept out.
     """
 
     target: Pattern
     in_force: Pattern | None = None
-    groups: int = 1
+    cutting: Cutting = WHOLE
     complete: bool = True
 
     def numbers(self) -> list[int]:
-        """The integers that make it again: n and m of the target, n and m in force, groups, complete."""
+        """The integers that make it again: n and m of the target, n and m in force, cutting, complete."""
         present = self.in_force or _DENSE
-        return [self.target.n, self.target.m, present.n, present.m, self.groups, int(self.complete)]
+        return [self.target.n, self.target.m, present.n, present.m, self.cutting.number, int(self.complete)]
 
     @classmethod
     def of(cls, numbers: Sequence[int], name: str) -> Terms:
@@ -52,12 +53,12 @@ class Terms:
             InvalidProblemError: they are no terms: something has averaged or overwritten them.
         """
         try:
-            n, m, present_n, present_m, groups, complete = numbers
+            n, m, present_n, present_m, cutting, complete = numbers
             target, present = Pattern(n, m), Pattern(present_n, present_m)
         # Too many or too few numbers, or an n and m that are no pattern.
         except ValueError as error:
             raise InvalidProblemError(f"layer {name!r}: {list(numbers)} are no pattern of a mask ({error})") from error
-        return cls(target, None if present == _DENSE else present, groups, bool(complete))
+        return cls(target, None if present == _DENSE else present, Cutting.of(cutting), bool(complete))
 
     @torch.no_grad()
     def check(self, mask: Tensor, name: str) -> None:
@@ -82,21 +83,24 @@ class Terms:
             return "" if not self.complete or bool(mask.all()) else "it prunes"
         n, m = self.in_force.n, self.in_force.m
         # Averaged terms can be numbers that make a pattern, but not of this mask.
-        if self.groups < 1 or mask.shape[0] % self.groups:
-            return f"{mask.shape[0]} rows in {self.groups} groups"
+        groups = self.cutting.groups
+        if groups < 1 or mask.shape[0] % groups:
+            return f"{mask.shape[0]} rows in {groups} groups"
         # A byte an entry; torch adds them up in int64, so that wide tiles cannot overflow.
-        kept = mask.to(torch.uint8).reshape(
-            self.groups, mask.shape[0] // self.groups, mask.shape[1], -1
-        )  # (G, R, C, K)
+        kept = mask.to(torch.uint8)
+        if self.cutting.stacked:
+            kept = kept.reshape(-1, *mask.shape[-2:], 1)  # (G, R, C, K)
+        else:
+            kept = kept.reshape(groups, mask.shape[0] // groups, mask.shape[1], -1)  # (G, R, C, K)
         return self._bad_line(kept, n, m, "row", "columns") or self._bad_line(
             kept.transpose(1, 2), n, m, "column", "rows"
         )
 
     def _bad_line(self, lines: Tensor, n: int, m: int, line: str, others: str) -> str:
         """The first of the lines (G, count, length, K) that keeps too many or too few, in words, or ""."""
-        _, count, length, _ = lines.shape
+        groups, count, length, _ = lines.shape
         padded = functional.pad(lines, (0, 0, 0, -length % m))
-        sums = padded.reshape(self.groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
+        sums = padded.reshape(groups, count, -(-length // m), m, -1).sum(3)  # (G, lines, ceil(length / m), K)
         bad = sums > n
         if self.complete:
             # Blocks at a ragged edge are padded with entries that nobody keeps, so they may keep fewer.
@@ -105,7 +109,8 @@ class Terms:
         if not bad.any():
             return ""
         group, index, part, position = bad.nonzero()[0].tolist()
-        place = f" of group {group}" if self.groups > 1 else ""
+        of = "matrix" if self.cutting.stacked else "group"
+        place = f" of {of} {group}" if groups > 1 else ""
         return (
             f"{line} {index}{place} keeps {int(sums[group, index, part, position])} of {others} {part * m} to "
             f"{min(part * m + m, length) - 1}"

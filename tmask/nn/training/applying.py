@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from tmask import MaskRecord
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.attendance import attend
 from tmask.nn.distributed.ranks import Ranks, check_same, joining, together
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import MaskFinder, ScoreFn
@@ -17,7 +18,7 @@ from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.renewals import LayerReport, Renewal
 from tmask.nn.layers.rules import Filter, LayerRules, PatternRules
 from tmask.nn.layers.settling import choose
-from tmask.nn.names import full_name
+from tmask.nn.names import full_name, weight_name
 from tmask.nn.packing.backends import check_backend
 from tmask.nn.training.arguments import check_arguments
 from tmask.nn.training.decay import MaskedDecay
@@ -53,8 +54,9 @@ def sparsify(
     """Put transposable N:M masks on a model's weights, in place, and keep them up to date while it trains.
 
     Forward and backward multiply with where(mask, W, 0); the dense W stays the parameter that optimizers see, the
-    same object as before. Weights of Linear, convolutions (grouped too), MultiheadAttention and GPT-2's Conv1D are
-    eligible, tied ones once; everything else is skipped and listed in `report()`.
+    same object as before. Weights of Linear, convolutions (grouped too), MultiheadAttention, GPT-2's Conv1D and fused
+    experts are eligible, tied ones once; everything else is skipped and listed in `report()`. Routers of experts,
+    output heads and embeddings stay dense as long as nobody asks for them.
 
     Args:
         pattern: n kept of every m, as "2:4" or `Pattern`, or a mapping from globs to patterns (the first match
@@ -63,7 +65,8 @@ def sparsify(
         schedule: `Frozen()` or `Periodic(...)`.
         optimizer: watched by hooks, or several that share the weights between them; without it, call `step()` on the
             result after every optimizer step.
-        include, exclude: globs.
+        include, exclude: globs. Other ones than "*" ask for output heads and embeddings that they match, and for
+            routers whose full names they are; so do the globs of a mapping of patterns, and the names in `masks`.
         filter_fn: called with the module and the layer's name; True = mask it.
         backend: "masked", "semi_structured" or "auto"; see `tmask.nn.packing.backends`.
         score: called with a layer's name and dense weight, gives the importance to maximise in place of |W|.
@@ -74,8 +77,9 @@ def sparsify(
         keep_zeros: weights that are 0 at a renewal are never kept, and stay 0 between renewals, so that lines keep at
             most n; with it, so may given masks.
         on_renewal: called with the figures of each renewal, the first included.
-        distributed: the process group that trains the model together; None for all processes where torch.distributed
-            runs, False where each trains a model of its own.
+        distributed: the process group that trains the model together; None or True for all processes where
+            torch.distributed runs, False where each trains a model of its own. Ranks of which some are given False for
+            the same model are refused.
         check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
             None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
         tokens: in a batch of one device, for which backend "auto" measures; 8192 if None.
@@ -92,6 +96,7 @@ def sparsify(
         UnknownSolverError, SolverUnavailableError, SolverFailedError: as `tmask.solve`.
     """
     ranks = Ranks.of(distributed)
+    alone = attend(model, distributed, ranks)
     # On all ranks or none: one that refuses its arguments alone would leave the others waiting at the first renewal.
     with together(ranks):
         check_arguments(
@@ -111,7 +116,10 @@ def sparsify(
         check_backend(backend)
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
             raise InvalidProblemError(f"tokens={tokens!r}: give the tokens in a batch, 1 or more")
-        layers, skipped = select_layers(model, LayerRules.parse(pattern, include, exclude, filter_fn))
+        rules = LayerRules.parse(pattern, include, exclude, filter_fn)
+        # Whoever gives a layer's mask asks for one.
+        named = [name for given in map(str, masks or ()) for name in (given, weight_name(given))]
+        layers, skipped = select_layers(model, rules, named)
         finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros)
         for layer in layers:
             layer.requested, layer.graphs = backend, cuda_graphs
@@ -128,8 +136,11 @@ def sparsify(
         _check_alike(ranks, layers, schedule, decay, check_finite_every, certify, masks)
     # Nothing of the model has been changed up to here.
     sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    sparsifier.alone = alone
     with joining(ranks):
         _start(sparsifier, masks, optimizers)
+    if alone is not None:
+        alone.note()
     return sparsifier
 
 

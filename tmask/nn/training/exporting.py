@@ -67,13 +67,19 @@ def export_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masked_tensors(model: nn.Module) -> list[tuple[nn.Module, str, ParametrizationList]]:
-    """Every (module, tensor name, its parametrizations) with a mask, each of them checked."""
+    """Every (module, tensor name, its parametrizations) with a mask, each of them checked.
+
+    Who trained them without telling the Sparsifier of a step is told so.
+    """
     found = []
     for name, module in model.named_modules():
         for tensor, steps in getattr(module, "parametrizations", {}).items():
             if masked := [step for step in steps if isinstance(step, Masked)]:
                 masked[0].check(f"{name}.{tensor}" if name else tensor)
                 found.append((module, tensor, steps))
+    reminders = {step.reminder for _, _, steps in found for step in steps if isinstance(step, Masked)} - {None}
+    for reminder in reminders:
+        reminder.tell("export")
     if not found:
         raise InvalidProblemError("the model has no masks: it was never sparsified, or is exported already")
     return found

@@ -39,8 +39,8 @@ def find_masks(
     def find(layer: SparseLayer, weight: Tensor) -> FoundMask:
         name, pattern = layer.name, patterns[layer.name]
         if pattern is not None and name in given:
-            return finder.judge(name, weight, given[name], pattern, layer.groups)
-        return finder.find(name, weight, pattern, layer.groups, step)
+            return finder.judge(name, weight, given[name], pattern, layer.cutting)
+        return finder.find(name, weight, pattern, layer.cutting, step)
 
     # At each renewal: torch.distributed may have been started since the last one.
     ranks = Ranks.of(distributed)

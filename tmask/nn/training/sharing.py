@@ -72,7 +72,10 @@ class Shared:
 
     def _compare(self, patterns: Mapping[str, Pattern | None], step: int) -> None:
         """Whether all ranks train the same model, and are at the same point."""
-        plan = (step, [(la.name, tuple(la.weight.shape), la.groups, str(patterns[la.name])) for la in self.layers])
+        plan = (
+            step,
+            [(la.name, tuple(la.weight.shape), str(la.cutting), str(patterns[la.name])) for la in self.layers],
+        )
         alone = "if they train models of their own, pass distributed=False; if some do, their process group"
         # First, since ranks with other layers would wait for one another in what follows.
         plans = self.ranks.gather((plan, self.given))

@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.distributed.attendance import Alone
 from tmask.nn.distributed.ranks import Ranks, joining, together
 from tmask.nn.layers.finding import MaskFinder
 from tmask.nn.layers.layer import SparseLayer
@@ -66,7 +67,7 @@ class Sparsifier(Shown):
         # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
-        self._reminder: Reminder | None = None
+        self.alone: Alone | None = None  # where others might wait for this process
 
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
@@ -78,7 +79,9 @@ class Sparsifier(Shown):
         trained = [layer.weight for layer in self.layers if layer.weight.requires_grad]
         # A schedule without renewals to come misses none.
         if trained and not isinstance(self.schedule, Frozen):
-            self._reminder = Reminder(trained[0], self.schedule)
+            reminder = Reminder(trained[0], self.schedule)
+            for layer in self.layers:
+                layer.reminder = reminder
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Follow an optimizer by hooks: `step()` is then called after each of its steps.
@@ -90,6 +93,8 @@ class Sparsifier(Shown):
             InvalidProblemError: they do not hold a weight that has a mask, one is watched already, or the masks were
                 taken off.
         """
+        if self.alone is not None:
+            self.alone.check()
         with together(Ranks.of(self._distributed)):
             if self._watch is not None:
                 raise InvalidProblemError("an optimizer is watched already; one Sparsifier follows one optimizer")
@@ -97,7 +102,6 @@ class Sparsifier(Shown):
             plain = check_optimizers(optimizers, self.layers)
             for layer in self.layers:
                 choose_anew(layer)
-        self._forget()
         # Closures are wrapped only where the decay has to act between them and the step.
         self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
 
@@ -124,6 +128,11 @@ class Sparsifier(Shown):
                 "let the Sparsifier watch the optimizer"
             )
         return self._step()
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that train the model together now, or None."""
+        return Ranks.of(self._distributed)
 
     def metrics(self) -> dict[str, float]:
         """flip_rate, retained, gap, seconds and step of the latest renewal, overall and per layer.
@@ -176,17 +185,18 @@ class Sparsifier(Shown):
         for layer in self.layers:
             layer.check_removable()
         self.unwatch()
-        if self._reminder is not None:
-            self._reminder.tell("the end of training")
+        if (reminder := self.layers[0].reminder) is not None:
+            reminder.tell("the end of training")
         self._forget()
         for layer in reversed(self.layers):
             layer.remove()
 
     def _forget(self) -> None:
         """Steps are counted: nobody has to be reminded."""
-        if self._reminder is not None:
-            self._reminder.end()
-        self._reminder = None
+        if (reminder := self.layers[0].reminder) is not None:
+            reminder.end()
+            for layer in self.layers:
+                layer.reminder = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Apply the decay of masked weights, where there is one; a watched optimizer calls it by itself.
@@ -208,6 +218,7 @@ class Sparsifier(Shown):
     def _prepare(self, optimizer: Optimizer, again: bool) -> None:
         for layer in self.layers:
             layer.check_held()  # before the optimizer brings pruned weights of an exported model back
+        self._forget()
         if self._follow_shards() and self._watch is not None:
             raise InvalidProblemError(
                 "fully_shard has replaced the parameters after their optimizer was made; make the optimizer after it, "
@@ -241,6 +252,8 @@ class Sparsifier(Shown):
 
     def _ranks_at(self, step: int) -> Ranks | None:
         """The ranks, where all of them meet after a step; decided by nothing that could differ among them."""
+        if self.alone is not None:
+            self.alone.check()
         meets = self.schedule.renews_at(step) or looks_at(self.layers, step, self._check_finite_every)
         return Ranks.of(self._distributed) if meets else None
 
@@ -299,8 +312,8 @@ class Sparsifier(Shown):
         return []
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies of an optimizer, and of weights, have no hooks.
-        return {**vars(self), "_watch": None, "_reminder": None}
+        # Copies of an optimizer have no hooks.
+        return {**vars(self), "_watch": None}
 
     def _follow_shards(self) -> bool:
         """Cut masks like weights that `fully_shard` has cut since; returns whether any was."""
