@@ -58,7 +58,7 @@ def draw_masks() -> Figure:
     for axes, name in zip(figure.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         solution = tmask.solve(corner, "4:8", name)
         show_mask(axes, solution.mask, _SIDE, SOLVERS[name][0])
-        short = ", lines left short" if solution.status == "underfilled" else ""
+        short = ", underfilled" if solution.status == "underfilled" else ""
         _titled(axes, name, f"keeps {percent(solution.retained)}{short}")
     return figure
 

@@ -15,12 +15,14 @@ from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
-from tmask.cli.console import NoteHandler, printable
+from tmask.cli.console import NoteHandler, hushable, printable
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
 from tmask.cli.evaluate import evaluate
 from tmask.cli.exit_codes import errors_as_exit_codes
+from tmask.cli.help.command import Command
+from tmask.cli.help.examples import SHORT
 from tmask.cli.merge import merge
 from tmask.cli.output import show_line
 from tmask.cli.plot import plot
@@ -60,7 +62,8 @@ app = typer.Typer(
     name="tmask",
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 3 a solver is missing or failed; "
     "4 the output cannot be written; 130 interrupted, 143 by TERM, 129 by HUP; 141 the reader of a pipe has gone.",
@@ -86,18 +89,10 @@ def root(
     log.handlers = [NoteHandler()]
 
 
-app.command()(solve)
-app.command()(merge)
-app.command()(compare)
-app.command()(check)
-app.command()(solvers)
-app.command()(plot)
-app.command()(doctor)
-app.command()(diversity)
-app.command()(allocate)
-app.command()(convert)
-app.command()(prune)
-app.command()(evaluate)
+for _function in (
+    solve, merge, compare, check, solvers, plot, doctor, diversity, allocate, convert, prune, evaluate,
+):  # fmt: skip
+    app.command(cls=Command, short_help=SHORT[_function.__name__])(hushable(_function))
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Exclude, Include, Json, Regex
+from tmask.cli.options import Exclude, Include, Json, Regex, Verbose
 from tmask.cli.output import Row, show_json, show_table
-from tmask.cli.rows.layer_rows import skipped_rows
+from tmask.cli.selection import counted
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Skipped, select_layers
 from tmask.files.opening import open_weights
@@ -43,6 +43,7 @@ def doctor(
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Which layers 2:4 kernels can accelerate here, how fast they are against dense ones, and from how many tokens.
 
@@ -91,7 +92,8 @@ def doctor(
             "report says of each layer of a model what it does"
         )
     if skipped:
-        show_table("Left out", skipped_rows(skipped), texts=("because", "tensors"))
+        why = {item.name: item.reason for item in skipped}
+        note(f"{len(why)} tensors were left out: {counted(why, verbose)}")
     if machine.problem:
         where = "there is no CUDA device here" if device.type == "cpu" else machine.problem
         note(f"nothing was measured: {where}")

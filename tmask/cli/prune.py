@@ -25,7 +25,7 @@ from tmask.cli.language_models import (
     read_device,
     read_dtype,
 )
-from tmask.cli.options import Json, KeepZeros, make_solver
+from tmask.cli.options import Json, KeepZeros, SolverName, make_solver
 from tmask.cli.output import show_json, show_table
 from tmask.cli.rows.prune_rows import block_rows, document, kind_rows, losses_and_sizes, read_patterns, skipped_rows
 from tmask.cli.settings import read_settings
@@ -55,7 +55,7 @@ def prune(
         Path | None, typer.Option("--patterns", help="In place of N:M: what `tmask allocate` wrote (--json or --csv).")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="N:M along the inputs alone, not transposable.")] = False,
-    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    solver: SolverName = "auto",
     method: Annotated[str, typer.Option(help="magnitude, wanda, adaprune, sparsegpt or alps.")] = "alps",
     settings: Annotated[list[str], typer.Option("--set", help="name=value of the method (repeatable).")] = [],  # noqa: B006
     goal: Annotated[

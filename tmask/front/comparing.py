@@ -59,7 +59,12 @@ class Comparison(Shown):
     def card(self) -> Card:
         """What a notebook shows: a row for each solver and pattern."""
         rows = [_words(summary) for summary in self.summaries]
-        return Card("Solvers compared on the same blocks, gaps proven by duality", {}, rows, (), self.notes)
+        judged = ", ".join(f"{n}:{m} {count:,}" for (n, m), count in self._judged().items())
+        title = "Solvers compared on the same blocks, gaps proven by duality"
+        return Card(title, {"blocks that all solved, and that are judged": judged}, rows, (), self.notes)
+
+    def _judged(self) -> dict[tuple[int, int], int]:
+        return {(run.n, run.m): run.judged for run in self.runs if not run.failure}
 
     def plot(self) -> Figure:
         """Gap against time, a panel for each pattern, as a figure of matplotlib.
@@ -133,7 +138,7 @@ def compare(
                 notes.append(f"{pattern}: left out, since they take smaller blocks only: {too_small}")
             runs += run_comparison(
                 blocks, pattern, fitting, case="weights", repeats=repeats, seconds_per_solver=seconds_per_solver,
-                seed=seed, progress=tell,
+                seed=seed, same_blocks=True, progress=tell,
             )  # fmt: skip
     return Comparison(tuple(runs), tuple(notes))
 
@@ -149,10 +154,10 @@ def _words(summary: Summary) -> dict[str, str]:
         "solver": summary.solver,
         "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
         "us a block": number(summary.microseconds),
-        "retained": percent(summary.retained if ran else None),
+        "of optimum": percent(summary.of_optimum if ran else None),
         "mean gap": percent(summary.gap_mean, 4),
         "worst gap": percent(summary.gap_worst),
         "proven optimal": percent(summary.optimal_share if ran else None, 1),
         "underfilled": percent(1 - summary.feasible_share if ran else None, 1),
-        "blocks": f"{summary.blocks:,}",
+        "timed blocks": f"{summary.blocks:,}",
     }

@@ -8,6 +8,7 @@ values are Solver classes.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import logging
 from dataclasses import dataclass
@@ -210,8 +211,10 @@ def solver_class(name: str) -> type[Solver]:
         return _builtin_class(name, BUILTIN[name])
     found = _entry_points()
     if name not in found:
-        names = ", ".join([*BUILTIN, *_registered, *found])
-        raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
+        names = ["auto", *BUILTIN, *_registered, *found]
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise UnknownSolverError(f"unknown solver {name!r}; {meant}there are: {', '.join(names)}")
     return foreign_class(found[name])
 
 
