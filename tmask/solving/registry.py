@@ -121,6 +121,7 @@ def get_solver(name: str, **settings: Any) -> Solver:
         InvalidProblemError: a setting that it does not have, or a value that it refuses.
     """
     # Looked at here, since a dataclass's own TypeError would not say which settings there are.
+    _tell_of_compiling(name)
     cls = solver_class(name)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for setting in settings:
@@ -189,12 +190,19 @@ def _loadable(name: str) -> type[Solver] | None:
     """The class of a built-in solver; None if its library is missing, or there and broken, which is said once."""
     if BUILTIN[name].lacking() or name in _broken:
         return None
+    _tell_of_compiling(name)
     try:
         return solver_class(name)
     except SolverUnavailableError as error:
         _broken.add(name)
         log.warning("%s; going on without it", error)
         return None
+
+
+def _tell_of_compiling(name: str) -> None:
+    """Say at once that a solver which is about to be used compiles, if it does: its library takes a while to load."""
+    if name in BUILTIN and "numba" in BUILTIN[name].requires and not BUILTIN[name].lacking():
+        importlib.import_module("tmask_solvers.shared.kernel_cache").tell_if_empty()
 
 
 def solver_class(name: str) -> type[Solver]:
