@@ -61,7 +61,7 @@ def _printable_usage_errors() -> Iterator[None]:
 app = typer.Typer(
     name="tmask",
     cls=_Group,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
@@ -78,11 +78,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Provably optimal transposable N:M sparsity masks (N weights are kept of every M)."""
+    if ctx.invoked_subcommand is None:
+        for line in ctx.get_help().splitlines():
+            show_line(line)
+        raise typer.Exit
     log = logging.getLogger("tmask")
     log.setLevel(logging.INFO)
     # Set, not added: with several calls in one process, as tests make, each note would come several times.
