@@ -7,6 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ from safetensors.numpy import save_file
 from tests.cli.harness import one_line, run, solve
 from tmask.cli import app
 from tmask.cli.help.examples import EXAMPLES, SHORT
+from tmask.solving import registry
+
+compare = import_module("tmask.cli.compare")  # the module, which its command hides
 
 COMMANDS = typer.main.get_command(app).commands
 SCREEN = 50  # lines of a terminal window
@@ -143,3 +148,19 @@ def test_solvers_are_judged_on_the_same_blocks(tmp_path, monkeypatch):
 def test_a_table_that_is_piped_fits_the_width_that_is_asked_for(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     assert max(map(len, run("compare", "-p", "2:4", "-s", "bi-nm", *QUICK).stdout.splitlines()[1:6])) <= 60
+
+
+def test_all_that_is_not_installed_is_one_line(weights, monkeypatch):
+    """A first comparison ended in nine lines of what else there is."""
+    lost = registry.Entry("patterns:Patterns", ("no_such_library",), "one")
+    for name, extra in (("pulp-cbc", "pulp"), ("ortools-flow", "ortools"), ("ortools-cpsat", "ortools")):
+        monkeypatch.setitem(registry.BUILTIN, name, replace(lost, extra=extra))
+    monkeypatch.setitem(registry.BUILTIN, "midpoint-cuda", replace(lost, extra="cuda", gpu=True))
+    monkeypatch.setattr(compare, "_DEFAULT", ("bi-nm",))
+    lines = [
+        line for line in run("compare", weights, "-p", "2:4", *QUICK).stderr.splitlines() if "not installed" in line
+    ]
+    assert lines == [
+        'not installed: ortools-flow, ortools-cpsat, pulp-cbc; run: pip install "tmask[ortools,pulp]"',
+        'not installed: midpoint-cuda; run: pip install "tmask[cuda]", on a machine with an NVIDIA GPU',
+    ]

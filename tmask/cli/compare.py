@@ -42,7 +42,7 @@ from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
 from tmask.files.outputs.names import check_csv_name
 from tmask.showing.numbers import amount, number, percent
-from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
+from tmask.solving.registry import BUILTIN, available_solvers, get_solver, solver_class, solver_infos
 
 Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
 
@@ -108,8 +108,8 @@ def compare(
         _show_tables(path, list(usable), summaries)
         for remark in remarks:
             note(remark)
-        for name, install in missing.items():
-            note(f"not installed: {name}; run: {install}")
+        for text in _not_installed(missing):
+            note(text)
     _exit_if_any_failed(summaries)
 
 
@@ -224,6 +224,16 @@ def _words(summary: Summary) -> dict[str, str]:
         "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
         "weights/s": amount(summary.weights_per_second),
     }
+
+
+def _not_installed(missing: Mapping[str, str]) -> list[str]:
+    """What an install would add, in one line, and another for solvers that need a GPU."""
+    texts = [f"not installed: what solver {name} needs" for name in missing if name not in BUILTIN]
+    for gpu, where in ((False, ""), (True, ", on a machine with an NVIDIA GPU")):
+        names = [name for name in missing if name in BUILTIN and BUILTIN[name].gpu == gpu]
+        extras = ",".join(dict.fromkeys(BUILTIN[name].extra for name in names))
+        texts += [f'not installed: {", ".join(names)}; run: pip install "tmask[{extras}]"{where}'] if names else []
+    return texts
 
 
 def _exit_if_any_failed(summaries: Sequence[Summary]) -> None:
