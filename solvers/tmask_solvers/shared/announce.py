@@ -63,5 +63,5 @@ def announce_all() -> event.Listener:
     """From now on say, once, that kernels are compiled outside of `announced`; not where that was said beforehand."""
     listener = _ForAll("kernels")
     listener.silent = not tell_if_empty()
-    event.register("numba:compile", listener)
+    event.register("numba:compile", listener)  # type: ignore[no-untyped-call]  # numba has no types
     return listener
