@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 GPU_OUT ?= build/gpu
 
-.PHONY: demo test check docs format nightly bench gpu clean
+.PHONY: demo test check docs package format nightly bench gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,11 @@ check: $(READY)
 
 docs: $(READY)  ## the site, into build/docs; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
+
+package: $(READY)  ## sdist and wheel, into build/package, each tried in an environment of its own
+	rm -rf build/package
+	$(BIN)/hatchling build -d build/package
+	$(BIN)/python -m bench.package build/package
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -58,7 +58,7 @@ def draw_masks() -> Figure:
     for axes, name in zip(figure.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         solution = tmask.solve(corner, "4:8", name)
         show_mask(axes, solution.mask, _SIDE, SOLVERS[name][0])
-        short = ", lines left short" if solution.status == "underfilled" else ""
+        short = ", underfilled" if solution.status == "underfilled" else ""
         _titled(axes, name, f"keeps {percent(solution.retained)}{short}")
     return figure
 
@@ -82,7 +82,8 @@ def draw_house() -> Figure:
         own = sorted(part for part in rooms if floors[part] == level)
         for place, part in enumerate(own):
             box: dict[str, Any] = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": _colour(part)}
-            axes.text((place + 0.5) / len(own), level, part.removeprefix("tmask."), ha="center", va="center", bbox=box)
+            name = part.removeprefix("tmask.").replace("tmask_solvers.", "solvers.")  # else boxes lie on one another
+            axes.text((place + 0.5) / len(own), level, name, ha="center", va="center", bbox=box)
     axes.set_ylim(-0.7, max(floors.values()) + 0.7)
     axes.set_title(f"each room imports rooms below it alone (the core: {CORE.replace('tmask.', '')})", color=INK)
     return figure

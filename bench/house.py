@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "tmask.cli": f"tmask {CORE} tmask.showing tmask.allocation tmask.comparison tmask.diversity tmask.files "
     "tmask.plots tmask.sharding tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning",
+    "tmask.__main__": "tmask.cli",
     "tmask_solvers.shared": "tmask.blocks tmask.showing",
     "tmask_solvers.cpu_kernels": "tmask.blocks tmask_solvers.shared",
     "tmask_solvers.torch_kernels": "tmask_solvers.shared",

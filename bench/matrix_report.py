@@ -15,7 +15,7 @@ import typer
 from bench import markdown
 from bench.rows import RESULTS
 from tmask.files.atomic import atomic_path
-from tmask.showing.styles import RC, save_options
+from tmask.showing.styles import COLOURS, MARKERS, RC, save_options
 
 # Draws without a screen.
 mpl.use("Agg")
@@ -74,8 +74,9 @@ def curve(rows: pd.DataFrame, target: Path) -> str:
     values = 1e9 * rows["seconds"] / rows["side"] ** 2
     table = _pivot(rows, "side", values)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for pattern in table.columns:
-        axes.plot([int(side) for side in table.index], table[pattern], marker="o", label=pattern)
+    sides = [int(side) for side in table.index]
+    for pattern, colour, marker in zip(table.columns, COLOURS, MARKERS, strict=False):  # told apart in grey, too
+        axes.plot(sides, table[pattern], color=colour, marker=marker, label=pattern)
     axes.set(xscale="log", yscale="log", xlabel="side of the matrix", ylabel="nanoseconds a weight", ylim=(0.1, None))
     axes.set_xticks([int(side) for side in table.index], list(table.index))
     axes.minorticks_off()

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = (
     "torch",
     "numba",
@@ -41,3 +43,15 @@ def test_a_solver_imports_its_own_library_alone():
         "print([n for n in ('torch', 'numba', 'ortools', 'pulp') if n in sys.modules])"
     )
     assert run(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["tmask.nn", "tmask.nn.mask", "tmask.nn.integrations.lightning"])
+def test_without_torch_its_part_says_what_to_install(module):
+    code = f"import sys; sys.modules['torch'] = None\nimport {module}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert said.splitlines()[-1].endswith('tmask.nn needs torch, not installed here; run: pip install "tmask[torch]"')
+
+
+def test_python_can_run_the_package():
+    said = subprocess.run([sys.executable, "-m", "tmask", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("tmask ")

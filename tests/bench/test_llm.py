@@ -61,7 +61,8 @@ def test_a_row_for_each_choice(folder, here, tmp_path):
         assert float(row["density"]) == pytest.approx(float(row["zeros"]), abs=0.05)
         assert (row["matrices"], row["windows"], row["threads"]) == ("21", "3", "1")
         assert float(row["seconds"]) > 0
-        assert float(row["peak_mib"]) >= float(row["before_mib"]) > 0
+        # The system counts pages in batches: what was read later may be a little less.
+        assert float(row["peak_mib"]) > 0.99 * float(row["before_mib"]) > 0
         assert row["transformers"]
     sets = {row["goal"]: float(row["states_mib"]) for row in rows}
     assert sets["dense"] == 2 * sets["layer"] == pytest.approx(2 * 4 * 16 * 16 * 4 / 2**20)

@@ -23,7 +23,7 @@ TWO_ON_ALL = ("--solvers", "patterns,bi-nm", *ALL_BLOCKS)
 def test_on_the_built_in_weights(tmp_path):
     rows = tmp_path / "rows.csv"
     result = run("compare", "-p", "2:4", *TWO_ON_ALL, "--csv", rows)
-    for text in ("us/block", "spread", "weights/s", "retained", "mean gap", "worst gap", "optimal", "feasible"):
+    for text in ("us/block", "spread", "weights/s", "retained", "mean gap", "worst gap", "optimal", "underfilled"):
         assert text in result.stdout
     for text in ("patterns", "bi-nm", "exact", "heuristic"):
         assert text in result.stdout

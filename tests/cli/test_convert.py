@@ -99,7 +99,7 @@ def test_the_table(folder):
     result = run("convert", folder / "model.safetensors", folder / "inputs.npy", "-o", folder / "out.pt", *BUILD)
     for text in ("zeros", "observed fit", "error, refitted", "3:4"):
         assert text in result.stdout
-    assert "4.weight stays as it was: the classifier" in one_line(result.stderr)
+    assert "1 stay as they were: the classifier (include it to prune it): 4.weight" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("numba")
 
 import tmask_solvers
-from tmask_solvers.cpu_kernels.compiling import digest_of_sources, kernel
+from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.shared.kernel_cache import digest_of_sources
 
 PACKAGE = Path(tmask_solvers.__file__).parent
 

@@ -17,7 +17,20 @@ from tmask.blocks.arrays import to_scores
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
+from tmask.cli.options import (
+    Csv,
+    Exclude,
+    Groups,
+    Include,
+    Json,
+    Layouts,
+    Overwrite,
+    Regex,
+    SolverName,
+    Verbose,
+    check_outputs,
+    several,
+)
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.files.csv_files import write_csv
@@ -36,7 +49,7 @@ def allocate(
     pattern: Annotated[
         list[str], typer.Option("--pattern", "-p", help="N:M to offer (repeatable); else 1:8 to 8:8.")
     ] = [],  # noqa: B006
-    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    solver: SolverName = "auto",
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     regex: Regex = False,
@@ -45,12 +58,13 @@ def allocate(
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
+    verbose: Verbose = False,
 ) -> None:
     """Choose each layer's n of m so that the whole model loses the least |weight| within one density.
 
     Each layer is solved for each pattern; the choice is then a knapsack, solved exactly by OR-Tools.
     """
-    parsed = list(dict.fromkeys(map(Pattern.parse, pattern or _PATTERNS)))
+    parsed = list(dict.fromkeys(map(Pattern.parse, several(pattern) or _PATTERNS)))
     check_outputs([file], [csv], overwrite)
     check_csv_name(csv)
     source, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts, csv)
@@ -85,7 +99,7 @@ def allocate(
     show_table(
         f"Patterns for {file.name} that keep at most {percent(density)}", _words(found, rows, read_as), texts=texts
     )
-    for remark in left_out(selection):
+    for remark in left_out(selection, verbose):
         note(remark)
 
 

@@ -15,12 +15,14 @@ from tmask import __version__
 from tmask.cli.allocate import allocate
 from tmask.cli.check import check
 from tmask.cli.compare import compare
-from tmask.cli.console import NoteHandler
+from tmask.cli.console import NoteHandler, hushable
 from tmask.cli.convert import convert
 from tmask.cli.diversity import diversity
 from tmask.cli.doctor import doctor
 from tmask.cli.evaluate import evaluate
 from tmask.cli.exit_codes import errors_as_exit_codes
+from tmask.cli.help.command import Command
+from tmask.cli.help.examples import SHORT
 from tmask.cli.merge import merge
 from tmask.cli.output import show_line
 from tmask.cli.plot import plot
@@ -60,8 +62,9 @@ def _printable_usage_errors() -> Iterator[None]:
 app = typer.Typer(
     name="tmask",
     cls=_Group,
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 3 a solver is missing or failed; "
     "4 the output cannot be written; 130 interrupted, 143 by TERM, 129 by HUP; 141 the reader of a pipe has gone.",
@@ -76,29 +79,26 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Provably optimal transposable N:M sparsity masks (N weights are kept of every M)."""
+    if ctx.invoked_subcommand is None:
+        for line in ctx.get_help().splitlines():
+            show_line(line)
+        raise typer.Exit
     log = logging.getLogger("tmask")
     log.setLevel(logging.INFO)
     # Set, not added: with several calls in one process, as tests make, each note would come several times.
     log.handlers = [NoteHandler()]
 
 
-app.command()(solve)
-app.command()(merge)
-app.command()(compare)
-app.command()(check)
-app.command()(solvers)
-app.command()(plot)
-app.command()(doctor)
-app.command()(diversity)
-app.command()(allocate)
-app.command()(convert)
-app.command()(prune)
-app.command()(evaluate)
+for _function in (
+    solve, merge, compare, check, solvers, plot, doctor, diversity, allocate, convert, prune, evaluate,
+):  # fmt: skip
+    app.command(cls=Command, short_help=SHORT[_function.__name__])(hushable(_function))
 
 
 def main() -> None:

@@ -16,7 +16,20 @@ from tmask.blocks.layouts import all_in_words
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import complain, note, progress_bar
 from tmask.cli.exit_codes import Code, reports_errors
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
+from tmask.cli.options import (
+    Csv,
+    Exclude,
+    Groups,
+    Include,
+    Json,
+    Layouts,
+    Overwrite,
+    Regex,
+    SolverNames,
+    Verbose,
+    check_outputs,
+    several,
+)
 from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.builtin import builtin_weights
@@ -29,11 +42,11 @@ from tmask.files.csv_files import write_csv
 from tmask.files.layers import Layer
 from tmask.files.outputs.names import check_csv_name
 from tmask.showing.numbers import amount, number, percent
-from tmask.solving.registry import available_solvers, get_solver, solver_class, solver_infos
+from tmask.solving.registry import BUILTIN, available_solvers, get_solver, solver_class, solver_infos
 
 Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
 
-# Without --solvers: one of each kind that ends in seconds.
+# Where none is named: one of each kind that ends in seconds.
 _DEFAULT = (
     "midpoint",
     "augmenting-paths",
@@ -50,7 +63,7 @@ _DEFAULT = (
 def compare(
     file: Annotated[Path | None, typer.Argument(help="Weights; without, those of a small built-in network.")] = None,
     pattern: Annotated[list[str], typer.Option("--pattern", "-p", help="N:M (repeatable).")] = ["2:4", "4:8"],  # noqa: B006
-    solvers: Annotated[str, typer.Option("--solvers", help="Names, separated by commas.")] = "",
+    solver: SolverNames = [],  # noqa: B006
     all_solvers: Annotated[bool, typer.Option("--all-solvers", help="Every solver that is installed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Times that each solver runs, in turn.")] = 3,
     seconds_per_solver: Annotated[float, typer.Option(min=0.0, help="About how long a solver may take.")] = 2.0,
@@ -62,24 +75,25 @@ def compare(
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
+    verbose: Verbose = False,
 ) -> None:
     """Compare solvers on the blocks of a weight file: time, kept share and proven gap.
 
-    Slow solvers see a random part of the blocks; the table says how many each one saw. A solver that fails is a row
-    of the table too; the exit code is then 3.
+    Masks are judged on the blocks that all solved, a random part of them where one is slow; times are of as many as
+    each had time for. A solver that fails is a row of the table too; the exit code is then 3.
     """
-    names, unusable = _names(solvers, all_solvers)
-    usable = {one: _usable(names, one) for one in map(Pattern.parse, pattern)}
+    names, unusable = _names(solver, all_solvers)
+    usable = {one: _usable(names, one) for one in map(Pattern.parse, several(pattern))}
     path = file or builtin_weights()
     check_outputs([path], [csv], overwrite)
     check_csv_name(csv)
     weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts, csv)
     tensors = [(to_scores(weights.read(layer.name).values(), name=layer.name), layer) for layer in selection.layers]
     runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
-    remarks += [*unusable, *left_out(selection)]
+    remarks += [*unusable, *left_out(selection, verbose)]
     summaries = summarise(runs)
-    # Who names solvers knows which ones are wanted; the others learn what an install would add.
-    missing = {} if solvers else {info.name: info.install for info in solver_infos() if info.missing}
+    # Who names some knows which ones are wanted; the others learn what an install would add.
+    missing = {} if solver else {info.name: info.install for info in solver_infos() if info.missing}
     machine = environment()
     read_as = all_in_words(layer.read_as for layer in selection.layers)
     if csv is not None:
@@ -95,25 +109,27 @@ def compare(
         _show_tables(path, read_as, list(usable), summaries)
         for remark in remarks:
             note(remark)
-        for name, install in missing.items():
-            note(f"not installed: {name}; run: {install}")
+        for text in _not_installed(missing):
+            note(text)
     _exit_if_any_failed(summaries)
 
 
-def _names(text: str, all_solvers: bool) -> tuple[list[str], list[str]]:
+def _names(texts: list[str], all_solvers: bool) -> tuple[list[str], list[str]]:
     """The solvers that were asked for, each once, and remarks on those that were not named, and cannot be used.
 
     A name that was given and cannot be used is an error, here, before the work.
     """
-    if not text:
+    if not texts:
         return _those_that_load([name for name in available_solvers() if all_solvers or name in _DEFAULT])
     if all_solvers:
-        raise InvalidProblemError("give --solvers or --all-solvers, not both")
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        raise InvalidProblemError("give --solver or --all-solvers, not both")
+    names = several(texts)
     if not names:
-        raise InvalidProblemError(f"--solvers {text!r} names none; write it as a,b,c (`tmask solvers` lists them)")
+        raise InvalidProblemError(
+            f"--solver {','.join(texts)!r} names none; write it as a,b,c (`tmask solvers` lists them)"
+        )
     if "auto" in names:
-        raise InvalidProblemError("--solvers auto: it stands for the fastest exact solver of those that can be named")
+        raise InvalidProblemError("--solver auto: it stands for the fastest exact solver of those that can be named")
     for name in names:
         get_solver(name)
     return names, []
@@ -167,6 +183,7 @@ def _run(
             task = bar.add_task(str(pattern))
             runs += run_comparison(
                 blocks, pattern, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
+                same_blocks=True,
                 progress=lambda done, of_all, text, task=task, of=pattern: bar.update(task, description=f"{of} {text}"),  # type: ignore[misc]
             )  # fmt: skip
             bar.remove_task(task)
@@ -176,32 +193,51 @@ def _run(
 def _show_tables(path: Path, read_as: str, patterns: Sequence[Pattern], summaries: Sequence[Summary]) -> None:
     for pattern in patterns:
         own = [summary for summary in summaries if (summary.n, summary.m) == (pattern.n, pattern.m)]
-        title = f"{pattern} on {path.name} (read as {read_as}), gaps proven by duality"
+        judged = max((one.judged for one in own if one.failures < one.repeats), default=0)
+        title = (
+            f"{pattern} on {path.name} (read as {read_as}): masks judged on the same {judged:,} blocks, gaps proven by "
+            "duality"
+        )
         show_table(title, _rows(own), texts=("solver", "kind"))
 
 
 def _rows(summaries: Sequence[Summary]) -> list[Row]:
     """In words, the fastest first, those that failed last."""
-    return [_words(one) for one in sorted(summaries, key=lambda s: (math.isnan(s.microseconds), s.microseconds))]
+    ordered = sorted(summaries, key=lambda s: (math.isnan(s.microseconds), s.microseconds))
+    # Columns of zeros would push others off the screen.
+    rare = {"at a limit": [one.limits for one in ordered], "failures": [one.failures for one in ordered]}
+    shown = {name: counts for name, counts in rare.items() if any(counts)}
+    return [
+        _words(one) | {name: str(counts[place]) for name, counts in shown.items()} for place, one in enumerate(ordered)
+    ]
 
 
-def _words(summary: Summary) -> Row:
+def _words(summary: Summary) -> dict[str, str]:
     ran = summary.failures < summary.repeats
     return {
         "solver": summary.solver,
         "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
-        "blocks": f"{summary.blocks:,}",
         "us/block": number(summary.microseconds),
-        "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
-        "weights/s": amount(summary.weights_per_second),
         "retained": percent(summary.retained if ran else None),
+        "of optimum": percent(summary.of_optimum if ran else None),
         "mean gap": percent(summary.gap_mean, 4),
         "worst gap": percent(summary.gap_worst),
         "optimal": percent(summary.optimal_share if ran else None, 1),
-        "feasible": percent(summary.feasible_share if ran else None, 1),
-        "at a limit": str(summary.limits),
-        "failures": str(summary.failures),
+        "underfilled": percent(1 - summary.feasible_share if ran else None, 1),
+        "timed blocks": f"{summary.blocks:,}",
+        "spread": f"{number(summary.fastest)} - {number(summary.slowest)}" if ran else "-",
+        "weights/s": amount(summary.weights_per_second),
     }
+
+
+def _not_installed(missing: Mapping[str, str]) -> list[str]:
+    """What an install would add, in one line, and another for solvers that need a GPU."""
+    texts = [f"not installed: what solver {name} needs" for name in missing if name not in BUILTIN]
+    for gpu, where in ((False, ""), (True, ", on a machine with an NVIDIA GPU")):
+        names = [name for name in missing if name in BUILTIN and BUILTIN[name].gpu == gpu]
+        extras = ",".join(dict.fromkeys(BUILTIN[name].extra for name in names))
+        texts += [f'not installed: {", ".join(names)}; run: pip install "tmask[{extras}]"{where}'] if names else []
+    return texts
 
 
 def _exit_if_any_failed(summaries: Sequence[Summary]) -> None:

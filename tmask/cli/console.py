@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Annotated, Any, get_type_hints
 
+import typer
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, TaskID
 from rich.text import Text
 
 from tmask.showing.printable import printable
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress; results and errors alone.")]
+
+
+def hushable(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the option --quiet, which none of them has to know of."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, quiet: bool = False, **kwargs: Any) -> None:
+        before = _quiet.set(quiet)
+        try:
+            command(*args, **kwargs)
+        finally:
+            _quiet.reset(before)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    # typer reads both: the order and defaults from the one, types from the other.
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {**get_type_hints(command, include_extras=True), "quiet": Quiet}
+    return wrapped
 
 
 def stderr() -> Console:
@@ -23,8 +51,9 @@ def complain(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A remark on stderr, on one line."""
-    _say(text, "dim")
+    """A remark on stderr, on one line, unless --quiet was asked for."""
+    if not _quiet.get():
+        _say(text, "dim")
 
 
 def _say(text: str, style: str) -> None:
@@ -44,7 +73,7 @@ class NoteHandler(logging.Handler):
 def progress_bar(*columns: ProgressColumn) -> Progress:
     """On stderr, gone when done, and silent where that is no terminal."""
     console = stderr()
-    return _Bar(*columns, console=console, disable=not console.is_terminal, transient=True)
+    return _Bar(*columns, console=console, disable=_quiet.get() or not console.is_terminal, transient=True)
 
 
 class _Bar(Progress):

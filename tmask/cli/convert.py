@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Csv, Exclude, Include, Json, KeepZeros, Overwrite, check_outputs
+from tmask.cli.options import Csv, Exclude, Include, Json, KeepZeros, Overwrite, SolverName, Verbose, check_outputs
 from tmask.cli.output import Row, show_json, show_table
+from tmask.cli.selection import counted
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.csv_files import write_csv
 from tmask.files.masks import write_masks
@@ -36,7 +37,7 @@ def convert(
     side: Annotated[int, typer.Option("--side", "-m", min=2, max=32, help="m of N:M; each layer gets its own N.")] = 8,
     confidence: Annotated[float, typer.Option(help="Share of weights whose groups must have zeros enough.")] = 0.9,
     plain: Annotated[bool, typer.Option("--plain", help="N:M along the inputs alone, not transposable.")] = False,
-    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    solver: SolverName = "auto",
     score: Annotated[str, typer.Option(help="magnitude, squared, wanda or obs.")] = "magnitude",
     method: Annotated[str, typer.Option(help="Refit by least-squares, adam or none.")] = "least-squares",
     damping: Annotated[float, typer.Option(min=0.0, help="How strongly weights are drawn to their start.")] = 1e-2,
@@ -50,6 +51,7 @@ def convert(
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
+    verbose: Verbose = False,
 ) -> None:
     """Convert an unstructured-sparse model: each layer to the N:M that its own zeros nearly satisfy, then AdaPrune.
 
@@ -107,10 +109,10 @@ def convert(
         if missing := len(report.pruning.layers) - len(records):
             note(f"{masks} lacks the masks of {missing} matrices in stacks, which mask files do not hold")
     save_model(output, loaded.model, whole=loaded.whole, overwrite=overwrite)
-    _show(output, report, json)
+    _show(output, report, json, verbose)
 
 
-def _show(output: Path, report: ConversionReport, json: bool) -> None:
+def _show(output: Path, report: ConversionReport, json: bool, verbose: bool) -> None:
     pruning = report.pruning
     if json:
         show_json(
@@ -127,8 +129,8 @@ def _show(output: Path, report: ConversionReport, json: bool) -> None:
     for row in pruning.layers:
         if row.remark:
             note(f"{row.layer}: {row.remark}")
-    for name, reason in pruning.skipped.items():
-        note(f"{name} stays as it was: {reason}")
+    if pruning.skipped:
+        note(f"{len(pruning.skipped)} stay as they were: {counted(pruning.skipped, verbose)}")
 
 
 def _words(row: dict[str, Any]) -> Row:

@@ -12,7 +12,19 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from tmask.blocks.pattern import Pattern
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Csv, Exclude, Groups, Include, Json, Layouts, Overwrite, Regex, check_outputs
+from tmask.cli.options import (
+    Csv,
+    Exclude,
+    Groups,
+    Include,
+    Json,
+    Layouts,
+    Overwrite,
+    Regex,
+    Verbose,
+    check_outputs,
+    several,
+)
 from tmask.cli.output import show_json, show_table
 from tmask.cli.rows.diversity_rows import (
     FORMULA,
@@ -56,13 +68,14 @@ def diversity(
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
+    verbose: Verbose = False,
 ) -> None:
     """Count the masks that each constraint allows: log2 of their number, per weight.
 
     Unstructured and structured (whole m-by-m blocks) keep the share n/m; plain N:M and transposable N:M are counted
     exactly. Without a file, the paper's product formula stands beside the exact count.
     """
-    parsed = list(dict.fromkeys(map(Pattern.parse, pattern or (_OF_A_FILE if file else DEFAULT_PATTERNS))))
+    parsed = list(dict.fromkeys(map(Pattern.parse, several(pattern) or (_OF_A_FILE if file else DEFAULT_PATTERNS))))
     check_outputs([file] if file else [], [plot, csv], overwrite)
     check_csv_name(csv)
     # An option that would do nothing is an error.
@@ -76,7 +89,7 @@ def diversity(
     _, selection = open_selected(file, parsed, include, exclude, regex, groups, layouts, csv)
     by_pattern, missing = _count_layers(selection.layers, parsed)
     _of_layers(file, selection, by_pattern, plot, overwrite, json, csv)
-    for remark in (*left_out(selection), *missing):
+    for remark in (*left_out(selection, verbose), *missing):
         note(remark)
 
 

@@ -14,10 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, parse_groups, parse_layouts
+from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, Verbose, parse_groups, parse_layouts
 from tmask.cli.output import Row, show_json, show_table
-from tmask.cli.rows.layer_rows import skipped_rows
-from tmask.cli.selection import groups_of_model
+from tmask.cli.selection import counted, groups_of_model
 from tmask.errors import InvalidProblemError, SolverUnavailableError
 from tmask.files.layers import Selection, select_layers
 from tmask.files.opening import open_weights
@@ -46,6 +45,7 @@ def doctor(
     groups: Groups = [],  # noqa: B006
     layouts: Layouts = [],  # noqa: B006
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Which layers 2:4 kernels can accelerate here, how fast they are against dense ones, and from how many tokens.
 
@@ -99,7 +99,8 @@ def doctor(
     for remark in selection.remarks:
         note(remark)
     if skipped:
-        show_table("Left out", skipped_rows(skipped), texts=("because", "tensors"))
+        why = {item.name: item.reason for item in skipped}
+        note(f"{len(why)} tensors were left out: {counted(why, verbose)}")
     if machine.problem:
         where = "there is no CUDA device here" if device.type == "cpu" else machine.problem
         note(f"nothing was measured: {where}")

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from tmask.blocks.layouts import LAYOUTS
+from tmask.cli.help.completion import complete_solver
 from tmask.cli.settings import read_settings
 from tmask.errors import InvalidProblemError, OutputError
 from tmask.files.atomic import check_output
@@ -24,12 +25,27 @@ Groups = Annotated[list[str], typer.Option("--groups", help="NAME=G: a grouped c
 Layouts = Annotated[
     list[str], typer.Option("--layout", help="NAME=matrix, stack or convolution: what its axes are (repeatable).")
 ]
+SolverName = Annotated[
+    str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.", autocompletion=complete_solver)
+]
+SolverNames = Annotated[
+    list[str],
+    # `--solvers a,b` was its only spelling once.
+    typer.Option("--solver", "-s", "--solvers", help="Names (repeatable, or a,b).", autocompletion=complete_solver),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name all that is left out, not only count it.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the rows to this CSV file.")]
 KeepZeros = Annotated[
     bool, typer.Option("--keep-zeros", help="Weights that are 0 stay pruned: at most N of every M are kept.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def several(texts: Iterable[str]) -> list[str]:
+    """What a repeatable option was given, each once, in order; commas part its values as well."""
+    values = (part.strip() for text in texts for part in text.split(","))
+    return list(dict.fromkeys(value for value in values if value))
 
 
 def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path | None], overwrite: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ def show_table(title: str, rows: Sequence[Row], texts: Collection[str] = ()) -> 
         texts: columns that are left-aligned and may fold; the others hold numbers, which must not.
     """
     console = Console()
-    if not console.is_terminal:
+    # A width that is asked for holds for a pipe as well.
+    if not (console.is_terminal or os.environ.get("COLUMNS", "").isdigit()):
         console = Console(width=_PIPE_WIDTH)
     # Before the widths are counted, which escapes change.
     title = printable(title, console.encoding)

@@ -21,7 +21,7 @@ from tmask.cli.language_models import (
     read_device,
     read_dtype,
 )
-from tmask.cli.options import Json, KeepZeros
+from tmask.cli.options import Json, KeepZeros, SolverName
 from tmask.cli.output import show_json, show_table
 from tmask.cli.pruning.running import ShownRun
 from tmask.cli.pruning.staying_dense import check_share, left_dense, measure
@@ -52,7 +52,7 @@ def prune(
         Path | None, typer.Option("--patterns", help="In place of N:M: what `tmask allocate` wrote (--json or --csv).")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="N:M along the inputs alone, not transposable.")] = False,
-    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    solver: SolverName = "auto",
     method: Annotated[str, typer.Option(help="magnitude, wanda, adaprune, sparsegpt or alps.")] = "alps",
     settings: Annotated[list[str], typer.Option("--set", help="name=value of the method (repeatable).")] = [],  # noqa: B006
     goal: Annotated[

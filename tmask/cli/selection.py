@@ -9,7 +9,7 @@ from pathlib import Path
 from tmask.blocks.pattern import Pattern
 from tmask.cli.options import parse_groups, parse_layouts
 from tmask.files.csv_files import check_texts
-from tmask.files.layers import Selection, in_short, select_layers
+from tmask.files.layers import Selection, select_layers
 from tmask.files.opening import open_weights
 from tmask.files.weight_file import WeightFile
 
@@ -54,14 +54,26 @@ def groups_of_model(file: WeightFile) -> Mapping[str, int]:
     return model_convolutions(file)
 
 
-def left_out(selection: Selection) -> list[str]:
+def left_out(selection: Selection, verbose: bool) -> list[str]:
     """Remarks on how layers are read, and on all that gets no mask: numbers for a whole file must not hide them."""
-    reasons: dict[str, list[str]] = {}
-    for item in selection.skipped:
-        reasons.setdefault(item.reason, []).append(item.name)
-    count = len(selection.skipped)
-    listed = "; ".join(f"{reason}: {in_short(names)}" for reason, names in reasons.items())
-    return [*selection.remarks, *([f"{count} tensors get no mask and were left out: {listed}"] if count else [])]
+    why = reasons(selection)
+    return [
+        *selection.remarks,
+        *([f"{len(why)} tensors get no mask and were left out: {counted(why, verbose)}"] if why else []),
+    ]
+
+
+def counted(why: Mapping[str, str], verbose: bool) -> str:
+    """Reasons by name, in one line: how many tensors have each; their names where asked for, or where it has one."""
+    names: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        names.setdefault(reason, []).append(name)
+    if verbose:
+        return "; ".join(f"{reason}: {', '.join(of)}" for reason, of in names.items())
+    listed = "; ".join(
+        f"{reason}: {of[0]}" if len(of) == 1 else f"{reason} ({len(of)})" for reason, of in names.items()
+    )
+    return listed + ("; --verbose names them" if len(names) < len(why) else "")
 
 
 def reasons(selection: Selection) -> dict[str, str]:

@@ -25,12 +25,14 @@ from tmask.cli.options import (
     Layouts,
     Overwrite,
     Regex,
+    SolverName,
+    Verbose,
     check_outputs,
     make_solver,
 )
 from tmask.cli.output import show_json, show_table
-from tmask.cli.rows.layer_rows import describe, skipped_rows, solve_rows, total
-from tmask.cli.selection import open_selected, reasons
+from tmask.cli.rows.layer_rows import describe, solve_rows, total
+from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
@@ -54,7 +56,7 @@ def solve(
     file: Annotated[Path, typer.Argument(help="Weights: .safetensors (or its index), .npz, .npy, .pt, .pth.")],
     pattern: Annotated[str, typer.Option("--pattern", "-p", help="N:M, N weights kept of every M.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The mask file to write (.safetensors).")],
-    solver: Annotated[str, typer.Option("--solver", "-s", help="A name from `tmask solvers`, or auto.")] = "auto",
+    solver: SolverName = "auto",
     settings: Annotated[list[str], typer.Option("--set", help="name=value of the solver (repeatable).")] = [],  # noqa: B006
     masked_weights: Annotated[
         str | None,  # no Path, which would drop the / at the end of a folder
@@ -73,6 +75,7 @@ def solve(
     overwrite: Overwrite = False,
     json: Json = False,
     csv: Csv = None,
+    verbose: Verbose = False,
 ) -> None:
     """Find transposable masks for a weight file and write them, bit-packed, with their proofs.
 
@@ -120,7 +123,7 @@ def solve(
         note(f"layer {name!r}: what an earlier run had kept of it was damaged; it was solved again")
     if run.resumed:
         note(f"resumed: {run.resumed} of {len(run.layers)} layers were finished in an earlier run")
-    for remark in selection.remarks:
+    for remark in left_out(selection, verbose):
         note(remark)
     if json:
         document = {
@@ -137,8 +140,6 @@ def solve(
     show_table(
         f"{parsed} by {names}, written to {output}", solve_rows(run.records), texts=("layer", "read as", "status")
     )
-    if selection.skipped:
-        show_table("Without a mask", skipped_rows(selection.skipped), texts=("because", "tensors"))
 
 
 class _Run:

@@ -33,10 +33,11 @@ class Run:
         settings: of the solver, as "name=value" pairs joined by blanks.
         blocks: how many it saw.
         seconds: wall-clock time of the solver alone.
-        objective, dual_bound, total: float64 sums over these blocks of kept scores, of proven bounds, of all scores.
-        gap_mean, gap_worst: over the blocks, of their optimality gaps; below 0 only for underfilled blocks.
+        objective, dual_bound, total: float64 sums over the judged blocks: kept scores, proven bounds, all scores.
+        gap_mean, gap_worst: over the judged blocks, of their optimality gaps; below 0 only for underfilled blocks.
         optimal_blocks: blocks proven optimal, exactly n per line.
         feasible_blocks: blocks with exactly n per row and column.
+        judged: the first so many of its blocks were judged; 0 in older files, and where it failed: all of them.
     """
 
     case: str
@@ -56,10 +57,11 @@ class Run:
     feasible_blocks: int = 0
     limit_reached: bool = False
     failure: str = ""
+    judged: int = 0
 
     @property
     def worth(self) -> Worth:
-        """Of its masks, on the blocks that it saw."""
+        """Of its masks, on the blocks that were judged."""
         return Worth(self.objective, self.total, self.dual_bound)
 
 
@@ -70,7 +72,9 @@ class Summary:
     Args:
         microseconds: a block, median over the repeats; fastest and slowest repeat beside it.
         weights_per_second: from the median.
-        retained: kept share of the total score, on the blocks that it saw.
+        blocks: how many it saw, of which the first `judged` count for all that is said of its masks.
+        retained: kept share of the total score.
+        of_optimum: what it keeps, as a share of the proven bounds on what can be kept.
         limits: repeats that a limit of the solver stopped, so that the mask may not be its best.
         failures: repeats that failed; `failure` is the first text.
     """
@@ -94,6 +98,8 @@ class Summary:
     limits: int
     failures: int
     failure: str
+    judged: int
+    of_optimum: float
 
 
 def compare(
@@ -105,6 +111,7 @@ def compare(
     repeats: int = 3,
     seconds_per_solver: float = 2.0,
     seed: int = 0,
+    same_blocks: bool = False,
     progress: ProgressCall | None = None,
 ) -> list[Run]:
     """Solve the same blocks by every solver, in turn, `repeats` times.
@@ -115,6 +122,8 @@ def compare(
         solvers: names, or Solver objects where settings matter.
         seconds_per_solver: about how long the repeats of one solver may take in all; it decides how many blocks a
             slow solver sees. One block at least.
+        same_blocks: judge all masks on the blocks that every solver saw, so that they can be held against each other;
+            else each on all that it saw, which says more of the fast ones.
         progress: called before each run with the number of steps done, how many there are, and what comes next.
     Returns:
         One Run per solver and repeat; solvers that failed are in it.
@@ -142,11 +151,12 @@ def compare(
     seen = max(trial.size for trial in trials)
     steps.next(f"bounds for {seen} blocks")
     bounds = upper_bounds(blocks[:seen], pattern.n, None if reference is None else reference.solve)
+    shared = min((trial.size for trial in trials if trial.runs), default=1)
     runs = []
     for repeat in range(repeats):  # in turn, so that a slow moment of the machine hits all of them
         for trial in trials:
             steps.next(f"{trial.solver.name}: run {repeat + 1} of {repeats}")
-            runs.append(trial.run(repeat, bounds))
+            runs.append(trial.run(repeat, bounds, shared if same_blocks else trial.size))
     steps.next("")
     return runs
 
@@ -172,6 +182,7 @@ class _Trial:
         self.blocks = blocks
         self.pattern = pattern
         self.size = 1
+        self.runs = False  # until it is known that it does
         self.row = Run(case, pattern.n, pattern.m, solver.name, settings_text(solver), 0, 0)
         self._judged: tuple[Masks, Run] | None = None
 
@@ -191,9 +202,11 @@ class _Trial:
                 size = min(int(size * min(16, 1 + seconds / taken)), len(self.blocks))
         except TmaskError:
             return  # the run meets it again, and reports it
+        self.runs = True
         self.size = int(min(len(self.blocks), max(1, size * seconds / taken)))
 
-    def run(self, repeat: int, bounds: Bounds) -> Run:
+    def run(self, repeat: int, bounds: Bounds, judged: int) -> Run:
+        """One repeat on all of its blocks, of which the first `judged` are judged."""
         scores = self.blocks[: self.size]
         row = replace(self.row, repeat=repeat, blocks=len(scores))
         try:
@@ -201,8 +214,8 @@ class _Trial:
         except TmaskError as error:
             # A row of its own, and not the end of a comparison in which other solvers have runs already.
             return replace(row, failure=f"{type(error).__name__}: {error}")
-        judged = self._judge(scores, answer.masks, bounds, row)
-        return replace(judged, repeat=repeat, seconds=answer.seconds, limit_reached=answer.limit_reached)
+        found = self._judge(scores[:judged], answer.masks[:judged], bounds, row)
+        return replace(found, repeat=repeat, seconds=answer.seconds, limit_reached=answer.limit_reached)
 
     def _judge(self, scores: Scores, masks: Masks, bounds: Bounds, row: Run) -> Run:
         """The row with what the masks are worth; computed once while the masks stay the same."""
@@ -221,6 +234,7 @@ class _Trial:
             gap_worst=float(gaps.max()),
             optimal_blocks=int((judgement.proven & judgement.regular).sum()),
             feasible_blocks=int(judgement.regular.sum()),
+            judged=size,
         )
         self._judged = masks, row
         return row
@@ -242,6 +256,7 @@ def _summary(runs: list[Run]) -> Summary:
     times = [1e6 * run.seconds / run.blocks for run in good] or [float("nan")]
     # A median, since a busy machine makes single runs slow, and none fast.
     median = statistics.median(times)
+    judged = first.judged or first.blocks
     return Summary(
         case=first.case,
         n=first.n,
@@ -257,11 +272,13 @@ def _summary(runs: list[Run]) -> Summary:
         retained=first.worth.retained,
         gap_mean=first.gap_mean,
         gap_worst=first.gap_worst,
-        optimal_share=first.optimal_blocks / first.blocks,
-        feasible_share=first.feasible_blocks / first.blocks,
+        optimal_share=first.optimal_blocks / judged,
+        feasible_share=first.feasible_blocks / judged,
         limits=sum(run.limit_reached for run in good),
         failures=len(failures),
         failure=failures[0] if failures else "",
+        judged=judged,
+        of_optimum=first.objective / first.dual_bound if first.dual_bound else 1.0,
     )
 
 

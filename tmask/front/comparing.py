@@ -63,8 +63,12 @@ class Comparison(Shown):
         """What a notebook shows: a row for each solver and pattern."""
         rows = [_words(summary) for summary in self.summaries]
         read_as = f" (weights read as {self.read_as})" if self.read_as else ""
+        judged = ", ".join(f"{n}:{m} {count:,}" for (n, m), count in self._judged().items())
         title = f"Solvers compared on the same blocks{read_as}, gaps proven by duality"
-        return Card(title, {}, rows, (), self.notes)
+        return Card(title, {"blocks that all solved, and that are judged": judged}, rows, (), self.notes)
+
+    def _judged(self) -> dict[tuple[int, int], int]:
+        return {(run.n, run.m): run.judged for run in self.runs if not run.failure}
 
     def plot(self) -> Figure:
         """Gap against time, a panel for each pattern, as a figure of matplotlib.
@@ -138,7 +142,7 @@ def compare(
                 notes.append(f"{pattern}: left out, since they take smaller blocks only: {too_small}")
             runs += run_comparison(
                 blocks, pattern, fitting, case="weights", repeats=repeats, seconds_per_solver=seconds_per_solver,
-                seed=seed, progress=tell,
+                seed=seed, same_blocks=True, progress=tell,
             )  # fmt: skip
     read_as = all_in_words(in_words(scores.shape, read_layout(scores.shape, layout), g) for scores, g, _ in tensors)
     return Comparison(tuple(runs), tuple(notes), read_as)
@@ -155,10 +159,10 @@ def _words(summary: Summary) -> dict[str, str]:
         "solver": summary.solver,
         "kind": "exact" if solver_class(summary.solver).exact else "heuristic",
         "us a block": number(summary.microseconds),
-        "retained": percent(summary.retained if ran else None),
+        "of optimum": percent(summary.of_optimum if ran else None),
         "mean gap": percent(summary.gap_mean, 4),
         "worst gap": percent(summary.gap_worst),
         "proven optimal": percent(summary.optimal_share if ran else None, 1),
         "underfilled": percent(1 - summary.feasible_share if ran else None, 1),
-        "blocks": f"{summary.blocks:,}",
+        "timed blocks": f"{summary.blocks:,}",
     }

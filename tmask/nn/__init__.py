@@ -5,6 +5,14 @@
 prune a trained model on calibration data, and `prune_blocks` a language model, block by block.
 """
 
+import importlib.util
+
+from tmask.errors import SolverUnavailableError
+
+# Before the imports below, the first of which would end in torch's absence with a traceback and no advice.
+if importlib.util.find_spec("torch") is None:
+    raise SolverUnavailableError('tmask.nn needs torch, not installed here; run: pip install "tmask[torch]"')
+
 from tmask.nn.blockwise.block_refit import BlockRefit
 from tmask.nn.blockwise.blockwise_report import BlockwiseReport
 from tmask.nn.blockwise.entry import prune_blocks

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _PREFERRED_CASE = "normal"
 _FOOTER = ("date", "cpu", "tmask")  # drawn, so asked for; other columns of the environment may be absent
 
+_JUDGED = "judged"  # which files of version 0.1 lack
+
 
 @dataclass(frozen=True, slots=True)
 class CaseRuns:
@@ -54,6 +56,8 @@ def _read_frame(path: Path) -> pd.DataFrame:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # pandas's own errors and UnicodeDecodeError are ValueErrors
         raise FileFormatError(f"{path} is not a CSV of results: {error}") from error
+    if _JUDGED not in frame.columns:
+        frame[_JUDGED] = 0
     if absent := [column for column in (*COLUMNS, *_FOOTER) if column not in frame.columns]:
         raise FileFormatError(f"{path} lacks the columns {', '.join(absent)}")
     if frame.empty:

@@ -13,7 +13,7 @@ from tmask.comparison.runs import Summary, summarise
 from tmask.plots.reading import CaseRuns
 from tmask.showing.styles import COLOURS, MARKERS, SOLVERS, marker_size, point_style
 
-_UNDERFILLED = "hollow: some blocks keep fewer than n in a line"
+_UNDERFILLED = "hollow: some blocks are underfilled (fewer than n in a line)"
 # Smaller gaps, which rounding leaves behind, would stretch the axis until the others cannot be told apart.
 SMALLEST_DECADE = -4  # of percent
 

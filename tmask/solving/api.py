@@ -45,7 +45,7 @@ def solve(
 
     Args:
         weight: numpy array or torch tensor, float16, bfloat16, float32 or float64; its axes as `layout` says. A tensor
-            on a device stays there if its solver can (docs/gpu.md).
+            on a device stays there if its solver can (docs/how-to/gpu.md).
         pattern: n kept of every m, as `Pattern` or "2:4".
         solver: a name (see `available_solvers`), "auto" for the fastest exact one there, or a Solver. Tiles cut short
             are solved as larger blocks; where those are too large for it, "auto" takes them, and

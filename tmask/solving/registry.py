@@ -8,6 +8,7 @@ values are Solver classes.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import logging
 from collections.abc import Callable, Iterable
@@ -121,6 +122,7 @@ def get_solver(name: str, **settings: Any) -> Solver:
         InvalidProblemError: a setting that it does not have, or a value that it refuses.
     """
     # Looked at here, since a dataclass's own TypeError would not say which settings there are.
+    _tell_of_compiling(name)
     cls = solver_class(name)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for setting in settings:
@@ -189,6 +191,7 @@ def _first(names: Iterable[str], takes: Callable[[type[Solver]], bool]) -> Solve
 
 def _loaded(name: str) -> type[Solver]:
     """The class behind a built-in solver's name; a broken library is not loaded anew for each weight."""
+    _tell_of_compiling(name)
     try:
         return solver_class(name)
     except SolverUnavailableError:
@@ -200,6 +203,12 @@ def _loaded(name: str) -> type[Solver]:
 def _say_once(level: int, text: str) -> None:
     """Log a text the first time in a process: every weight of a model asks anew."""
     log.log(level, "%s", text)
+
+
+def _tell_of_compiling(name: str) -> None:
+    """Say at once that a solver which is about to be used compiles, if it does: its library takes a while to load."""
+    if name in BUILTIN and "numba" in BUILTIN[name].requires and not BUILTIN[name].lacking():
+        importlib.import_module("tmask_solvers.shared.kernel_cache").tell_if_empty()
 
 
 def solver_class(name: str) -> type[Solver]:
@@ -216,8 +225,10 @@ def solver_class(name: str) -> type[Solver]:
         return _builtin_class(name, BUILTIN[name])
     found = _entry_points()
     if name not in found:
-        names = ", ".join([*BUILTIN, *_registered, *found])
-        raise UnknownSolverError(f"unknown solver {name!r}; there are: auto, {names}")
+        names = ["auto", *BUILTIN, *_registered, *found]
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise UnknownSolverError(f"unknown solver {name!r}; {meant}there are: {', '.join(names)}")
     return foreign_class(found[name])
 
 

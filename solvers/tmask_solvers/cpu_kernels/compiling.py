@@ -1,23 +1,24 @@
 """The one way in which kernels are compiled and cached.
 
 numba keys its disk cache by the file that a kernel stands in, and does not see that a kernel which it calls, in another
-file, has changed. So the cache lies in a folder named after a hash of all sources of this package: any change makes a
-new one. It is numba's own folder (NUMBA_CACHE_DIR) if the user has set one, else beside the sources, and where that
-cannot be written numba falls back to the user's cache folder. Without any of them, kernels are compiled all the same
-(`disk_cache`).
+file, has changed. So the cache lies in a folder named after a hash of all sources of this package (`kernel_cache`): any
+change makes a new one. It is numba's own folder (NUMBA_CACHE_DIR) if the user has set one, else beside the sources, and
+where that cannot be written numba falls back to the user's cache folder. Without any of them, kernels are compiled all
+the same (`disk_cache`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
 from tmask_solvers.cpu_kernels.disk_cache import make_cache
+from tmask_solvers.shared.announce import announce_all
+from tmask_solvers.shared.kernel_cache import cache_folder
+
+announce_all()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,7 +53,7 @@ def inlined(function: Function) -> Function:
 def _compile(function: Function, **options: Any) -> Function:
     config: Any = numba.config  # its attributes are made at run time
     before = config.CACHE_DIR
-    folder = _cache_folder(before)
+    folder = cache_folder(before)
     # Python's error model would make each division a branch that can raise, and loops with one stay scalar.
     compiled: Any = numba.njit(function, nogil=True, fastmath=False, error_model="numpy", **options)
     config.CACHE_DIR = str(folder)  # numba reads it while it makes a cache
@@ -61,17 +62,3 @@ def _compile(function: Function, **options: Any) -> Function:
     finally:
         config.CACHE_DIR = before  # the user's own kernels are cached by it, too
     return cast("Function", compiled)
-
-
-@cache
-def _cache_folder(root: str) -> Path:
-    package = Path(__file__).parents[1]  # kernels call functions of other folders
-    return (Path(root) if root else package / "__pycache__") / f"tmask-kernels-{digest_of_sources(package)}"
-
-
-def digest_of_sources(package: Path) -> str:
-    """16 hexadecimal digits that change with any source below a folder."""
-    digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]

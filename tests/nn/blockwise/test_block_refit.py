@@ -15,7 +15,7 @@ from tests.nn.blockwise.tiny_models import make, outputs, stack, tokens
 from tmask.errors import InvalidProblemError
 from tmask.nn import BlockRefit, Tuning, prune_blocks
 from tmask.nn.blockwise import block_refit
-from tmask.nn.blockwise.block_refit import Refitting
+from tmask.nn.blockwise.block_refit import BlockRefitting
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.stream import find_joints, run_to
 from tmask.nn.calibration.experts import one_by_one
@@ -66,7 +66,7 @@ def test_models_without_such_matrices_are_refused(name):
 def refits(monkeypatch):
     """Each refit as it happens: the mask, and the weight, its inputs and what is missing, before it and after."""
     seen = []
-    real = Refitting._refit
+    real = BlockRefitting._refit
 
     def noting(self, joint, mask):
         def fitted():
@@ -88,7 +88,7 @@ def refits(monkeypatch):
         kept = mask if joint.outputs_first else mask.T
         seen.append((f"{self.prefix}{joint.key}", kept, before, fitted(), self.settings))
 
-    monkeypatch.setattr(Refitting, "_refit", noting)
+    monkeypatch.setattr(BlockRefitting, "_refit", noting)
     return seen
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from tmask.blocks.layouts import in_words
 from tmask.cli.output import Row
-from tmask.files.layers import Skipped
 from tmask.files.masks import MaskRecord
 from tmask.judging.worth import Worth
 from tmask.showing.numbers import number, percent
@@ -60,14 +59,6 @@ def solve_rows(records: Sequence[MaskRecord]) -> list[Row]:
         }
         for name, shape, layout, row in named
     ]
-
-
-def skipped_rows(skipped: Sequence[Skipped]) -> list[Row]:
-    """The tensors without a mask, by reason."""
-    reasons: dict[str, list[str]] = {}
-    for item in skipped:
-        reasons.setdefault(item.reason, []).append(item.name)
-    return [{"because": reason, "tensors": ", ".join(names)} for reason, names in reasons.items()]
 
 
 def _worth(record: MaskRecord) -> Worth:

@@ -56,7 +56,7 @@ class BlockRefit:
         not_negative("shrinkage", self.shrinkage)
 
 
-class Refitting:
+class BlockRefitting:
     """The refit of one block, called when some of its matrices have been pruned.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import TmaskError
-from tmask.nn.blockwise.block_refit import Refitting
+from tmask.nn.blockwise.block_refit import BlockRefitting
 from tmask.nn.blockwise.calls import BlockCall
 from tmask.nn.blockwise.choice import MatrixChoice
 from tmask.nn.blockwise.collecting import Collected, Twin, advance, collect
@@ -102,7 +102,7 @@ def prune_block(
     calls: Sequence[BlockCall],
     settings: BlockSettings,
     ranks: Ranks | None = None,
-    refit: Refitting | None = None,
+    refit: BlockRefitting | None = None,
 ) -> BlockPruning:
     """Prune a block in place.
 

@@ -19,7 +19,7 @@ from torch import nn
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.nn.blockwise.batches import placed
 from tmask.nn.blockwise.block_error import block_error
-from tmask.nn.blockwise.block_refit import BlockRefit, Refitting
+from tmask.nn.blockwise.block_refit import BlockRefit, BlockRefitting
 from tmask.nn.blockwise.calls import BlockCall, enter
 from tmask.nn.blockwise.collecting import Twin, advance
 from tmask.nn.blockwise.layout import Layout, lay_out
@@ -182,7 +182,7 @@ def _prune(
         pruned = Twin(block, states)
         refit = None
         if settings.refit is not None and dense is not None:
-            refit = Refitting(prefix, pruned, dense, calls, settings.refit, ranks)
+            refit = BlockRefitting(prefix, pruned, dense, calls, settings.refit, ranks)
         done = prune_block(prefix, layout, pruned, dense, calls, settings.pruning, ranks, refit)
         if dense is not None and settings.tuning is not None:
             masks = {name.removeprefix(prefix): mask for name, mask in done.masks.items()}

@@ -1,0 +1,3 @@
+from tmask.cli.app import main
+
+main()
