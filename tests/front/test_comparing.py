@@ -28,12 +28,13 @@ def test_solvers_are_judged_on_the_same_blocks(compared):
 def test_it_shows_itself(compared):
     assert repr(compared) == "<Comparison of 2 solvers on 2 patterns; print() it for a table>"
     lines = str(compared).splitlines()
-    assert lines[1].split()[:3] == ["pattern", "solver", "kind"]
-    assert len(lines) == 2 + 4 + 2
+    assert lines[1] == "blocks that all solved, and that are judged: 2:4 20, 1:4 20"
+    assert lines[2].split()[:3] == ["pattern", "solver", "kind"]
+    assert len(lines) == 3 + 4 + 2
     underfilled = {row["solver"]: row["underfilled"] for row in compared.card().rows}
     assert underfilled["patterns"] == "0" != underfilled["bi-nm"]
     page = compared._repr_html_()
-    assert page.count("<tr>") == 5
+    assert page.count("<tr>") == 1 + 1 + 5
     assert "cut short" in page
 
 
