@@ -65,7 +65,8 @@ def fail_alike(rank):
         begin = time.perf_counter()
         with pytest.raises(TmaskError, match=match):
             case()
-        assert time.perf_counter() - begin < 1  # some hundredths are needed; a rank that waits does so for minutes
+        # The pruning up to the failure is in it; a rank that waits does so for minutes.
+    assert time.perf_counter() - begin < 5
 
 
 class FailsBackward(nn.Module):
