@@ -130,6 +130,25 @@ def test_the_page_on_pruning_runs():
         assert f"`{score.name}`" in page
 
 
+def test_the_page_on_many_machines_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    alone, cluster = python_blocks("docs/how-to/scale-out.md")
+    run(alone)
+    assert capsys.readouterr().out == "masks.safetensors.index.json\n"
+    here = {
+        '"tcp://scheduler:8786"': "n_workers=2, threads_per_worker=1, dashboard_address=None",
+        "/data/model": "model.safetensors",
+        "/data/masks": "others",
+        "shards=64": "shards=3",
+    }
+    for there, instead in here.items():
+        assert there in cluster
+        cluster = cluster.replace(there, instead)
+    run(alone.split("print")[0] + "import tmask\n" + cluster)
+    assert Path("others.safetensors.index.json").exists()
+
+
 def test_the_page_on_language_models_runs(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     from tests.nn.tiny_language import save_model, text  # transformers may be missing where this file is collected

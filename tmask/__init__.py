@@ -24,6 +24,7 @@ from tmask.front.plotting import plot
 from tmask.judging.answers import Answer
 from tmask.judging.solution import Certificate, Solution, Status
 from tmask.judging.worth import Worth
+from tmask.sharding.solve_file import solve_file
 from tmask.solving.api import certify, check_mask, solve
 from tmask.solving.registry import available_solvers, get_solver, register_solver
 from tmask.solving.solver import Solver
@@ -61,4 +62,5 @@ __all__ = [
     "read_masks",
     "register_solver",
     "solve",
+    "solve_file",
 ]

@@ -5,6 +5,7 @@ from safetensors.numpy import save_file
 
 import tmask
 from tests.cli.harness import TENSORS, Failing, Tiny
+from tmask.sharding import layer_run
 from tmask.solving import registry
 
 
@@ -26,7 +27,7 @@ def test_solvers(monkeypatch):
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    """A function that makes `tmask.solve` raise at its call of this number; its list holds the weights solved."""
+    """A function that makes solving a layer raise at its call of this number; its list holds the weights solved."""
     real = tmask.solve
 
     def install(calls, error=KeyboardInterrupt):
@@ -38,7 +39,7 @@ def interrupt_after(monkeypatch):
             solved.append(weight)
             return real(weight, *args, **kwargs)
 
-        monkeypatch.setattr(tmask, "solve", wrapped)
+        monkeypatch.setattr(layer_run, "solve", wrapped)
         return solved
 
     return install

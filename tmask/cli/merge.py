@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from tmask.blocks.layouts import all_in_words
-from tmask.cli.check import check_record
 from tmask.cli.console import complain
 from tmask.cli.exit_codes import Code, reports_errors
 from tmask.cli.options import Json, Overwrite, check_outputs
 from tmask.cli.output import show_json, show_table
 from tmask.files.opening import open_weights
+from tmask.sharding.checking import check_record
 from tmask.sharding.merging import find_shards, index_path, read_shards, write_index
 
 

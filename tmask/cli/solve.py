@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-import tmask
 from tmask.blocks.pattern import Pattern
-from tmask.blocks.tiling import Tiling
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
 from tmask.cli.options import (
@@ -33,22 +30,16 @@ from tmask.cli.options import (
 from tmask.cli.output import show_json, show_table
 from tmask.cli.rows.layer_rows import describe, solve_rows, total
 from tmask.cli.selection import left_out, open_selected, reasons
-from tmask.comparison.runs import settings_text
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
-from tmask.files.layers import Layer
 from tmask.files.masked_weights import check_masked_weights, is_folder, write_masked_weights
-from tmask.files.masks import MaskRecord, write_masks
+from tmask.files.masks import write_masks
 from tmask.files.outputs.names import check_csv_name, check_masks_name
-from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
-from tmask.files.weight_file import WeightFile
-from tmask.sharding.merging import mark, shard_path
-from tmask.sharding.place import Place, parse_place, place_from
-from tmask.sharding.plan import fingerprint, split
-from tmask.showing.progress import ProgressCall
-from tmask.solving.solver import Solver
+from tmask.sharding.layer_run import LayerRun, share_of
+from tmask.sharding.merging import shard_path
+from tmask.sharding.place import parse_place, place_from
 
 
 @reports_errors
@@ -99,11 +90,11 @@ def solve(
     check_names(layer.name for layer in selection.layers)
     if masked_weights is not None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
-    layers, of_shard = _share(selection.layers, place)
-    run = _Run(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
+    layers, of_shard = share_of(selection.layers, place)
+    run = LayerRun(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
     written: list[Path] = []
     try:
-        run.solve()
+        _show_run(run)
         if masked_weights is not None:
             masks = {record.name: record.packed for record in run.records}
             write_masked_weights(masked_weights, source, masks, overwrite, file.is_dir())
@@ -142,101 +133,19 @@ def solve(
     )
 
 
-class _Run:
-    """The layers one after another; `records` are those that are done, `resumed` how many of them were before."""
+def _show_run(run: LayerRun) -> None:
+    """All layers, with a progress bar in blocks."""
+    text = TextColumn("{task.description}", markup=False)
+    with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=None)
 
-    def __init__(
-        self,
-        source: WeightFile,
-        layers: list[Layer],
-        pattern: Pattern,
-        solver: Solver | None,
-        certify: bool,
-        store: PartialStore,
-        of_shard: str,
-        keep_zeros: bool = False,
-    ) -> None:
-        self.source, self.layers, self.pattern = source, layers, pattern
-        self.solver, self.certify, self.store = solver, certify, store
-        self.of_shard, self.keep_zeros = of_shard, keep_zeros
-        self.settings = "" if solver is None else settings_text(solver)
-        self.records: list[MaskRecord] = []
-        self.resumed = 0
+        def tell(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"layer {name}" if name else None)
 
-    def solve(self) -> None:
-        """All layers, with a progress bar in blocks."""
-        counts = [_num_blocks(layer, self.pattern) for layer in self.layers]
-        text = TextColumn("{task.description}", markup=False)
-        with progress_bar(text, BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn()) as bar:
-            task = bar.add_task("", total=sum(counts))
-            for index, layer in enumerate(self.layers):
-                bar.update(task, description=f"layer {index + 1} of {len(counts)}, {layer.name}")
-                self.records.append(self._layer(layer, _following(bar, task, sum(counts[:index]))))
-                # A layer from the store reports no progress of its own.
-                bar.update(task, completed=sum(counts[: index + 1]))
-
-    def _layer(self, layer: Layer, progress: ProgressCall) -> MaskRecord:
-        """From the store, or solved and put there."""
-        tensor = self.source.read(layer.name)
-        sha256 = tensor.sha256()
-        # All that the mask depends on, its weights aside.
-        name = "auto" if self.solver is None else self.solver.name
-        job = (
-            f"{self.pattern} groups={layer.groups} layout={layer.layout} {name} {self.settings} certify={self.certify}"
-        )
-        job += f" tmask={tmask.__version__}{self.of_shard}" + " keep_zeros" * self.keep_zeros
-        if (record := self.store.get(layer.name, job, sha256)) is not None:
-            self.resumed += 1
-            return record
-        try:
-            solution = tmask.solve(
-                tensor.values(),
-                self.pattern,
-                self.solver or "auto",
-                groups=layer.groups,
-                layout=layer.layout,
-                certify=self.certify,
-                progress=progress,
-                keep_zeros=self.keep_zeros,
-            )
-        except TmaskError as error:
-            raise type(error)(f"layer {layer.name!r}: {error}") from error
-        record = MaskRecord(
-            name=layer.name,
-            packed=PackedMask.of(solution.mask),
-            pattern=solution.pattern,
-            groups=layer.groups,
-            solver=solution.solver,
-            settings=self.settings,
-            objective=solution.objective,
-            dual_bound=solution.dual_bound,
-            total=solution.total,
-            status=str(solution.status),
-            seconds=solution.seconds,
-            weights_sha256=sha256,
-            job=job,
-            at_most=self.keep_zeros,
-            layout=solution.layout,
-        )
-        self.store.put(record)
-        return record
+        run.solve(tell)
 
 
-def _following(bar: Bar, task: TaskID, before: int) -> ProgressCall:
-    """Moves the bar on by the blocks of one layer, of which so many come before."""
-    return lambda done, total, name: bar.update(task, completed=before + done)
-
-
-def _share(layers: list[Layer], place: Place | None) -> tuple[list[Layer], str]:
-    """The layers of a place, in the order of the file, and what the jobs of a shard end with; all without a place."""
-    if place is None or place.count == 1:
-        return layers, ""
-    shapes = {layer.name: layer.shape for layer in layers}
-    own = {*split(shapes, place.count)[place.index - 1]}
-    return [layer for layer in layers if layer.name in own], mark(place, fingerprint(shapes.items(), place.count))
-
-
-def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
+def _how_to_go_on(run: LayerRun, output: Path, written: list[Path]) -> list[str]:
     """What a run that stopped early leaves behind, in words."""
     done = f"{len(run.records)} of {len(run.layers)} layers"
     texts = [f"{output} was not written"]
@@ -244,10 +153,3 @@ def _how_to_go_on(run: _Run, output: Path, written: list[Path]) -> list[str]:
         texts.append(f"{done} are finished and kept in {run.store.folder}; the same command goes on from there")
     texts += [f"{path} was written, and is whole; --overwrite lets the next run replace it" for path in written]
     return texts
-
-
-def _num_blocks(layer: Layer, pattern: Pattern) -> int:
-    try:
-        return Tiling(layer.shape, pattern, layer.groups, layer.layout).num_blocks
-    except InvalidProblemError as error:
-        raise InvalidProblemError(f"layer {layer.name!r}: {error}") from error

@@ -19,6 +19,7 @@ from tmask.judging.certificate import Bounds, judge, upper_bounds
 from tmask.judging.worth import Worth, optimality_gaps
 from tmask.showing.progress import ProgressCall
 from tmask.solving.registry import get_solver, reference_solver
+from tmask.solving.settings import settings_text
 from tmask.solving.solver import Solver
 
 _PROBE_BLOCKS = 2
@@ -280,12 +281,6 @@ def _summary(runs: list[Run]) -> Summary:
         judged=judged,
         of_optimum=first.objective / first.dual_bound if first.dual_bound else 1.0,
     )
-
-
-def settings_text(solver: Solver) -> str:
-    """A solver's settings as "name=value" pairs; "" where it has none."""
-    names = [field.name for field in fields(solver)]  # type: ignore[arg-type]
-    return " ".join(f"{name}={getattr(solver, name)}" for name in names)  # not `asdict`, which copies what it holds
 
 
 COLUMNS = tuple(field.name for field in fields(Run))
