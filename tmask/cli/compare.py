@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +35,15 @@ from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
-from tmask.comparison.gathering import gather_blocks
+from tmask.comparison.gathering import Part, gather_blocks
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.csv_files import write_csv
-from tmask.files.layers import Layer
 from tmask.files.outputs.names import check_csv_name
+from tmask.files.weight_file import WeightFile
 from tmask.showing.numbers import amount, number, percent
 from tmask.solving.registry import BUILTIN, available_solvers, get_solver, solver_class, solver_infos
-
-Tensors = Sequence[tuple[Scores, Layer]]  # scores of layers, with these
 
 # Where none is named: one of each kind that ends in seconds.
 _DEFAULT = (
@@ -88,8 +87,11 @@ def compare(
     check_outputs([path], [csv], overwrite)
     check_csv_name(csv)
     weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts, csv)
-    tensors = [(to_scores(weights.read(layer.name).values(), name=layer.name), layer) for layer in selection.layers]
-    runs, remarks = _run(tensors, path, usable, names, repeats, seconds_per_solver)
+    parts = [
+        Part(layer.shape, layer.groups, layer.layout, partial(_scores, weights, layer.name))
+        for layer in selection.layers
+    ]
+    runs, remarks = _run(parts, path, usable, names, repeats, seconds_per_solver)
     remarks += [*unusable, *left_out(selection, verbose)]
     summaries = summarise(runs)
     # Who names some knows which ones are wanted; the others learn what an install would add.
@@ -157,8 +159,12 @@ def _usable(names: Sequence[str], pattern: Pattern) -> list[str]:
     return usable
 
 
+def _scores(weights: WeightFile, name: str) -> Scores:
+    return to_scores(weights.read(name).values(), name=name)
+
+
 def _run(
-    tensors: Tensors,
+    parts: Sequence[Part],
     path: Path,
     usable: Mapping[Pattern, Sequence[str]],
     names: Sequence[str],
@@ -171,12 +177,11 @@ def _run(
     text = TextColumn("{task.description}", markup=False)
     with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
         for pattern, chosen in usable.items():
-            blocks, cut_short = gather_blocks([(s, layer.groups, layer.layout) for s, layer in tensors], pattern)
+            blocks, about = gather_blocks(parts, pattern)
             if not len(blocks):
                 side = f"{pattern.m} x {pattern.m}"
                 raise InvalidProblemError(f"no layer of {path} holds a full {side} block, as {pattern} needs")
-            if cut_short:
-                remarks.append(f"{pattern}: {cut_short:,} tiles that are cut short at an edge were left out")
+            remarks += about
             if too_small := [name for name in names if name not in chosen]:
                 listed = ", ".join(too_small)
                 remarks.append(f"{pattern}: left out, since they take smaller blocks only: {listed}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tmask.blocks.arrays import to_scores
+from tmask.blocks.arrays import Scores, to_scores
 from tmask.blocks.layouts import all_in_words, in_words, read_layout
 from tmask.blocks.pattern import Pattern
 from tmask.comparison.environment import environment
-from tmask.comparison.gathering import gather_blocks
+from tmask.comparison.gathering import Part, gather_blocks
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError
@@ -121,18 +122,18 @@ def compare(
     if unknown := sorted(set(per_layer) - set(named)):
         raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the weights")
     tensors = [(to_scores(weight, name=name), per_layer.get(name, 1), layout) for name, weight in named.items()]
+    parts = [Part(scores.shape, count, layout, partial(_given, scores)) for scores, count, _ in tensors]
     chosen = [name for name in _DEFAULT if name in available_solvers()] if solvers is None else list(solvers)
     several = [patterns] if isinstance(patterns, Pattern | str) else list(patterns)
     runs: list[Run] = []
     notes: list[str] = []
     with reporting(progress, "comparing") as tell:
         for pattern in map(Pattern.parse, several):
-            blocks, cut_short = gather_blocks(tensors, pattern)
+            blocks, about = gather_blocks(parts, pattern, seed)
             if not len(blocks):
                 side = f"{pattern.m} x {pattern.m}"
                 raise InvalidProblemError(f"no weight holds a full {side} block, as {pattern} needs")
-            if cut_short:
-                notes.append(f"{pattern}: {cut_short:,} tiles that are cut short at an edge were left out")
+            notes += about
             fitting = [solver for solver in chosen if _class(solver).max_side >= pattern.m]
             if too_small := ", ".join(_class(solver).name for solver in chosen if solver not in fitting):
                 if not fitting:
@@ -146,6 +147,10 @@ def compare(
             )  # fmt: skip
     read_as = all_in_words(in_words(scores.shape, read_layout(scores.shape, layout), g) for scores, g, _ in tensors)
     return Comparison(tuple(runs), tuple(notes), read_as)
+
+
+def _given(scores: Scores) -> Scores:
+    return scores
 
 
 def _class(solver: str | Solver) -> type[Solver]:
