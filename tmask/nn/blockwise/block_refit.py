@@ -13,8 +13,8 @@ is fitted once more, in closed form, by the weights D on the mask that minimise
 and W becomes W + D; a bias takes up the mean. As D = 0 is allowed, the hidden states behind come no farther from the
 dense ones, but for rounding.
 
-That attention and MLP are reconstructed one by one, and not matrix by matrix, follows arXiv 2510.14444, which trains
-their weights by gradient steps.
+That attention and MLP are reconstructed one by one, and not matrix by matrix, follows [Wagner2025], which trains their
+weights.
 """
 
 from __future__ import annotations
