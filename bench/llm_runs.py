@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 import tmask
+from bench.processes import host_peak
 from tmask.nn import BlockRefit, BlockwiseReport, Tuning, get_method, prune_blocks
 from tmask.nn.blockwise.blocks import find_blocks
 from tmask.nn.blockwise.skeleton import skeleton
@@ -191,9 +190,4 @@ def peak_memory(device: str) -> float:
     """MiB that this process, or its part of a GPU, has held at most."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / _MIB
-    status = Path("/proc/self/status")
-    # getrusage would do, but on Linux a new process begins with the peak of the one that started it.
-    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(found[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / _MIB if sys.platform == "darwin" else peak / 1024
+    return host_peak()

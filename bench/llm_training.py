@@ -23,9 +23,10 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from bench.llm import CALIBRATION, TARGETS, in_a_process, matching, texts, versions
+from bench.llm import CALIBRATION, TARGETS, matching, texts, versions
 from bench.llm_models import model_directory
 from bench.llm_runs import Job, Text, calibrate, perplexity_of, prune
+from bench.processes import in_a_process
 from bench.rows import RESULTS, commit, read_rows
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
