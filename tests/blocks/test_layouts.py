@@ -123,7 +123,7 @@ def test_a_conv1d_of_a_module_is_known():
     from tmask.nn import export, model_diversity, sparsify
 
     model = torch.nn.Sequential(torch.nn.Conv1d(8, 8, 3), torch.nn.Conv1d(8, 8, 8))
-    assert set(model_diversity(model, "2:4")) == {"0", "1"}
+    assert set(model_diversity(model, "2:4")) == {"0.weight", "1.weight"}
     sparsify(model, "2:4")
     export(model)
     for layer in model:

@@ -39,6 +39,10 @@ def test_kernels_that_nobody_announces_are_announced_all_the_same(caplog, monkey
     ours = numba.njit(namespace["ours"])
     with caplog.at_level(logging.INFO, "tmask"):
         numba.njit(lambda x: x)(1)  # a user's own
+        nowhere = {}
+        exec("def of_no_module(x):\n    return x", {"__name__": None}, nowhere)
+        assert nowhere["of_no_module"].__module__ is None
+        assert numba.njit(nowhere["of_no_module"])(1) == 1
         assert not caplog.records
         with announced("a kernel"):
             ours(1)

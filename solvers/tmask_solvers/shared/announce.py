@@ -38,8 +38,9 @@ class _ForAll(_Listener):
     """Hears of every kernel of this package, and leaves those to `announced` that are compiled inside of it."""
 
     def on_start(self, event: Any) -> None:
-        # A user's own functions are compiled by the same numba.
-        if _named.get() == 0 and event.data["dispatcher"].py_func.__module__.startswith(_PACKAGE):
+        # A user's own functions are compiled by the same numba; one made by `exec` is of no module.
+        module = event.data["dispatcher"].py_func.__module__ or ""
+        if _named.get() == 0 and module.startswith(_PACKAGE):
             super().on_start(event)
 
 
