@@ -22,8 +22,11 @@ from tmask.judging.answers import Answer
 from tmask.solving.cores import usable_cores
 from tmask.solving.solver import Solver
 from tmask_solvers.cpu_kernels.augment import augment, column_midpoints, grid_exponent, quantise, take_rows
-from tmask_solvers.cpu_kernels.bands import in_bands
+from tmask_solvers.cpu_kernels.bands import bands_that_pay, in_bands
 from tmask_solvers.cpu_kernels.compiling import kernel
+
+# Entries in a thread: about a millisecond of work.
+_LEAST_BAND = 2**15
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class AugmentingPaths(Solver):
     docs/explanation/exactness.md, section 3, has the reason.
 
     Args:
-        threads: bands of blocks solved at once, None for as many as there are usable cores; the masks do not depend
-            on it.
+        threads: bands of blocks solved at once, None for as many as there are usable cores, fewer where there are few
+            blocks; the masks do not depend on it.
     """
 
     threads: int | None = None
@@ -51,7 +54,7 @@ class AugmentingPaths(Solver):
         num_blocks, side = scores.shape[:2]
         masks = np.empty(scores.shape, np.bool_)
         prices = np.empty((num_blocks, side))
-        threads = usable_cores() if self.threads is None else self.threads
+        threads = self.threads or bands_that_pay(usable_cores(), scores.size, _LEAST_BAND)
         in_bands(lambda band: _solve_blocks(scores[band], n, masks[band], prices[band]), num_blocks, threads)
         return Answer(masks, prices)
 

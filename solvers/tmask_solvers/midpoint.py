@@ -29,7 +29,7 @@ from tmask.blocks.tiling import Mask
 from tmask.errors import InvalidProblemError
 from tmask.judging.answers import Answer
 from tmask.solving.matrices import MatrixSolver, Worker
-from tmask_solvers.cpu_kernels.bands import in_bands
+from tmask_solvers.cpu_kernels.bands import bands_that_pay, in_bands
 from tmask_solvers.cpu_kernels.closed.solve import LANES, solve_closed
 from tmask_solvers.cpu_kernels.midpoint.room import make_room
 from tmask_solvers.cpu_kernels.midpoint.window import solve_window
@@ -37,6 +37,9 @@ from tmask_solvers.cpu_kernels.tiles import make_window
 from tmask_solvers.shared.announce import announced
 
 _NARROW_ENTRIES = 1 << 14  # laid out at once, which bounds the copy
+# Entries in a thread: about half a millisecond of work.
+_LEAST_BAND = 2**19
+
 _preparing = Lock()
 _prepared: set[tuple[int, int, np.dtype[Any], bool]] = set()
 
@@ -48,8 +51,8 @@ class Midpoint(MatrixSolver):
     docs/explanation/exactness.md has the proof, and the grid in section 3.
 
     Args:
-        threads: parts of a weight solved at once, None for as many as there are usable cores; the masks do not depend
-            on it.
+        threads: parts of a weight solved at once, None for as many as there are usable cores, fewer where it is small;
+            the masks do not depend on it.
     """
 
     threads: int | None = None
@@ -77,7 +80,8 @@ class Midpoint(MatrixSolver):
             nowhere = np.empty((0, side), scores.dtype)
             solve_window(window, (0,) * n, (0,) * side, make_room(n, side, scores.dtype), prices[band], nowhere)
 
-        in_bands(solve_band, num_blocks, self.num_threads())
+        threads = self.threads or bands_that_pay(self.num_threads(), scores.size, _LEAST_BAND)
+        in_bands(solve_band, num_blocks, threads)
         return Answer(masks, prices)
 
     def has_warm_start(self, m: int, dtype: np.dtype[Any]) -> bool:

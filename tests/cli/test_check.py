@@ -107,6 +107,9 @@ def test_a_claim_of_optimality_that_is_not_confirmed(weights, masks):
 
 def test_files_that_hold_no_masks_are_exit_code_2(weights):
     assert "no mask file" in one_line(run("check", weights, weights, code=2).stderr)
+    np.savez(weights.parent / "weights.npz", **TENSORS)
+    swapped = run("check", weights.parent / "weights.npz", weights, code=2).stderr
+    assert "is no mask file: masks are .safetensors files" in one_line(swapped)
     assert "does not exist" in one_line(run("check", weights.parent / "none", weights, code=2).stderr)
     write_masks(weights.parent / "empty", [])
     assert "holds no masks" in one_line(run("check", weights.parent / "empty", weights, code=2).stderr)

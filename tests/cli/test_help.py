@@ -86,6 +86,13 @@ def test_names_and_patterns_repeat_or_take_commas(weights, names, patterns):
     assert [(row["solver"], row["n"]) for row in rows] == [("bi-nm", 2), ("patterns", 2), ("bi-nm", 1), ("patterns", 1)]
 
 
+def test_one_tensor_that_is_left_out_is_told_of_in_the_singular(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"fc.weight": np.eye(8, dtype=np.float32), "fc.bias": np.ones(8, np.float32)}, path)
+    said = one_line(run("solve", path, "-p", "2:4", "-o", tmp_path / "m.safetensors").stderr)
+    assert "1 tensor gets no mask and was left out: 1-D, no matrix: fc.bias" in said
+
+
 @pytest.fixture
 def many(tmp_path):
     """A file in which a hundred tensors get no mask, for one reason, and one for another."""

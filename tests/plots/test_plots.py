@@ -125,7 +125,7 @@ def test_files_that_hold_no_results(runs, tmp_path):
     refused(tmp_path, "directory")
     path = tmp_path / "runs.csv"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe\x00")
-    refused(path, "not a CSV")
+    refused(path, "not a CSV.*nor any text")
     path.write_text("")
     refused(path, "not a CSV")
     path.write_text("hello\nworld\n")

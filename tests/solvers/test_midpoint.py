@@ -11,6 +11,7 @@ from tmask.judging.certificate import judge
 from tmask.judging.counts import count_lines
 from tmask.judging.duals import is_regular, objectives, proves_optimal
 from tmask_solvers.cpu_kernels import judging
+from tmask_solvers.cpu_kernels.bands import bands_that_pay
 from tmask_solvers.cpu_kernels.midpoint.room import make_room
 from tmask_solvers.cpu_kernels.midpoint.window import solve_window
 from tmask_solvers.cpu_kernels.tiles import make_window
@@ -101,6 +102,10 @@ def test_threads_change_nothing(kind, threads):
     one = tmask.get_solver("midpoint").solve(scores, 4)
     many = tmask.get_solver("midpoint", threads=threads).solve(scores, 4)
     np.testing.assert_array_equal(one.masks, many.masks)
+
+
+def test_small_weights_are_not_spread_over_threads():
+    assert [bands_that_pay(4, size, 100) for size in (1, 199, 200, 10_000)] == [1, 1, 2, 4]
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties"])

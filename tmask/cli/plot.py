@@ -15,7 +15,7 @@ from tmask.plots.comparison import draw_plots
 @reports_errors
 def plot(
     csv: Annotated[Path, typer.Argument(help="Rows of `tmask compare --csv` or of the benchmark.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")] = Path("plots"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the figures.")] = Path("plots"),
 ) -> None:
     """Draw gap and time per solver and pattern, as PNG and SVG, from the CSV alone; older figures are replaced."""
     for path in draw_plots(csv, output):

@@ -42,7 +42,7 @@ _GIB = 2**30
 @reports_errors
 def prune(
     model: Annotated[Path, typer.Argument(help="Directory of a Hugging Face model, with safetensors and tokenizer.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")],
     calibration: Annotated[Path, typer.Option("--calibration", "-c", help="A text file, or JSON lines (.jsonl).")],
     pattern: Annotated[str, typer.Option("--pattern", "-p", help="N:M, N weights kept of every M.")] = "",
     density: Annotated[

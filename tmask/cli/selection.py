@@ -57,10 +57,8 @@ def groups_of_model(file: WeightFile) -> Mapping[str, int]:
 def left_out(selection: Selection, verbose: bool) -> list[str]:
     """Remarks on how layers are read, and on all that gets no mask: numbers for a whole file must not hide them."""
     why = reasons(selection)
-    return [
-        *selection.remarks,
-        *([f"{len(why)} tensors get no mask and were left out: {counted(why, verbose)}"] if why else []),
-    ]
+    what = "1 tensor gets no mask and was" if len(why) == 1 else f"{len(why)} tensors get no mask and were"
+    return [*selection.remarks, *([f"{what} left out: {counted(why, verbose)}"] if why else [])]
 
 
 def counted(why: Mapping[str, str], verbose: bool) -> str:

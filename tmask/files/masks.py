@@ -120,7 +120,7 @@ def read_masks(path: str | Path) -> dict[str, MaskRecord]:
     try:
         if not path.is_file():
             raise FileFormatError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
-        open_safetensors(path)  # which looks for two masks of one name
+        _check_contents(path)
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
@@ -137,6 +137,18 @@ def read_masks(path: str | Path) -> dict[str, MaskRecord]:
         if isinstance(error, OSError) and error.strerror:
             raise FileFormatError(f"{path} cannot be read: {describe(error)}") from error
         raise unlike(path, "mask file", error) from error
+
+
+def _check_contents(path: Path) -> None:
+    """Refuse what is no safetensors file, or names two masks alike; the error is worded by the name's ending."""
+    try:
+        open_safetensors(path)
+    except FileFormatError as error:
+        if path.suffix.lower() in ("", ".safetensors"):
+            raise
+        raise FileFormatError(
+            f"{path} is no mask file: masks are .safetensors files, as `tmask solve` writes them"
+        ) from error
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

@@ -54,7 +54,11 @@ def _read_frame(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # pandas's own errors and UnicodeDecodeError are ValueErrors
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"{path} is not a CSV of results, nor any text; `tmask compare --csv FILE` writes one"
+        ) from error
+    except ValueError as error:  # as pandas's own errors are
         raise FileFormatError(f"{path} is not a CSV of results: {error}") from error
     if _JUDGED not in frame.columns:
         frame[_JUDGED] = 0
