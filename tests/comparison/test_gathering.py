@@ -8,7 +8,7 @@ import pytest
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.comparison import gathering
-from tmask.comparison.gathering import Part, gather_blocks
+from tmask.comparison.gathering import ComparedWeight, gather_blocks
 
 PATTERN = Pattern(2, 4)
 SHAPES = [((8, 12), 1, None), (3, 6), ((2, 8, 8), 1, "stack"), ((10, 9), 1, None), ((8, 4, 3, 3), 2, "convolution")]
@@ -31,7 +31,7 @@ def parts_of(weights, calls):
         calls.append(k)
         return weights[k][0]
 
-    return [Part(w.shape, groups, layout, partial(load, k)) for k, (w, groups, layout) in enumerate(weights)]
+    return [ComparedWeight(w.shape, groups, layout, partial(load, k)) for k, (w, groups, layout) in enumerate(weights)]
 
 
 def full_blocks(weights):

@@ -35,7 +35,7 @@ from tmask.cli.output import Row, show_json, show_table
 from tmask.cli.selection import left_out, open_selected, reasons
 from tmask.comparison.builtin import builtin_weights
 from tmask.comparison.environment import environment
-from tmask.comparison.gathering import Part, gather_blocks
+from tmask.comparison.gathering import ComparedWeight, gather_blocks
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError, TmaskError
@@ -88,7 +88,7 @@ def compare(
     check_csv_name(csv)
     weights, selection = open_selected(path, usable, include, exclude, regex, groups, layouts, csv)
     parts = [
-        Part(layer.shape, layer.groups, layer.layout, partial(_scores, weights, layer.name))
+        ComparedWeight(layer.shape, layer.groups, layer.layout, partial(_scores, weights, layer.name))
         for layer in selection.layers
     ]
     runs, remarks = _run(parts, path, usable, names, repeats, seconds_per_solver)
@@ -164,7 +164,7 @@ def _scores(weights: WeightFile, name: str) -> Scores:
 
 
 def _run(
-    parts: Sequence[Part],
+    parts: Sequence[ComparedWeight],
     path: Path,
     usable: Mapping[Pattern, Sequence[str]],
     names: Sequence[str],

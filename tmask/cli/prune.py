@@ -166,7 +166,7 @@ def _batches(
         field=field,
     )
     try:
-        config = AutoConfig.from_pretrained(str(model), local_files_only=True)
+        config = AutoConfig.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InvalidProblemError(f"{model}: transformers cannot read its config: {error}") from error
     check_readable(config, length, max(int(one["input_ids"].max()) for one in batches))

@@ -20,7 +20,7 @@ _MOST_ENTRIES = 1 << 22  # 16 MiB of float32, more than caches hold
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComparedWeight:
     """A weight that blocks are taken of.
 
     Args:
@@ -35,7 +35,7 @@ class Part:
     load: Callable[[], Scores]
 
 
-def gather_blocks(parts: Sequence[Part], pattern: Pattern, seed: int = 0) -> tuple[Scores, list[str]]:
+def gather_blocks(parts: Sequence[ComparedWeight], pattern: Pattern, seed: int = 0) -> tuple[Scores, list[str]]:
     """Full blocks (B, m, m) of weights, and remarks on those that are not among them.
 
     Args:

@@ -13,7 +13,7 @@ from tmask.blocks.arrays import Scores, to_scores
 from tmask.blocks.layouts import all_in_words, in_words, read_layout
 from tmask.blocks.pattern import Pattern
 from tmask.comparison.environment import environment
-from tmask.comparison.gathering import Part, gather_blocks
+from tmask.comparison.gathering import ComparedWeight, gather_blocks
 from tmask.comparison.runs import Run, Summary, summarise
 from tmask.comparison.runs import compare as run_comparison
 from tmask.errors import InvalidProblemError
@@ -122,7 +122,7 @@ def compare(
     if unknown := sorted(set(per_layer) - set(named)):
         raise InvalidProblemError(f"groups are given for {', '.join(unknown)}, which are not among the weights")
     tensors = [(to_scores(weight, name=name), per_layer.get(name, 1), layout) for name, weight in named.items()]
-    parts = [Part(scores.shape, count, layout, partial(_given, scores)) for scores, count, _ in tensors]
+    parts = [ComparedWeight(scores.shape, count, layout, partial(_given, scores)) for scores, count, _ in tensors]
     chosen = [name for name in _DEFAULT if name in available_solvers()] if solvers is None else list(solvers)
     several = [patterns] if isinstance(patterns, Pattern | str) else list(patterns)
     runs: list[Run] = []

@@ -20,6 +20,8 @@ from tests.nn.blockwise.tiny_models import make, tokens
 from tmask.errors import FileFormatError, InvalidProblemError, OutputError
 from tmask.files.masks import read_masks
 from tmask.nn import prune_blocks
+from tmask.nn.blockwise.skeleton import skeleton
+from tmask.nn.calibration.language_models import load_language_model
 
 DATA = [{"input_ids": batch["input_ids"]} for batch in tokens(2)]
 
@@ -221,3 +223,17 @@ def test_a_model_stored_in_another_form_is_refused_by_name(saved, tmp_path):
     change(path, lambda held: held.pop("model.layers.0.block_sparse_moe.experts.1.w2.weight"))
     with pytest.raises(InvalidProblemError, match=r"no tensor for model.layers.0.mlp.experts.down_proj .*from_pretr"):
         prune(path, tmp_path / "out")
+
+
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "own.Config"}}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')\nclass Config: pass\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    for load in (lambda: skeleton(folder), lambda: load_language_model(folder, torch.float32, "cpu")):
+        with pytest.raises(FileFormatError, match="brings code of its own, which is not run"):
+            load()
+    assert not asked
+    assert not (tmp_path / "was run").exists()

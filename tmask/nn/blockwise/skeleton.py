@@ -15,6 +15,7 @@ from tmask.errors import FileFormatError, InvalidProblemError, SolverUnavailable
 from tmask.files.opening import open_weights
 from tmask.files.safetensors_files import INDEX
 from tmask.files.weight_file import WeightFile
+from tmask.nn.calibration.language_models import reason_of
 
 
 def skeleton(path: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -33,7 +34,7 @@ def skeleton(path: Path, dtype: torch.dtype | None = None, device: torch.device 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         if getattr(config, "quantization_config", None):
             raise InvalidProblemError(
                 f"{path} is a quantised model: its files hold codes, not weights. Prune the model that it was made "
@@ -45,7 +46,9 @@ def skeleton(path: Path, dtype: torch.dtype | None = None, device: torch.device 
     except TmaskError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        raise FileFormatError(f"{path}: transformers makes no language model of its config: {error}") from error
+        raise FileFormatError(
+            f"{path}: transformers makes no language model of its config: {reason_of(error)}"
+        ) from error
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))

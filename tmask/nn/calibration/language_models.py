@@ -26,16 +26,23 @@ def load_language_model(path: Path, dtype: torch.dtype | None, device: torch.dev
     models: Any = AutoModelForCausalLM  # with the report on loading it returns a pair, which its type does not say
     try:
         model, loaded = models.from_pretrained(
-            str(path), dtype=dtype or "auto", local_files_only=True, output_loading_info=True
+            str(path), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     # Whatever a config or a file can do wrong; each library on the way has errors of its own.
     except Exception as error:
-        raise FileFormatError(f"{path}: transformers cannot load it as a language model: {error}") from error
+        raise FileFormatError(f"{path}: transformers cannot load it as a language model: {reason_of(error)}") from error
     if missing := sorted(loaded["missing_keys"]):
         # transformers would make them up at random, with a warning alone.
         raise FileFormatError(f"{path} holds no tensor for {', '.join(missing[:5])}")
     placed: nn.Module = model.to(device).eval()
     return placed
+
+
+def reason_of(error: Exception) -> str:
+    """What transformers says against a model; without the advice to let code run that comes with it."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own, which is not run; only models that transformers has by itself are taken"
+    return str(error)
 
 
 def check_readable(config: Any, length: int, highest: int) -> None:

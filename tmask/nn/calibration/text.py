@@ -97,7 +97,7 @@ def load_tokenizer(model: str | Path) -> Any:
     if not Path(model).is_dir():  # transformers would take it for the name of a model on the hub
         raise FileFormatError(f"{model} is no directory; give that of a Hugging Face model")
     try:
-        return AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
     # Of transformers and of tokenizers alike, whose errors are plain Exceptions.
     except Exception as error:
         raise FileFormatError(f"{model} has no tokenizer that transformers can load: {error}") from error
