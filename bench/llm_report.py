@@ -59,8 +59,8 @@ TRAINING = """\
 ## Trained on with frozen masks
 
 Perplexity before and after {minutes} minutes of AdamW on the text's first part: {batch} sequences of {length}
-tokens a step, learning rate {learning_rate} falling to 0; threads: {threads}; commits {commits}. The dense model was
-trained for the same time: what it gains is the text's. From `{name}`.
+tokens a step, learning rate {learning_rate} falling to 0; threads: {threads}; commits {commits}. {beside}
+From `{name}`.
 
 {table}
 """
@@ -161,7 +161,13 @@ def training(rows: Rows, name: str) -> str:
         lines.append([row["method"] or "none", row["target"], before, after, row["steps"]])
     first = {column: rows[0][column] for column in ("minutes", "batch", "length", "learning_rate", "threads")}
     table = markdown.table(["method", "target", "before", "after", "steps"], lines)
-    return TRAINING.format(name=name, table=table, commits=commits(rows), **first)
+    trained = any(row["target"] == "dense" for row in rows)
+    beside = (
+        "The dense model was trained for the same time: what it gains is the text's."
+        if trained
+        else "There is no row of the dense model, so what of the gain is the text's is not told."
+    )
+    return TRAINING.format(name=name, table=table, commits=commits(rows), beside=beside, **first)
 
 
 def commits(rows: Rows) -> str:
