@@ -163,3 +163,9 @@ def test_without_joblib_the_cure_is_named(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "joblib", None)
     with pytest.raises(tmask.SolverUnavailableError, match=r"tmask\[joblib\]"):
         tmask.solve_file(weights, "2:4", weights.parent / "m.safetensors", "patterns", shards=2)
+
+
+def test_relative_paths_are_those_of_the_caller(weights, whole, monkeypatch):
+    joblib.Parallel(2, backend="loky")(joblib.delayed(abs)(number) for number in range(4))  # workers that are kept
+    monkeypatch.chdir(weights.parent)
+    same(merged(tmask.solve_file(weights.name, "2:4", "m.safetensors", "patterns", shards=2, backend="loky")), whole)

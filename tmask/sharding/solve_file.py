@@ -69,9 +69,10 @@ def solve_file(
         InvalidMaskError: a shard's proof fails.
         SolverUnavailableError: joblib, or the solver's library, is not installed.
     """
-    output = Path(output)
+    # Absolute: a worker that was started before may stand in another folder.
+    path, output = Path(path).absolute(), Path(output).absolute()
     task = _Task(
-        Path(path), Pattern.parse(pattern), output, None if solver == "auto" else _solver(solver), tuple(include),
+        path, Pattern.parse(pattern), output, None if solver == "auto" else _solver(solver), tuple(include),
         tuple(exclude), dict(groups or {}), dict(layouts or {}), certify, keep_zeros, overwrite,
     )  # fmt: skip
     check_masks_name(output)
