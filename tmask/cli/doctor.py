@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tmask.cli.console import note, progress_bar
 from tmask.cli.exit_codes import reports_errors
-from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, Verbose, parse_groups, parse_layouts
+from tmask.cli.options import Exclude, Groups, Include, Json, Layouts, Regex, Verbose
 from tmask.cli.output import Row, show_json, show_table
-from tmask.cli.selection import counted, groups_of_model
+from tmask.cli.selection import counted, select
 from tmask.errors import InvalidProblemError, SolverUnavailableError
-from tmask.files.layers import Selection, select_layers
+from tmask.files.layers import Selection
 from tmask.files.opening import open_weights
 from tmask.showing.numbers import number
 
@@ -121,15 +121,7 @@ def _selection(
                 "--include, --exclude, --regex, --groups and --layout choose layers of a file; name the file"
             )
         return Selection([], [])
-    return select_layers(
-        open_weights(model),
-        include,
-        exclude,
-        regex=regex,
-        groups=parse_groups(groups),
-        layouts=parse_layouts(layouts),
-        convolutions=groups_of_model,
-    )
+    return select(open_weights(model), include, exclude, regex, groups, layouts)
 
 
 def _shapes(texts: Sequence[str], model: Path | None) -> list[tuple[str, tuple[int, ...]]]:

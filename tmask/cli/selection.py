@@ -30,7 +30,23 @@ def open_selected(
     """
     weights = open_weights(path)
     side = min(pattern.m for pattern in patterns)
-    selection = select_layers(
+    selection = select(weights, include, exclude, regex, groups, layouts, side)
+    if csv is not None:
+        check_texts([path.stem, *(layer.name for layer in selection.layers)])
+    return weights, selection
+
+
+def select(
+    weights: WeightFile,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    regex: bool,
+    groups: list[str],
+    layouts: list[str],
+    side: int | None = None,
+) -> Selection:
+    """What the options choose of a file, see `select_layers`; with what its model says of its convolutions."""
+    return select_layers(
         weights,
         include,
         exclude,
@@ -40,9 +56,6 @@ def open_selected(
         side=side,
         convolutions=groups_of_model,
     )
-    if csv is not None:
-        check_texts([path.stem, *(layer.name for layer in selection.layers)])
-    return weights, selection
 
 
 def groups_of_model(file: WeightFile) -> Mapping[str, int]:

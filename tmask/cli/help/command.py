@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from tmask.cli.help.examples import EXAMPLES
 
-# By the name that typer gives a type; of others the name itself, in capitals.
 _OLD = {"--solvers"}  # spellings that are still read, and not shown
+# By the name that typer gives a type; of others the name itself, in capitals.
 _PLACES = {"float": "X", "int": "K", "path": "FILE", "str": "TEXT", "text": "TEXT", "integer": "K"}
 
 

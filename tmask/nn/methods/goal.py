@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.methods.problem import Problem
+from tmask.nn.methods.problem import AT_ONCE, Problem
 
 # Of `Method`: what came nearest to the dense outputs on text that was not used (docs/reference/pruning-methods.md).
 DAMPING, SHRINKAGE = 0.001, 0.1
 # The least damping: an input that is always 0 must have something on its diagonal.
 _FLOOR = 1e-9
-# Of a matrix of moments that are taken to float64 at once.
-_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def goal_of(problem: Problem, damping: float = DAMPING, shrinkage: float = SHRIN
     # In float64: the least directions of the inputs decide here, and a float32 has lost them. In parts, since a whole
     # matrix of moments in float64 beside the others would be the most memory that pruning takes.
     dense = problem.weight.double()
-    products = [dense @ part.double().T for part in torch.split(problem.cross, _ROWS)]
+    products = [dense @ part.double().T for part in torch.split(problem.cross, AT_ONCE)]
     right = torch.cat(products, 1).addcmul_(dense, added.double())
     del dense, products
     # What is symmetric may be factorised in its own place, if it lies as LAPACK has it.

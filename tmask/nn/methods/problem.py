@@ -11,7 +11,7 @@ from tmask.errors import InvalidProblemError
 from tmask.nn.methods.support import Support
 
 _DTYPES = (torch.float32, torch.float64)
-_COLUMNS = 256  # of a matrix of moments that are taken to float64 at once
+AT_ONCE = 256  # rows or columns of a matrix of moments that are taken to float64 together
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _form(left: Tensor, matrix: Tensor, right: Tensor) -> float:
     """tr (L M R^T) of L, R (R, C) in float64; M (C, C) of any dtype is never held in float64 as a whole."""
     parts = (
         ((left @ part.double()) * other).sum()
-        for part, other in zip(torch.split(matrix, _COLUMNS, 1), torch.split(right, _COLUMNS, 1), strict=True)
+        for part, other in zip(torch.split(matrix, AT_ONCE, 1), torch.split(right, AT_ONCE, 1), strict=True)
     )
     return float(torch.stack([*parts]).sum())
 
