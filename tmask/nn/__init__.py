@@ -30,18 +30,25 @@ from tmask.nn.pruning.grams import collect_grams
 from tmask.nn.pruning.losses import reconstruction_losses
 from tmask.nn.pruning.reconstruct import reconstruct
 from tmask.nn.pruning.sparsegpt import sparsegpt
+from tmask.nn.recipes import transposable, transposable_recipe
 from tmask.nn.training.applying import sparsify
 from tmask.nn.training.baking import bake
 from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.exporting import export, export_state_dict
+from tmask.nn.training.flips import DecayChoice, FlipRate, find_decay
 from tmask.nn.training.graphed import GraphedStep
+from tmask.nn.training.low_rank import Adapters, add_low_rank
 from tmask.nn.training.schedules import Frozen, Periodic, Schedule
 from tmask.nn.training.sparsifier import Sparsifier
+from tmask.nn.training.unbiased import estimate_gradients, exact_gradients, unbiased_estimate
 
 __all__ = [
+    "Adapters",
     "BlockRefit",
     "BlockwiseReport",
     "ConversionReport",
+    "DecayChoice",
+    "FlipRate",
     "Frozen",
     "GraphedStep",
     "LayerPruning",
@@ -57,13 +64,17 @@ __all__ = [
     "Sparsifier",
     "Tuning",
     "adaprune",
+    "add_low_rank",
     "available_methods",
     "available_scores",
     "bake",
     "collect_grams",
     "convert",
+    "estimate_gradients",
+    "exact_gradients",
     "export",
     "export_state_dict",
+    "find_decay",
     "get_method",
     "model_diversity",
     "pack",
@@ -75,5 +86,8 @@ __all__ = [
     "register_score",
     "sparsegpt",
     "sparsify",
+    "transposable",
+    "transposable_recipe",
+    "unbiased_estimate",
     "unpack",
 ]

@@ -49,23 +49,37 @@ class MaskFinder:
         score: called with a layer's name and dense weight; gives the importance of every entry, >= 0. None for |W|.
         certify: whether the optimality gap is proven.
         keep_zeros: weights that are 0 are never kept.
+        hysteresis: bonus of entries that are kept already, as a share of their scores.
     """
 
     solver: Solver | str = "auto"
     score: ScoreFn | None = None
     certify: bool = True
     keep_zeros: bool = False
+    hysteresis: float = 0.0
 
     @torch.no_grad()
-    def find(self, name: str, weight: Tensor, pattern: Pattern | None, cutting: Cutting, step: int) -> FoundMask:
+    def find(
+        self,
+        name: str,
+        weight: Tensor,
+        pattern: Pattern | None,
+        cutting: Cutting,
+        step: int,
+        kept: Tensor | None = None,
+    ) -> FoundMask:
         """The mask of one weight; all True where the pattern is None.
 
+        Args:
+            kept: the mask in force, which hysteresis favours; None where there is none.
         Raises:
             TmaskError: as `tmask.solve`, with step and layer in front: a NaN weight, for example.
         """
         begin = time.perf_counter()
         try:
             score = self._score(name, weight)
+            if kept is not None and self.hysteresis:
+                score = (weight.abs() if score is None else score) * torch.where(kept, 1 + self.hysteresis, 1.0)
             if pattern is None:
                 pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
             solution = tmask.solve(

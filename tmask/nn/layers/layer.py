@@ -15,7 +15,7 @@ from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.mask.cutting import WHOLE, Cutting
-from tmask.nn.mask.gradient import Gradient
+from tmask.nn.mask.gradient import Gradient, apply_mask
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
 from tmask.nn.mask.shards import is_sharded, local_part
@@ -118,9 +118,10 @@ class SparseLayer:
             return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
         return steps_of(owner.module, owner.tensor).original
 
-    def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False) -> None:
+    def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False, smoothing: float = 0.0) -> None:
         """Register one parametrization, all True, with every owner."""
-        self._masked = Masked(self.weight, Terms(self.pattern, cutting=self.cutting), gradient, keep_zeros)
+        terms = Terms(self.pattern, cutting=self.cutting)
+        self._masked = Masked(self.weight, terms, gradient, keep_zeros, smoothing)
         for owner in self.owners:
             put_on(owner.module, owner.tensor, self._masked)
 
@@ -173,6 +174,7 @@ class SparseLayer:
         flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
         masked.mask.copy_(found.mask)
         masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers()))
+        masked.smooth(self.weight.detach(), pattern, self.cutting, anew=pattern != self.in_force)
         self.note(found.fingerprint)
         self.in_force, self.worth, self.step = pattern, found.worth, step
         self.refresh()
@@ -189,6 +191,13 @@ class SparseLayer:
                 backends.update(owner.module, self.backend, complete=self.in_force == self.pattern)
             except TmaskError as error:
                 raise type(error)(f"layer {owner.name!r}: {error}") from error
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Make the dense master weight what multiplies under the mask."""
+        weight, masked = local_part(self.weight), self.masked
+        # A shard and its mask are cut alike, and shards have hard masks alone.
+        weight.copy_(apply_mask(weight, local_part(masked.mask)) if is_sharded(self.weight) else masked.values(weight))
 
     def release(self) -> None:
         """Multiply with the dense masked weight, until `refresh` with another backend."""

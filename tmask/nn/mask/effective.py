@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.gradient import apply_mask
 
 # In place by name, but no write into the memory.
 _OWN = {"requires_grad_", "detach_"}
@@ -61,14 +60,14 @@ class _Origin:
     """Where an effective weight comes from.
 
     Args:
-        master, mask: of the weight.
+        master: the dense weight; values: makes the effective weight of it.
         whole: the effective weight that this is a view of; None for that itself.
         view: makes of the master what corresponds to this view.
         version: of the memory's changes, when last known to be right; None where another tensor's count is looked at.
     """
 
     master: Tensor
-    mask: Tensor
+    values: Callable[[Tensor], Tensor]
     lost: Lost
     whole: Tensor | None = None
     view: Callable[[Tensor], Tensor] = field(default=lambda master: master)
@@ -166,7 +165,7 @@ class Effective(Writing):
 CLASSES: dict[type[Tensor], type[Writing]] = {Tensor: Effective}
 
 
-def effective(value: Tensor, master: Tensor, mask: Tensor, lost: Lost) -> Tensor:
+def effective(value: Tensor, master: Tensor, values: Callable[[Tensor], Tensor], lost: Lost) -> Tensor:
     """The computed tensor, made one that hands writes on; as it is where torch only traces, or it is no plain one."""
     if torch.compiler.is_compiling() or type(value) not in CLASSES:
         return value
@@ -175,7 +174,7 @@ def effective(value: Tensor, master: Tensor, mask: Tensor, lost: Lost) -> Tensor
     if torch._C._functorch.is_functorch_wrapped_tensor(value) or torch._C._get_tracing_state() is not None:
         return value
     value.__class__ = CLASSES[type(value)]
-    value.__dict__["_origin"] = _Origin(master, mask, lost, version=_version(value))
+    value.__dict__["_origin"] = _Origin(master, values, lost, version=_version(value))
     return value
 
 
@@ -186,7 +185,7 @@ def _made(
     whole = parent if origin.whole is None else origin.whole
     value.__class__ = CLASSES[type(value)]
     version = _version(value) if counts else None
-    value.__dict__["_origin"] = _Origin(origin.master, origin.mask, origin.lost, whole, view, version)
+    value.__dict__["_origin"] = _Origin(origin.master, origin.values, origin.lost, whole, view, version)
     return value
 
 
@@ -205,7 +204,7 @@ def _refresh(tensor: Writing) -> None:
     """Bring a computed weight up to date with its master: whoever goes on with it reads what was written."""
     whole: Any = tensor if tensor._origin.whole is None else tensor._origin.whole
     origin = whole._origin
-    Tensor.copy_(whole, apply_mask(origin.master, origin.mask))
+    Tensor.copy_(whole, origin.values(origin.master))
     origin.version = _version(whole)
 
 

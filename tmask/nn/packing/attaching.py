@@ -107,7 +107,7 @@ def _pack(module: nn.Module, dtype: torch.dtype) -> None:
     masked, weight = _masked_weight(module)
     # Whatever the forward pass is in: what an evaluation packs must serve training.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        _copies_of(module).add(weight, masked.mask, dtype)
+        _copies_of(module).add(weight, masked, dtype)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from tmask.nn.mask.parametrization import Masked
 from tmask.nn.packing.packable import check_complete, completed
 from tmask.nn.packing.routes import ROUTES, Operand
 from tmask.nn.packing.verification import verify
@@ -48,7 +49,7 @@ class Copies:
         """Whether they were packed from these contents, as far as torch's counters tell."""
         return self.stamp == (*_stamp(weight), *_stamp(mask))
 
-    def add(self, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
+    def add(self, weight: Tensor, masked: Masked, dtype: torch.dtype) -> None:
         """Pack for one dtype; what was packed from other contents is outdated.
 
         Under a new mask new tensors replace the old ones, which a pending backward pass may still hold; under the same
@@ -58,7 +59,7 @@ class Copies:
             InvalidMaskError: the mask is not a complete 2:4 one.
             KernelError: the route's products are wrong here.
         """
-        route = ROUTES[self.route]
+        route, mask = ROUTES[self.route], masked.mask
         rows, cols = weight.shape
         verify(route, (rows, cols), dtype, weight.device)
         mask_stamp = _stamp(mask)
@@ -77,9 +78,8 @@ class Copies:
         if stamp != self.stamp:
             self.outdate()
             self.stamp = stamp
-        contents = weight.contiguous()
-        if self.full is not None:  # what fills the mask up must be 0
-            contents = torch.where(mask, contents, 0.0)
+        # What fills a mask up must be 0; else the plan leaves out what the mask prunes.
+        contents = masked.values(weight) if self.full is not None or masked.smoothing else weight.contiguous()
         # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
         if dtype not in self.plans:
             self.plans[dtype] = route.plan(mask if self.full is None else self.full, dtype)

@@ -45,6 +45,8 @@ def sparsify(
     decay: MaskedDecay | None = None,
     certify: bool = True,
     keep_zeros: bool = False,
+    hysteresis: float = 0.0,
+    smoothing: float = 0.0,
     on_renewal: Callable[[Renewal], object] | None = None,
     distributed: Any = None,
     check_finite_every: int | None = None,
@@ -76,6 +78,11 @@ def sparsify(
         certify: prove an optimality gap at each renewal; free with exact solvers.
         keep_zeros: weights that are 0 at a renewal are never kept, and stay 0 between renewals, so that lines keep at
             most n; with it, so may given masks.
+        hysteresis: bonus, as a share of their scores, of entries that are kept already: at a renewal others take
+            their places only where they gain more than that. Masks stay exact for scores with the bonus, by which
+            their worth is then told.
+        smoothing: share, from 0 to 1, of the price of its row and column by which a kept entry shrinks, so that it is
+            near 0 when it changes sides; 1 is S-STE [Hu2024b]. Thresholds are taken at renewals.
         on_renewal: called with the figures of each renewal, the first included.
         distributed: the process group that trains the model together; None or True for all processes where
             torch.distributed runs, False where each trains a model of its own. Ranks of which some are given False for
@@ -110,6 +117,8 @@ def sparsify(
             masks=masks,
             decay=decay,
             keep_zeros=keep_zeros,
+            hysteresis=hysteresis,
+            smoothing=smoothing,
             on_renewal=on_renewal,
             check_finite_every=check_finite_every,
         )
@@ -120,7 +129,7 @@ def sparsify(
         # Whoever gives a layer's mask asks for one.
         named = [name for given in map(str, masks or ()) for name in (given, weight_name(given))]
         layers, skipped = select_layers(model, rules, named)
-        finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros)
+        finder = MaskFinder(_checked_solver(solver, layers), score, certify, keep_zeros, hysteresis)
         for layer in layers:
             layer.requested, layer.graphs = backend, cuda_graphs
             layer.tokens = layer.tokens if tokens is None else tokens
@@ -135,7 +144,9 @@ def sparsify(
     if ranks is not None:
         _check_alike(ranks, layers, schedule, decay, check_finite_every, certify, masks)
     # Nothing of the model has been changed up to here.
-    sparsifier = Sparsifier(layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every)
+    sparsifier = Sparsifier(
+        layers, skipped, finder, schedule, decay, on_renewal, distributed, check_finite_every, smoothing
+    )
     sparsifier.alone = alone
     with joining(ranks):
         _start(sparsifier, masks, optimizers)

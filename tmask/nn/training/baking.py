@@ -10,9 +10,11 @@ from torch import Tensor
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.gradient import apply_mask
 from tmask.nn.mask.saved import check_saved, layer_name
+from tmask.nn.mask.smoothing import shrink
 
 # `.0`: weights that are parametrized already get no mask, so that it is the first step of its list.
 _MASK, _TERMS, _ORIGINAL = ".0.mask", ".0.terms", ".original"
+_THRESHOLD, _SCALE = ".0.threshold", ".0.scale"  # of smooth masks alone
 
 
 @torch.no_grad()
@@ -39,7 +41,7 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The shape too, since a view can begin where its base does.
         place = (original.data_ptr(), original.shape)
         if place not in shared:
-            shared[place] = apply_mask(original, state[key])
+            shared[place] = _effective(state, path)
         for own in _own(path):
             baked.pop(own, None)
         baked[layer_name(path)] = shared[place]
@@ -48,5 +50,12 @@ def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return baked
 
 
+def _effective(state: Mapping[str, Tensor], path: str) -> Tensor:
+    weight, mask = state[path + _ORIGINAL], state[path + _MASK]
+    if path + _THRESHOLD not in state:
+        return apply_mask(weight, mask)
+    return shrink(weight, mask, state[path + _THRESHOLD], state[path + _SCALE])
+
+
 def _own(path: str) -> tuple[str, ...]:
-    return path + _ORIGINAL, path + _MASK, path + _TERMS
+    return tuple(path + part for part in (_ORIGINAL, _MASK, _TERMS, _THRESHOLD, _SCALE))

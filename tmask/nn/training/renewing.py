@@ -36,11 +36,11 @@ def find_masks(
         TmaskError: as `MaskFinder`, and as `sharing` on several ranks.
     """
 
-    def find(layer: SparseLayer, weight: Tensor) -> FoundMask:
+    def find(layer: SparseLayer, weight: Tensor, kept: Tensor | None) -> FoundMask:
         name, pattern = layer.name, patterns[layer.name]
         if pattern is not None and name in given:
             return finder.judge(name, weight, given[name], pattern, layer.cutting)
-        return finder.find(name, weight, pattern, layer.cutting, step)
+        return finder.find(name, weight, pattern, layer.cutting, step, kept)
 
     # At each renewal: torch.distributed may have been started since the last one.
     ranks = Ranks.of(distributed)
@@ -52,10 +52,16 @@ def find_masks(
         )
     # One rank alone holds shards all the same where `fully_shard` was called, and they must be put together.
     if ranks is None or (ranks.size == 1 and not sharded):
-        return {layer.name: find(layer, layer.weight.detach()) for layer in layers}
+        return {layer.name: find(layer, layer.weight.detach(), _in_force(layer, finder)) for layer in layers}
     from tmask.nn.training.sharing import Shared  # late: it loads torch's tensors over ranks
 
-    return Shared(layers, find, frozenset(given), ranks).masks(patterns, step)
+    favoured = {layer.name: _in_force(layer, finder) for layer in layers}
+    return Shared(layers, find, favoured, frozenset(given), ranks).masks(patterns, step)
+
+
+def _in_force(layer: SparseLayer, finder: MaskFinder) -> Tensor | None:
+    """The mask that hysteresis favours; a dense one favours nothing."""
+    return layer.masked.mask if finder.hysteresis and layer.in_force is not None else None
 
 
 def put_on(

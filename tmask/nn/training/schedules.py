@@ -25,6 +25,10 @@ class Schedule(ABC):
     def renews_at(self, step: int) -> bool:
         """Whether masks are found anew after this step."""
 
+    def bakes_at(self, step: int) -> bool:
+        """Whether dense weights become the masked ones at this step, before its masks are found."""
+        return False
+
     @abstractmethod
     def pattern_at(self, step: int, target: Pattern) -> Pattern | None:
         """The pattern in force at this step for layers that end with `target`; None for dense."""
@@ -71,6 +75,8 @@ class Periodic(Schedule):
             share of zeros s follows s * (1 - (1 - t)^3), t the share of the ramp that is behind; n is rounded up, to
             a pattern of the same m. Masks change at renewals only.
         dense_from: the step from which the masks are dropped and training goes on dense; None for never.
+        baked_tail: whether the dense tail begins with the masked weights, so that pruned ones grow from 0 and the
+            product does not change there; else with the dense master weights as they are by then.
         gradient: "straight-through" (masked weights learn and can come back) or "masked" (they cannot).
     Raises:
         InvalidProblemError: a setting out of range, or an end that comes before the ramp has reached the target.
@@ -83,6 +89,7 @@ class Periodic(Schedule):
     end: int | None = None
     ramp: int = 0
     dense_from: int | None = None
+    baked_tail: bool = False
     gradient: Gradient = "straight-through"
 
     def __post_init__(self) -> None:
@@ -101,6 +108,8 @@ class Periodic(Schedule):
 
     def _check_sequence(self) -> None:
         """The ramp arrives, renewals end, the dense tail begins: in this order, or a setting would be ignored."""
+        if self.baked_tail and self.dense_from is None:
+            raise InvalidProblemError("Periodic: baked_tail=True needs dense_from, the step at which the tail begins")
         # The ramp arrives at the first renewal after its end, since masks change at renewals alone.
         arrival = self.begin + math.ceil(self.ramp / self.every) * self.every
         if self.end is not None and self.end < arrival:
@@ -124,6 +133,9 @@ class Periodic(Schedule):
         if step < self.begin or (self.end is not None and step > self.end):
             return False
         return (step - self.begin) % self.every == 0
+
+    def bakes_at(self, step: int) -> bool:
+        return self.baked_tail and step == self.dense_from
 
     def pattern_at(self, step: int, target: Pattern) -> Pattern | None:
         if step < self.begin or (self.dense_from is not None and step >= self.dense_from):

@@ -21,7 +21,7 @@ from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.mask.sharding import shard_like, whole
 from tmask.nn.mask.shards import is_sharded
 
-Find = Callable[[SparseLayer, Tensor], FoundMask]
+Find = Callable[[SparseLayer, Tensor, Tensor | None], FoundMask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,15 @@ class Shared:
 
     Args:
         layers: of the model, the same on every rank.
-        find: called with a layer and its whole weight.
+        find: called with a layer, its whole weight, and the whole mask that is to be favoured.
+        favoured: by layer, the mask in force, perhaps in shards; None where none is favoured.
         given: names of the layers whose masks come from the user, on every rank.
         ranks: that train the model.
     """
 
     layers: Sequence[SparseLayer]
     find: Find
+    favoured: Mapping[str, Tensor | None]
     given: frozenset[str]
     ranks: Ranks
 
@@ -103,20 +105,25 @@ class Shared:
             loads[rank] += layer.weight.numel()
         return owners
 
-    def _own_weights(self, owners: Mapping[str, int]) -> dict[str, Tensor]:
-        """The whole weights that this rank finds masks for: those that it owns, and those whose masks are given."""
+    def _own_weights(self, owners: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """The whole weights that this rank finds masks for: those that it owns, and those whose masks are given.
+
+        Each with the whole mask that is to be favoured.
+        """
         weights = {}
         for layer in self.layers:
-            weight = whole(layer.weight.detach())  # every rank takes part, the others drop it at once
+            kept = self.favoured[layer.name]
+            # Every rank takes part, the others drop them at once.
+            pair = whole(layer.weight.detach()), None if kept is None else whole(kept)
             if owners[layer.name] == self.ranks.index or layer.name in self.given:
-                weights[layer.name] = weight
+                weights[layer.name] = pair
         return weights
 
-    def _find_own(self, weights: Mapping[str, Tensor]) -> dict[str, FoundMask]:
+    def _find_own(self, weights: Mapping[str, tuple[Tensor, Tensor | None]]) -> dict[str, FoundMask]:
         """This rank's share of the masks, once no rank has failed."""
         found: dict[str, FoundMask] = {}
         with together(self.ranks):
-            found.update({la.name: self.find(la, weights[la.name]) for la in self.layers if la.name in weights})
+            found.update({la.name: self.find(la, *weights[la.name]) for la in self.layers if la.name in weights})
         return found
 
     def _room(self, layer: SparseLayer, own: Mapping[str, FoundMask]) -> Tensor:

@@ -53,6 +53,7 @@ class Sparsifier(Shown):
         on_renewal: Callable[[Renewal], object] | None = None,
         distributed: Any = None,
         check_finite_every: int | None = None,
+        smoothing: float = 0.0,
     ) -> None:
         self.layers = tuple(layers)
         self.schedule = schedule
@@ -64,6 +65,8 @@ class Sparsifier(Shown):
         self._on_renewal = on_renewal
         self._distributed = distributed
         self._check_finite_every = check_finite_every
+        self._smoothing = smoothing
+        self._followers: list[Callable[[int], object]] = []
         # Whether the decay has acted ahead of the coming step: a step without it would go unnoticed.
         self._decayed = False
         self._watch: Watch | None = None
@@ -72,7 +75,7 @@ class Sparsifier(Shown):
     def start(self, masks: Mapping[str, Any] | None = None) -> None:
         """Put masks on the layers, those given or those that the schedule wants before the first step."""
         for layer in self.layers:
-            layer.put_mask_on(self.schedule.gradient, self._finder.keep_zeros)
+            layer.put_mask_on(self.schedule.gradient, self._finder.keep_zeros, self._smoothing)
         # Zeros that are to stay are kept out of a dense phase too.
         if self.schedule.renews_at(0) or self._finder.keep_zeros:
             self._renew(masks or {})
@@ -104,6 +107,11 @@ class Sparsifier(Shown):
                 choose_anew(layer)
         # Closures are wrapped only where the decay has to act between them and the step.
         self._watch = Watch(plain, self._ahead, self._step, self._decay is not None)
+
+    def follow(self, follower: Callable[[int], object]) -> None:
+        """Call a function with the count of steps: now, after every step, and when a state was loaded."""
+        self._followers.append(follower)
+        follower(self.steps)
 
     def unwatch(self) -> None:
         """Take the hooks off the optimizer, if one is watched."""
@@ -171,6 +179,7 @@ class Sparsifier(Shown):
             # torch goes by the order only where it has loaded states; a fresh optimizer may have any.
             order = watch.order(self.layers) if watch is not None and watch.has_state else None
             self.steps = restore(state, self.schedule, self.layers, order, ranks)
+            self._tell()
         self.last_renewal = None  # its figures are those of the masks that the loaded ones have replaced
 
     def remove(self) -> None:
@@ -268,13 +277,21 @@ class Sparsifier(Shown):
         self._follow_shards()
         self._forget()
         self.steps += 1
+        self._tell()
         self._decayed = False
         if looks_at(self.layers, self.steps, self._check_finite_every):
             check_finite(self.layers, self.steps)
 
+    def _tell(self) -> None:
+        for follower in self._followers:
+            follower(self.steps)
+
     @torch.no_grad()
     def _renew(self, given: Mapping[str, Any]) -> Renewal:
         begin = time.perf_counter()
+        if self.schedule.bakes_at(self.steps):
+            for layer in self.layers:
+                layer.bake()
         patterns = {layer.name: self.schedule.pattern_at(self.steps, layer.pattern) for layer in self.layers}
         found = find_masks(self.layers, self._finder, patterns, given, self.steps, self._distributed)
         ranks = Ranks.of(self._distributed)
