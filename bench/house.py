@@ -56,10 +56,10 @@ MAY_IMPORT = {
     "tmask.nn.pruning": f"{CORE} tmask.showing tmask.conversion tmask.files tmask.nn.names tmask.nn.calibration "
     "tmask.nn.fitting tmask.nn.libraries tmask.nn.methods",
     "tmask.nn.integrations": "tmask tmask.blocks tmask.nn.distributed tmask.nn.mask tmask.nn.training",
+    "tmask.nn.recipes": "tmask.nn.layers tmask.nn.training",
     "tmask.nn.diversity": "tmask.blocks tmask.diversity tmask.nn.calibration tmask.nn.names",
     "tmask.nn": "tmask.nn.blockwise tmask.nn.calibration tmask.nn.diversity tmask.nn.fitting tmask.nn.layers "
-    "tmask.nn.methods tmask.nn.packing "
-    "tmask.nn.pruning tmask.nn.training",
+    "tmask.nn.methods tmask.nn.packing tmask.nn.pruning tmask.nn.recipes tmask.nn.training",
     "tmask.cli": f"tmask {CORE} tmask.showing tmask.allocation tmask.comparison tmask.diversity tmask.files "
     "tmask.plots tmask.sharding tmask.nn.blockwise tmask.nn.calibration tmask.nn.methods tmask.nn.packing "
     "tmask.nn.pruning",

@@ -20,8 +20,10 @@ from tmask.nn.training.sparsifier import Sparsifier
 
 End = Literal["sparse", "dense"]
 
-# Shares of all steps: dense before the first, then n falls to its target, and for a dense end masks go at the last.
-_PHASES = {"sparse": (1 / 4, 1 / 4, None), "dense": (1 / 10, 1 / 4, 2 / 3)}
+# Shares of all steps: dense before the first, then n falls to its target, and masks go at the last.
+_BEGIN = {"sparse": 1 / 4, "dense": 1 / 10}
+_RAMP = 1 / 4
+_TAIL = 2 / 3
 HYSTERESIS = 0.2
 SMOOTHING = 0.5
 
@@ -70,11 +72,12 @@ def transposable_recipe(steps: int, *, end: End = "sparse", every: int = 40) -> 
             f"give every={max(1, steps // 8)} or less, or train for longer"
         )
     # Masks change at renewals alone, so that phases begin and end at one.
-    begin, ramp, tail = (None if share is None else round(share * steps / every) * every for share in _PHASES[end])
-    assert begin is not None and ramp is not None
-    # A renewal after the last step would change masks that nothing trains any more.
-    last = steps - 1 if tail is None else None
-    schedule = Periodic(every, begin, last, ramp, tail, baked_tail=tail is not None)
+    begin, ramp, tail = (round(share * steps / every) * every for share in (_BEGIN[end], _RAMP, _TAIL))
+    if end == "dense":
+        schedule = Periodic(every, begin, ramp=ramp, dense_from=tail, baked_tail=True)
+    else:
+        # A renewal after the last step would change masks that nothing trains any more.
+        schedule = Periodic(every, begin, end=steps - 1, ramp=ramp)
     return Recipe(schedule, HYSTERESIS, SMOOTHING, steps)
 
 
