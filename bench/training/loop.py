@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -14,10 +15,11 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from bench.training.data import Data, Images, Text
-from bench.training.masks import proven_gap, put_masks
-from bench.training.models import Gpt, ResNet
+from bench.training.masks import OPTIMUM, plain_worth, put_masks
+from bench.training.models import DENSE_LAYERS, Gpt, ResNet
 from bench.training.settings import Setting, Size, VisionSize
-from tmask.nn import MaskedDecay, Renewal, Sparsifier
+from tmask.judging.worth import Worth
+from tmask.nn import FlipRate, MaskedDecay, Renewal, Sparsifier, find_decay
 
 TESTS = 2  # in a run, the last one at its end
 _WARM_UP = 0.05  # share of the steps over which the learning rate rises
@@ -31,7 +33,8 @@ class Point:
         step: optimizer steps behind it.
         train_loss: mean over the batches since the point before.
         test_loss, test_accuracy: on everything held out.
-        flip_rate: share of mask bits that the renewal at this step changed.
+        flip_rate: share of mask bits that the renewal at this step changed; in dense training, of the 2:4 masks that
+            its weights would have.
         retained: share of |weight| that its masks keep; gap: to the best transposable masks.
         step_seconds: median of the steps since the point before, by the wall clock.
         renewal_seconds: of the renewal alone, by the wall clock; `renewals.py` compares the two on equal terms.
@@ -50,12 +53,19 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run: its points, the dense state dict (None under masks), the weights in all and those under masks."""
+    """A finished run.
+
+    Args:
+        state: the dense state dict; None under masks.
+        parameters, under_mask: weights in all, and those under masks.
+        decay: rate of the decay of masked-out weights, or None.
+    """
 
     points: list[Point]
     state: dict[str, Tensor] | None
     parameters: int
     under_mask: int
+    decay: float | None = None
 
 
 def build(size: Size, data: Data, seed: int) -> nn.Module:
@@ -68,15 +78,20 @@ def build(size: Size, data: Data, seed: int) -> nn.Module:
     return Gpt(data.classes, size.context, size.width, size.layers, size.heads)
 
 
-def optimizer_for(model: nn.Module, size: Size) -> tuple[Optimizer, MaskedDecay]:
-    """SGD for images, AdamW for text, with the decay of masked-out weights that goes with each."""
+def optimizer_for(model: nn.Module, size: Size, factor: float = 1.0) -> tuple[Optimizer, MaskedDecay]:
+    """SGD for images, AdamW for text, with the decay of masked-out weights that goes with each.
+
+    Args:
+        factor: of the size's learning rate.
+    """
+    rate = factor * size.rate
     if isinstance(size, VisionSize):
-        sgd = torch.optim.SGD(model.parameters(), size.rate, momentum=0.9, weight_decay=size.weight_decay)
+        sgd = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=size.weight_decay)
         return sgd, MaskedDecay(size.masked_decay, through="weight")
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": size.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, size.rate, betas=(0.9, 0.95)), MaskedDecay(size.masked_decay)
+    return torch.optim.AdamW(groups, rate, betas=(0.9, 0.95)), MaskedDecay(size.masked_decay)
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -106,19 +121,16 @@ def run(
     if pretrained is not None:
         model.load_state_dict(pretrained)
     model.to(device)
-    optimizer, decay = optimizer_for(model, size)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, size.steps))
-    renewals: dict[int, tuple[Renewal, float | None]] = {}
-    sparsifier: Sparsifier | None = None
-
-    def renewed(renewal: Renewal) -> None:
-        gap = None if sparsifier is None or setting.masks == "plain" else proven_gap(sparsifier, renewal)
-        renewals[renewal.step] = renewal, gap
-
+    optimizer, usual = optimizer_for(model, size, setting.rate)
+    decay = None
     if setting.masks != "none":
-        sparsifier = put_masks(model, setting, optimizer, decay, every, size.steps - 1, renewed)
-        if setting.masks != "plain":
-            renewals[0] = renewals[0][0], proven_gap(sparsifier, renewals[0][0])
+        decay = _decay(size, data, setting, seed, device, every, usual)
+    sparsifier, renewals = _masked(model, setting, optimizer, decay, every, size.steps)
+    watched = FlipRate(model, "2:4", solver=OPTIMUM, exclude=DENSE_LAYERS) if setting == Setting("none") else None
+    if watched is not None:
+        watched()
+    # Behind the masks, which may have brought parameters of their own.
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, size.steps))
     tests = {round(size.steps * (i + 1) / TESTS / every) * every for i in range(TESTS - 1)} | {size.steps}
     points: list[Point] = []
     losses: list[Tensor] = []
@@ -143,22 +155,106 @@ def run(
             if step in tests:
                 point.test_loss, point.test_accuracy = test(model, data, device)
             _note_renewal(point, *renewals.get(step, (None, None)))
+            if watched is not None:
+                point.flip_rate = watched()
             points.append(point)
             losses, seconds = [], []
         progress(step)
-    if setting.pretrained and 0 in renewals:
+    if setting.pretrained and not setting.levers and 0 in renewals:
         _note_renewal(points[0], *renewals[0])
         points[0].flip_rate = None  # from no mask at all
     under_mask = sum(layer.weight.numel() for layer in sparsifier.layers) if sparsifier else 0
     # Only dense runs are started from by others.
     state = None if sparsifier else {name: value.cpu() for name, value in model.state_dict().items()}
-    return Outcome(points, state, sum(p.numel() for p in model.parameters()), under_mask)
+    weights = sum(p.numel() for p in model.parameters())
+    return Outcome(points, state, weights, under_mask, None if decay is None else decay.rate)
 
 
-def _note_renewal(point: Point, renewal: Renewal | None, gap: float | None) -> None:
-    if renewal is not None:
-        point.flip_rate, point.retained = renewal.flip_rate, renewal.worth.retained
-        point.renewal_seconds, point.gap = renewal.seconds, gap
+Renewals = dict[int, tuple[Renewal, Worth | None]]
+
+
+def _masked(
+    model: nn.Module, setting: Setting, optimizer: Optimizer, decay: MaskedDecay | None, every: int, steps: int
+) -> tuple[Sparsifier | None, Renewals]:
+    """Masks on the model, where the setting has any; and a record of all renewals to come, by step."""
+    renewals: Renewals = {}
+    sparsifier: Sparsifier | None = None
+    if setting.masks == "none":
+        return None, renewals
+
+    def worth(renewal: Renewal) -> Worth | None:
+        if setting.masks == "plain":
+            return Worth(renewal.worth.objective, renewal.worth.total, None)
+        return None if sparsifier is None else plain_worth(sparsifier, renewal)
+
+    def renewed(renewal: Renewal) -> None:
+        renewals[renewal.step] = renewal, worth(renewal)
+
+    sparsifier = put_masks(model, setting, optimizer, decay, every, steps, renewed)
+    # The first masks were reported before there was a Sparsifier to look at.
+    for step, (renewal, _) in list(renewals.items()):
+        renewals[step] = renewal, worth(renewal)
+    return sparsifier, renewals
+
+
+# Of the trials that find a decay: [Hu2024] takes a short part of the training.
+_CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_TRIAL = 0.2
+
+
+def _decay(
+    size: Size, data: Data, setting: Setting, seed: int, device: torch.device, every: int, usual: MaskedDecay
+) -> MaskedDecay | None:
+    """Of masked-out weights, as the setting has it."""
+    if setting.combination.decay == "found":
+        steps = max(3 * every, round(_TRIAL * size.steps / every) * every)
+
+        def trial(rate: float) -> float:
+            return _trial(size, data, setting, seed, device, every, steps, rate, usual)
+
+        return dataclasses.replace(usual, rate=find_decay(trial, _CANDIDATES).rate)
+    return usual if setting.combination.decay == "usual" else None
+
+
+def _trial(
+    size: Size,
+    data: Data,
+    setting: Setting,
+    seed: int,
+    device: torch.device,
+    every: int,
+    steps: int,
+    rate: float,
+    usual: MaskedDecay,
+) -> float:
+    """The mean flip rate of the first steps of a training, under a decay; of dense training for the rate 0."""
+    model = build(size, data, seed).to(device).train()
+    optimizer, _ = optimizer_for(model, size, setting.rate)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, size.steps))
+    flips: list[float] = []
+    watched = FlipRate(model, setting.pattern, solver=OPTIMUM, exclude=DENSE_LAYERS)
+    if rate:
+        decay = dataclasses.replace(usual, rate=rate)
+        put_masks(model, setting, optimizer, decay, every, size.steps, lambda found: flips.append(found.flip_rate))
+    else:
+        flips.append(0.0)  # in the place of the first masks, which are left out below
+        watched()
+    for step, (inputs, targets) in enumerate(data.batches(2 * seed, size.batch, steps), start=1):
+        optimizer.zero_grad()
+        torch.autograd.backward(loss_of(model(inputs.to(device)), targets.to(device)))
+        optimizer.step()
+        rates.step()
+        if not rate and step % every == 0:
+            flips.append(watched() or 0.0)
+    return statistics.fmean(flips[1:])
+
+
+def _note_renewal(point: Point, renewal: Renewal | None, worth: Worth | None) -> None:
+    if renewal is None:
+        return
+    point.flip_rate, point.renewal_seconds = renewal.flip_rate, renewal.seconds
+    if worth is not None:
+        point.retained, point.gap = worth.retained, worth.optimality_gap
 
 
 @torch.no_grad()

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import tmask
+from bench.training.levers import LAZY
 from bench.training.models import DENSE_LAYERS
 from bench.training.settings import Setting
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
-from tmask.nn import Frozen, MaskedDecay, Periodic, Renewal, Schedule, Sparsifier, sparsify
+from tmask.nn import Frozen, MaskedDecay, Renewal, Schedule, Sparsifier, add_low_rank, estimate_gradients, sparsify
 from tmask.nn.layers.eligibility import select_layers
 from tmask.nn.layers.finding import FoundMask, MaskFinder
 from tmask.nn.layers.rules import LayerRules
@@ -31,9 +32,9 @@ def put_masks(
     model: nn.Module,
     setting: Setting,
     optimizer: Optimizer,
-    decay: MaskedDecay,
+    decay: MaskedDecay | None,
     every: int,
-    last: int,
+    steps: int,
     on_renewal: Callable[[Renewal], object],
 ) -> Sparsifier:
     """Masks by the setting, on every eligible layer but the classifier.
@@ -43,12 +44,14 @@ def put_masks(
 
     Args:
         decay: of masked-out weights, while masks are renewed.
-        every: steps between renewals; last: the step of the last one.
+        every: steps between renewals; steps: of the whole training, behind which none is of use.
     """
-    schedule: Schedule = Frozen() if setting.pretrained else Periodic(every=every, end=last)
+    levers = setting.combination
+    frozen = setting.pretrained and not setting.levers
+    schedule: Schedule = Frozen() if frozen else levers.schedule(steps, every)
     if setting.masks == "plain":
         return put_plain(model, setting.pattern, schedule, optimizer, decay, on_renewal)
-    return sparsify(
+    sparsifier = sparsify(
         model,
         setting.pattern,
         solver=SOLVERS[setting.masks],
@@ -57,10 +60,18 @@ def put_masks(
         exclude=DENSE_LAYERS,
         # Dense products: kernels for 2:4 exist for some patterns and devices alone.
         backend="masked",
-        decay=None if setting.pretrained else decay,
+        decay=None if frozen else decay,
         certify=False,
+        hysteresis=levers.hysteresis,
+        smoothing=levers.smoothing,
         on_renewal=on_renewal,
     )
+    if levers.estimates:
+        estimate_gradients(sparsifier, "2:4")
+    if levers.rank:
+        adapters = add_low_rank(sparsifier, levers.rank, begin=round(LAZY * steps))
+        optimizer.add_param_group({"params": list(adapters.parameters())})
+    return sparsifier
 
 
 def put_plain(
@@ -68,7 +79,7 @@ def put_plain(
     pattern: str,
     schedule: Schedule,
     optimizer: Optimizer,
-    decay: MaskedDecay,
+    decay: MaskedDecay | None,
     on_renewal: Callable[[Renewal], object],
 ) -> Sparsifier:
     """As `sparsify`, with masks that keep n of m along the input axis and ask nothing of the other."""
@@ -83,7 +94,15 @@ class PlainFinder(MaskFinder):
     """Finds the best mask of plain N:M, whose groups of m can be chosen apart."""
 
     @torch.no_grad()
-    def find(self, name: str, weight: Tensor, pattern: Pattern | None, cutting: Cutting, step: int) -> FoundMask:
+    def find(
+        self,
+        name: str,
+        weight: Tensor,
+        pattern: Pattern | None,
+        cutting: Cutting,
+        step: int,
+        kept: Tensor | None = None,
+    ) -> FoundMask:
         """As for transposable masks; the schedules here have no dense part."""
         begin = time.perf_counter()
         assert pattern is not None
@@ -112,13 +131,17 @@ def plain_mask(score: Tensor, pattern: Pattern) -> Tensor:
     return mask.flatten(-2).movedim(-1, 1).contiguous()
 
 
-def proven_gap(sparsifier: Sparsifier, renewal: Renewal) -> float | None:
-    """How far the masks of a renewal are from the best transposable ones, over all layers; at the renewal itself.
+def plain_worth(sparsifier: Sparsifier, renewal: Renewal) -> Worth | None:
+    """What the masks of a renewal keep of |weight|, and what the best ones would, at the renewal itself; None if dense.
 
-    Both are judged by the optimum's own proof on the same weights, which the greedy's renewal does without.
+    Judged by the optimum's own proof on the same weights, whatever bonus the masks were found with.
     """
     parts = []
     for layer, renewed in zip(sparsifier.layers, renewal.layers, strict=True):
-        best = tmask.solve(layer.weight.detach(), layer.pattern, OPTIMUM, groups=layer.groups, layout="convolution")
-        parts.append(Worth(renewed.worth.objective, best.total, best.dual_bound))
-    return Worth.sum(parts).optimality_gap
+        if renewed.pattern is None:
+            return None
+        weight = layer.weight.detach()
+        best = tmask.solve(weight, renewed.pattern, OPTIMUM, groups=layer.groups, layout="convolution")
+        kept = float(weight.abs()[layer.masked.mask].double().sum())
+        parts.append(Worth(kept, best.total, best.dual_bound))
+    return Worth.sum(parts)

@@ -25,7 +25,7 @@ from bench.training.data import Batch, Data
 from bench.training.loop import build, loss_of, optimizer_for
 from bench.training.masks import put_masks
 from bench.training.run import Device, Images, Scale, Task, Text, check_options, load, machine_columns
-from bench.training.settings import SCALES, SETTINGS, Setting, Size
+from bench.training.settings import MAIN, SCALES, Setting, Size
 from tmask.files.atomic import check_output
 from tmask.files.csv_files import write_csv
 
@@ -94,8 +94,8 @@ def _stepper(size: Size, data: Data, setting: Setting, device: torch.device, eve
 def rows_of(task: str, scale: str, data: Data, device: torch.device, repeats: int) -> Iterator[dict[str, Any]]:
     """One row for every setting that renews masks."""
     machine = machine_columns(commit(), device)
-    for setting in SETTINGS:
-        if setting.masks == "none" or setting.pretrained:
+    for setting in MAIN:
+        if setting.masks == "none" or setting.pretrained or setting.levers:
             continue
         cost = measure(SCALES[scale][task], data, setting, device, repeats)
         run_columns = {"task": task, "scale": scale, "data": data.name, "setting": setting.name}

@@ -1,6 +1,7 @@
 """Train every setting with every seed on both tasks; a run's rows are written when it has finished.
 
-    python -m bench.training.run [--task vision] [--images FILE] [--text FILE] [--seeds 5] [--scale full --device cuda]
+    python -m bench.training.run [--task vision] [--groups main] [--images FILE] [--text FILE] [--seeds 5] \\
+        [--scale full --device cuda]
 
 All settings come first with the first seed, then with the second. What the CSV holds already is not run again, and
 several processes may share it, each with a task of its own. Dense runs leave their weights in a folder beside the CSV
@@ -12,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ from bench.progress import progress_bar
 from bench.rows import RESULTS, commit, read_rows
 from bench.training.data import Data, load_images, load_text
 from bench.training.loop import Outcome, run
-from bench.training.settings import SCALES, SETTINGS, TASKS, LanguageSize, Setting, VisionSize, every, recipe
+from bench.training.settings import GROUPS, SCALES, SETTINGS, TASKS, LanguageSize, Setting, VisionSize, every, recipe
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
@@ -69,9 +70,10 @@ class Runs:
             )
         self.finished = {(row["setting"], int(row["seed"])) for row in mine}
 
-    def todo(self, seeds: int) -> list[tuple[Setting, int]]:
-        """What is not finished, seed by seed."""
-        return [(s, seed) for seed in range(seeds) for s in SETTINGS if (s.name, seed) not in self.finished]
+    def todo(self, seeds: int, settings: Sequence[Setting]) -> list[tuple[Setting, int]]:
+        """What is not finished of the settings that suit the task, seed by seed."""
+        mine = [setting for setting in settings if setting.suits(self.task)]
+        return [(s, seed) for seed in range(seeds) for s in mine if (s.name, seed) not in self.finished]
 
     def do(self, setting: Setting, seed: int, progress: Any = lambda step: None) -> Rows:
         """Train, write the rows, return them."""
@@ -110,6 +112,9 @@ class Runs:
             "masks": setting.masks,
             "pattern": setting.pattern,
             "pretrained": setting.pretrained,
+            "levers": setting.levers,
+            "rate_factor": setting.rate,
+            "found_decay": outcome.decay,
             "seed": seed,
             "sizes": ", ".join(f"{name} {value:g}" for name, value in asdict(self.size).items()),
             "every": every(self.scale),
@@ -159,9 +164,21 @@ def load(task: str, scale: str, images: Path | None, text: Path | None) -> Data:
     return load_text(text, size.context)
 
 
-def _run_all(runs: Runs, seeds: int) -> None:
+def _chosen(groups: str) -> list[Setting]:
+    """The settings of some groups.
+
+    Raises:
+        InvalidProblemError: a group that does not exist.
+    """
+    names = groups.split(",") if groups else list(GROUPS)
+    if unknown := [name for name in names if name not in GROUPS]:
+        raise InvalidProblemError(f"no group {unknown[0]!r}; there are: {', '.join(GROUPS)}")
+    return [setting for name in names for setting in GROUPS[name]]
+
+
+def _run_all(runs: Runs, seeds: int, settings: Sequence[Setting]) -> None:
     """What is left to do of a task, with a bar on a terminal and a line on stdout for each run."""
-    todo, steps = runs.todo(seeds), runs.size.steps
+    todo, steps = runs.todo(seeds, settings), runs.size.steps
     print(f"{runs.task} on {runs.data.name}: {len(todo)} runs to do, {len(runs.finished)} finished before", flush=True)
     with progress_bar(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as bar:
         shown = bar.add_task("", total=len(todo) * steps)
@@ -178,6 +195,7 @@ def _run_all(runs: Runs, seeds: int) -> None:
 
 def main(
     task: Task = "",
+    groups: Annotated[str, typer.Option(help=f"Of settings, by commas: {', '.join(GROUPS)}; all if empty.")] = "",
     images: Images = None,
     text: Text = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of every setting.")] = 3,
@@ -186,13 +204,13 @@ def main(
     out: Annotated[Path, typer.Option(help="The CSV file to write, or to go on with.")] = RESULTS / "training.csv",
 ) -> None:
     """Run the training benchmark."""
-    tasks = check_options(task, scale, device)
+    tasks, settings = check_options(task, scale, device), _chosen(groups)
     check_output(out, overwrite=True)
     # bench/__init__.py asks for one thread, which the user's own setting overrides.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for name in tasks:
         data = load(name, scale, images, text)
-        _run_all(Runs(name, scale, data, torch.device(device), out), seeds)
+        _run_all(Runs(name, scale, data, torch.device(device), out), seeds, settings)
     print(f"{len(read_rows(out))} rows in {out}")
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from bench.training.levers import ALONE, LEVERS, WITHOUT, Levers, needs_linear_layers
 
 EVERY = 40  # steps between renewals [Hubara2021]
 PATTERNS = ("2:4", "4:8", "8:16")
@@ -26,34 +29,79 @@ class Setting:
         masks: "none"; "plain", n of m along the input axis alone; "exact" and "greedy", transposable ones, found by
             `midpoint` and by `greedy-keep` with its repair, so that both keep the same number of weights.
         pattern: "" without masks.
-        pretrained: starts from the dense run, with masks found once and frozen; else from scratch, masks renewed.
+        pretrained: starts from the dense run; else from scratch.
+        levers: names a combination of `bench.training.levers`. Without one masks are renewed from scratch, and found
+            once and frozen from the dense run.
+        rate: the learning rate, as a factor of the task's.
     """
 
     masks: Masks
     pattern: str = ""
     pretrained: bool = False
+    levers: str = ""
+    rate: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        """What it is called but for its pattern."""
+        if self.masks == "none":
+            name = "dense again" if self.pretrained else "dense"
+        elif self.levers:
+            name = self.levers + (", greedy" if self.masks == "greedy" else "") + (" again" if self.pretrained else "")
+        else:
+            name = "frozen" if self.pretrained else self.masks
+        return name if self.rate == 1 else f"{name}, rate x {self.rate:g},"
 
     @property
     def name(self) -> str:
         """As rows, tables and plots call it."""
-        if self.masks == "none":
-            return "dense again" if self.pretrained else "dense"
-        return f"{'frozen' if self.pretrained else self.masks} {self.pattern}"
+        return f"{self.kind} {self.pattern}".strip().removesuffix(",")
 
     @property
     def reference(self) -> str:
-        """The dense setting with the same number of steps behind it."""
-        return "dense again" if self.pretrained else "dense"
+        """The dense setting with the same number of steps behind it, at the same learning rate."""
+        return Setting("none", pretrained=self.pretrained, rate=self.rate).name
+
+    @property
+    def combination(self) -> Levers:
+        """What the name of the levers stands for."""
+        return LEVERS[self.levers]
+
+    def suits(self, task: str) -> bool:
+        """Whether the task's network has layers for it."""
+        return task == "language" or not needs_linear_layers(self.levers)
 
 
-SETTINGS = (
+MAIN = (
     Setting("none"),
     Setting("plain", "2:4"),
     *(Setting("exact", pattern) for pattern in PATTERNS),
     *(Setting("greedy", pattern) for pattern in PATTERNS),
     Setting("none", pretrained=True),
     *(Setting("exact", pattern, pretrained=True) for pattern in PATTERNS),
+    *(Setting("exact", pattern, levers="recipe") for pattern in PATTERNS),
+    *(Setting("exact", pattern, levers="recipe, dense end") for pattern in PATTERNS[:2]),
+    *(Setting("greedy", pattern, levers="recipe") for pattern in PATTERNS),
+    *(Setting("exact", pattern, levers="recipe", pretrained=True) for pattern in PATTERNS[:2]),
 )
+_RATES = (0.5, 2.0)
+GROUPS: Mapping[str, tuple[Setting, ...]] = {
+    "main": MAIN,
+    "alone": tuple(Setting("exact", "2:4", levers=name) for name in ALONE)
+    + tuple(Setting("exact", "4:8", levers=name) for name in ("gradual n", "hysteresis", "smoothing")),
+    "without": tuple(Setting("exact", "2:4", levers=name) for name in WITHOUT),
+    "rates": tuple(
+        dataclasses.replace(setting, rate=rate)
+        for rate in _RATES
+        for setting in (
+            Setting("none"),
+            Setting("exact", "2:4", levers="recipe"),
+            Setting("none", pretrained=True),
+            Setting("exact", "2:4", pretrained=True),
+        )
+    ),
+}
+SETTINGS = tuple(setting for group in GROUPS.values() for setting in group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +156,7 @@ SCALES: dict[str, dict[str, Size]] = {
     },
     "small": {
         "vision": VisionSize(side=16, width=16, blocks=1, steps=400, batch=64, rate=0.1),
-        "language": LanguageSize(context=64, width=128, layers=2, heads=4, steps=560, batch=8, rate=3e-3),
+        "language": LanguageSize(context=64, width=128, layers=2, heads=4, steps=560, batch=8, rate=5e-3),
     },
     "full": {
         "vision": VisionSize(side=32, width=32, blocks=3, steps=12000, batch=128, rate=0.1),
