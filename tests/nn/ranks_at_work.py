@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tmask
 from tests.nn.models import batch
 from tmask import nn as tnn
-from tmask.errors import RanksDifferError
+from tmask.errors import InvalidProblemError, RanksDifferError
 from tmask.nn.distributed import attendance
 from tmask.nn.mask.parametrization import Masked
 
@@ -88,7 +88,7 @@ def compare(sparsifier, reference):
 
 def with_ddp(rank, world, folder):
     """DDP: as one process, each mask found once; whatever ranks disagree on is an error on all of them."""
-    options = {"schedule": tnn.Periodic(every=2), "decay": tnn.MaskedDecay(0.01)}
+    options = {"schedule": tnn.Periodic(every=2), "decay": tnn.MaskedDecay(0.01), "hysteresis": 0.3, "smoothing": 0.5}
     losses, reference, _ = alone(**options)
     found = []
 
@@ -180,6 +180,7 @@ def with_fsdp(rank, world, folder):
         {"schedule": tnn.Periodic(every=2), "decay": tnn.MaskedDecay(0.01)},
         {"schedule": tnn.Periodic(every=3, gradient="masked"), "decay": tnn.MaskedDecay(0.01, "weight")},
         {"schedule": tnn.Periodic(every=2, begin=1, ramp=2, dense_from=5)},
+        {"schedule": tnn.Periodic(every=1, dense_from=5, baked_tail=True), "hysteresis": 0.3},
     ):
         losses, reference, plain = alone(**options)
         model, optimizer, sparsifier = sharded(**options)
@@ -191,6 +192,9 @@ def with_fsdp(rank, world, folder):
     assert [len(layer.weight.to_local()) for layer in sparsifier.layers] == [6, 4, 2 if rank < 2 else 0]
     x = batch((4, 8), 7, torch.float64)
     torch.testing.assert_close(model(x), plain(x), **CLOSE)
+
+    with pytest.raises(InvalidProblemError, match="smoothing needs whole weights, and fully_shard has cut these"):
+        sharded(smoothing=0.5)
 
     options = {"schedule": tnn.Periodic(every=2)}
     model, optimizer, sparsifier = sharded(**options)
