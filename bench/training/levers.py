@@ -25,6 +25,7 @@ class Levers:
         decay: of masked-out weights: the task's own, one found from flip rates, or none.
         rank: of lazy low-rank adapters, 0 for none; estimates: 2:4 estimates of the output's gradient. Both are for
             linear layers, which the vision task has none of under masks.
+        feed_forward: masks on the feed-forward layers of a transformer alone, as in [Hu2024].
     """
 
     begin: float = 0.0
@@ -37,6 +38,7 @@ class Levers:
     decay: Literal["usual", "found", "none"] = "usual"
     rank: int = 0
     estimates: bool = False
+    feed_forward: bool = False
 
     def schedule(self, steps: int, every: int) -> Periodic:
         """In steps, each phase from a renewal on."""
@@ -89,9 +91,14 @@ WITHOUT = {
     "recipe + low rank": dataclasses.replace(RECIPE, rank=8),
     "recipe + estimates": dataclasses.replace(RECIPE, estimates=True),
 }
-LEVERS = {"": PLAIN, "recipe": RECIPE, "recipe, dense end": DENSE_END, **ALONE, **WITHOUT}
+FEED_FORWARD = {
+    "recipe, feed-forward": dataclasses.replace(RECIPE, feed_forward=True),
+    "recipe, dense end, feed-forward": dataclasses.replace(DENSE_END, feed_forward=True),
+}
+LEVERS = {"": PLAIN, "recipe": RECIPE, "recipe, dense end": DENSE_END, **FEED_FORWARD, **ALONE, **WITHOUT}
 
 
 def needs_linear_layers(name: str) -> bool:
-    """Whether a combination acts on linear layers alone."""
-    return bool(LEVERS[name].rank or LEVERS[name].estimates)
+    """Whether a combination acts on the layers of transformers alone."""
+    levers = LEVERS[name]
+    return bool(levers.rank or levers.estimates or levers.feed_forward)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import tmask
 from bench.training.levers import LAZY
-from bench.training.models import DENSE_LAYERS
+from bench.training.models import DENSE_LAYERS, FEED_FORWARD_LAYERS
 from bench.training.settings import Setting
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
@@ -57,6 +57,7 @@ def put_masks(
         solver=SOLVERS[setting.masks],
         schedule=schedule,
         optimizer=optimizer,
+        include=FEED_FORWARD_LAYERS if levers.feed_forward else ("*",),
         exclude=DENSE_LAYERS,
         # Dense products: kernels for 2:4 exist for some patterns and devices alone.
         backend="masked",

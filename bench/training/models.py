@@ -12,6 +12,7 @@ from torch.nn import functional
 # Left dense in every setting, as is usual in sparse training: the classifiers. The ResNet's first convolution has three
 # input channels, fewer than any block, and is left out by that.
 DENSE_LAYERS = ("head",)
+FEED_FORWARD_LAYERS = ("*.up", "*.down")
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.training.levers import ALONE, LEVERS, WITHOUT, Levers, needs_linear_layers
+from bench.training.levers import ALONE, FEED_FORWARD, LEVERS, WITHOUT, Levers, needs_linear_layers
 
 EVERY = 40  # steps between renewals [Hubara2021]
 PATTERNS = ("2:4", "4:8", "8:16")
@@ -81,6 +81,7 @@ MAIN = (
     *(Setting("exact", pattern, pretrained=True) for pattern in PATTERNS),
     *(Setting("exact", pattern, levers="recipe") for pattern in PATTERNS),
     *(Setting("exact", pattern, levers="recipe, dense end") for pattern in PATTERNS[:2]),
+    *(Setting("exact", pattern, levers=name) for name in FEED_FORWARD for pattern in PATTERNS[:2]),
     *(Setting("greedy", pattern, levers="recipe") for pattern in PATTERNS),
     *(Setting("exact", pattern, levers="recipe", pretrained=True) for pattern in PATTERNS[:2]),
 )

@@ -21,9 +21,9 @@ from tmask.nn.training.sparsifier import Sparsifier
 End = Literal["sparse", "dense"]
 
 # Shares of all steps: dense before the first, then n falls to its target, and masks go at the last.
-_BEGIN = {"sparse": 1 / 4, "dense": 1 / 10}
-_RAMP = 1 / 4
-_TAIL = 2 / 3
+_BEGIN = {"sparse": 0.25, "dense": 0.10}
+_RAMP = {"sparse": 0.25, "dense": 0.15}
+_TAIL = 0.6
 HYSTERESIS = 0.2
 SMOOTHING = 0.5
 
@@ -55,8 +55,8 @@ def transposable_recipe(steps: int, *, end: End = "sparse", every: int = 40) -> 
 
     Args:
         steps: optimizer steps of the whole training, at least 8 times `every`.
-        end: "sparse" ends with a sparse model; "dense" drops the masks for the last third, in which pruned weights grow
-            from 0.
+        end: "sparse" ends with a sparse model; "dense" drops the masks for the last two fifths, in which pruned weights
+            grow from 0.
         every: steps between renewals.
     Raises:
         InvalidProblemError: an unknown end, or too few steps for its phases.
@@ -72,7 +72,7 @@ def transposable_recipe(steps: int, *, end: End = "sparse", every: int = 40) -> 
             f"give every={max(1, steps // 8)} or less, or train for longer"
         )
     # Masks change at renewals alone, so that phases begin and end at one.
-    begin, ramp, tail = (round(share * steps / every) * every for share in (_BEGIN[end], _RAMP, _TAIL))
+    begin, ramp, tail = (round(share * steps / every) * every for share in (_BEGIN[end], _RAMP[end], _TAIL))
     if end == "dense":
         schedule = Periodic(every, begin, ramp=ramp, dense_from=tail, baked_tail=True)
     else:

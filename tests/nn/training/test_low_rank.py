@@ -64,7 +64,7 @@ def test_merged_into_an_exported_model():
     train(model, optimizer, range(5))
     x = drawn(4, 8)
     wanted = model(x)
-    with pytest.raises(InvalidProblemError, match="'0.weight' has its mask still"):
+    with pytest.raises(InvalidProblemError, match=r"'0\.weight' has its mask still"):
         adapters.merge()
     export(model)
     sparsifier.remove()
@@ -115,5 +115,5 @@ def test_twice_is_refused_and_so_are_models_without_linear_layers():
     add_low_rank(sparsifier, 2, begin=0)
     with pytest.raises(InvalidProblemError, match="has something under the name 'low_rank' already"):
         add_low_rank(sparsifier, 2, begin=0)
-    with pytest.raises(InvalidProblemError, match="no masked layer is an nn.Linear"):
+    with pytest.raises(InvalidProblemError, match=r"no masked layer is an nn\.Linear"):
         add_low_rank(sparsify(nn.Sequential(nn.Conv2d(8, 8, 3)), "2:4"), 2, begin=0)

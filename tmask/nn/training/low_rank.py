@@ -81,6 +81,7 @@ class Adapters:
                 del hooks[key]
             if hasattr(module, NAME):
                 delattr(module, NAME)
+        self._modules.clear()  # the Sparsifier still calls `at`
 
 
 def add_low_rank(sparsifier: Sparsifier, rank: int, *, begin: int) -> Adapters:

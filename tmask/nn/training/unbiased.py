@@ -63,7 +63,9 @@ def _inclusion(size: Tensor, n: int) -> Tensor:
         fits = ~found & ((n - k) * ordered[:, k : k + 1] <= left)
         share = torch.where(fits & (left > 0), (n - k) / left, share)
         found |= fits
-    return torch.where(share > 0, (size * share).clamp(max=1), (size > 0).float())
+    # Where nothing has to be left out, rounding must not make a certain one less than certain.
+    few = (size > 0).sum(1, keepdim=True) <= n
+    return torch.where(few, (size > 0).to(size.dtype), (size * share).clamp(max=1))
 
 
 class _EstimatedLinear(torch.autograd.Function):
