@@ -1,4 +1,4 @@
-"""Curves, flip rates and differences from dense, each as PNG and SVG."""
+"""Curves, flip rates, differences from dense and what pieces give, each as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.training.paired import difference
 from bench.training.results import Curve, TaskResults
-from bench.training.settings import PATTERNS, Setting
+from bench.training.settings import GROUPS, PATTERNS, Setting
 from tmask.files.atomic import atomic_path
 from tmask.showing.styles import BLACK, BLUE, GREEN, GRID, INK, ORANGE, PURPLE, RC_PANELS, VERMILION, save_options
 
@@ -26,19 +26,22 @@ _STYLES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-"},
     "greedy": {"color": ORANGE, "linestyle": "--"},
     "frozen": {"color": GREEN, "linestyle": ":"},
+    "recipe": {"color": VERMILION, "linestyle": "-"},
+    "recipe, dense end": {"color": PURPLE, "linestyle": "--"},
 }
-_PATTERN_COLOURS = dict(zip(PATTERNS, (BLUE, VERMILION, GREEN), strict=True))
+# Curves are to be told apart at a glance: what training does with no masks, with masks alone, by the recipe.
+_CURVES = ("dense", "exact", "recipe", "recipe, dense end")
 _UNITS = {"vision": "loss (nats an image)", "language": "loss (nats a character)"}
 
 
 def draw_figures(results: Sequence[TaskResults], csv: Path) -> list[Path]:
-    """Write CSV_curves, CSV_flips and CSV_differences beside the CSV."""
+    """Write CSV_curves, CSV_flips, CSV_differences and CSV_pieces beside the CSV."""
     import matplotlib
 
     matplotlib.use("Agg")
     paths = []
     with matplotlib.rc_context(RC_PANELS):
-        for name, draw in (("curves", _curves), ("flips", _flips), ("differences", _differences)):
+        for name, draw in (("curves", _curves), ("flips", _flips), ("differences", _differences), ("pieces", _pieces)):
             figure = draw(results)
             for suffix in (".png", ".svg"):
                 path = csv.with_name(f"{csv.stem}_{name}{suffix}")
@@ -46,11 +49,6 @@ def draw_figures(results: Sequence[TaskResults], csv: Path) -> list[Path]:
                     figure.savefig(temporary, **save_options(path))
                 paths.append(path)
     return paths
-
-
-def _kind(setting: Setting) -> str:
-    """What a setting is called where its pattern stands elsewhere."""
-    return setting.name.removesuffix(setting.pattern).strip()
 
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
@@ -76,10 +74,10 @@ def _curves(results: Sequence[TaskResults]) -> Figure:
     for row, result in zip(panels, results, strict=True):
         for axes, pattern in zip(row, PATTERNS, strict=True):
             for setting in result.settings:
-                if setting.pattern in ("", pattern):
-                    _line(axes, result.curve(setting, "train_loss"), label=_kind(setting), **_STYLES[_kind(setting)])
+                if setting.pattern in ("", pattern) and setting.kind in _CURVES:
+                    _line(axes, result.curve(setting, "train_loss"), label=setting.kind, **_STYLES[setting.kind])
                     tested = _means(result.curve(setting, "test_loss"))
-                    colour = _STYLES[_kind(setting)]["color"]
+                    colour = _STYLES[setting.kind]["color"]
                     axes.plot(*tested, linestyle="none", marker="o", markersize=4, color=colour, alpha=0.7)
             axes.set_title(f"{result.task}, {pattern}", fontsize=10)
             axes.set_xlabel("step")
@@ -95,6 +93,8 @@ def _cut_start(row: Sequence[Axes], result: TaskResults) -> None:
     """The same range of losses in a row; the first points, before anything is learned, may lie above it."""
     values = []
     for setting in result.settings:
+        if setting.kind not in _CURVES:
+            continue
         train = _means(result.curve(setting, "train_loss"))[1]
         values += [*train[min(2, len(train) - 1) :], *_means(result.curve(setting, "test_loss"))[1]]
     room = 0.05 * (max(values) - min(values))
@@ -107,35 +107,49 @@ def _flips(results: Sequence[TaskResults]) -> Figure:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 4.2)
+    shown = [Setting("none"), *(Setting(m, "2:4", levers=v) for v in ("", "recipe") for m in ("exact", "greedy"))]
     for axes, result in zip(row, results, strict=True):
-        for setting in result.settings:
+        for setting in shown:
             curve = {step: [100 * v for v in values] for step, values in result.curve(setting, "flip_rate").items()}
-            if setting.masks == "none" or not curve:
-                continue
-            style = _STYLES[_kind(setting)]["linestyle"]
-            _line(axes, curve, label=setting.name, color=_PATTERN_COLOURS[setting.pattern], linestyle=style, band=False)
+            if curve:
+                label = "dense, as its masks would flip" if setting.masks == "none" else setting.name
+                _line(axes, curve, label=label, band=False, **_style(setting))
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(result.task, fontsize=10)
+        axes.set_title(f"{result.task}, 2:4", fontsize=10)
         axes.set_xlabel("step")
         axes.grid(color=GRID)
     row[0].set_ylabel("flip rate (% of mask bits a renewal)")
     figure.suptitle("Mask bits that change at each renewal, mean over seeds", fontsize=11)
-    _legend(figure, row, 4)
+    _legend(figure, row, 3)
     return figure
 
 
 def _differences(results: Sequence[TaskResults]) -> Figure:
-    """A panel a task: test loss minus that of dense, with the 95 % interval."""
-    figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 4.2)
+    """A panel a task: test loss minus that of dense, of the main settings."""
+    title = "Test loss minus that of dense (frozen, again: of dense trained on as long), mean and 95 % interval"
+    return _intervals(results, GROUPS["main"], title)
+
+
+def _pieces(results: Sequence[TaskResults]) -> Figure:
+    """The same for every piece alone, and for the recipe with one less or more."""
+    bases = (Setting("exact", "2:4"), *GROUPS["alone"]), (Setting("exact", "2:4", levers="recipe"), *GROUPS["without"])
+    title = "Pieces of the recipe, alone and taken away: test loss minus that of dense, mean and 95 % interval"
+    return _intervals(results, [setting for group in bases for setting in group], title)
+
+
+def _intervals(results: Sequence[TaskResults], settings: Sequence[Setting], title: str) -> Figure:
+    """A panel a task: one line a setting, with its 95 % interval over seeds."""
+    most = max(sum(s.name in result.rows and s.masks != "none" for s in settings) for result in results)
+    figure, (row,) = _panels(1, len(results), 1 + 5 * len(results), 1.5 + 0.22 * most)
     for axes, result in zip(row, results, strict=True):
-        shown = [setting for setting in result.settings if setting.masks != "none"]
+        shown = [setting for setting in settings if setting.masks != "none" and setting.name in result.rows]
         for place, setting in enumerate(shown):
             found = difference(result.final(setting, "test_loss"), result.final(setting.reference, "test_loss"))
             bar = 0.0 if math.isinf(found.half_width) else found.half_width
-            colour = _STYLES[_kind(setting)]["color"]
+            colour = _style(setting)["color"]
             axes.errorbar([found.mean], [place], xerr=[bar], fmt="o", color=colour, capsize=3, markersize=5)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(shown)), [setting.name for setting in shown])
@@ -144,9 +158,16 @@ def _differences(results: Sequence[TaskResults]) -> Figure:
         axes.set_xlabel(f"{_UNITS[result.task]}; worse to the right")
         axes.grid(axis="x", color=GRID)
         axes.locator_params(axis="x", nbins=6)
-    title = "Test loss minus that of dense (frozen: of dense trained on as long), mean and 95 % interval over seeds"
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _style(setting: Setting) -> dict[str, Any]:
+    """By kind; all that come from the recipe have its colour, and greedy ones are dashed."""
+    if setting.kind in _STYLES:
+        return _STYLES[setting.kind]
+    base = "recipe" if setting.levers.startswith("recipe") else "exact"
+    return {**_STYLES[base], "linestyle": "--" if setting.masks == "greedy" else "-"}
 
 
 def _means(curve: Curve) -> tuple[list[int], list[float]]:

@@ -5,7 +5,6 @@ python -m bench.training.report [CSV]
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,45 +14,35 @@ import typer
 
 from bench import markdown
 from bench.rows import RESULTS, read_rows
+from bench.training.cells import p_value, signed, spread, verdict
 from bench.training.figures import draw_figures
-from bench.training.paired import Difference, difference, judge
+from bench.training.paired import difference, judge
+from bench.training.pieces import alone_table, rates_table, without_table
 from bench.training.results import Row, TaskResults, read_results
-from bench.training.settings import PATTERNS, Setting
+from bench.training.settings import GROUPS, PATTERNS, Setting
 
 _EXPLANATION = """\
 `exact` and `greedy` are transposable masks from `midpoint` and from `greedy-keep` with its repair (both keep n of m in
 every row and column), renewed while training from scratch; `plain` keeps n of m along the input axis alone. `dense
 again` and `frozen` train the dense run of the same seed for the same steps once more, with no masks and with the exact
-masks of its weights, so they have had twice the steps; they are compared with each other.
+masks of its weights, so they have had twice the steps; they are compared with each other, and with the recipe on that
+run's weights (`recipe again`).
+
+`recipe` is `tmask.nn.transposable`: dense for the first quarter, n falling to its target in the second, hysteresis 0.2
+and smoothing 0.5 at every renewal, no decay of masked weights, masks to the end. `recipe, dense end` has its target
+from 25 % to 60 % of the steps and is dense before and after. `feed-forward` leaves attention dense.
 
 Differences are paired by seed. In brackets: the half-width of the 95 % interval of Student's t. *Within noise* says
 that the interval contains 0. Of twenty such comparisons one lies outside by chance alone.
 """
 
 
-def spread(values: Sequence[float], factor: float = 1, digits: int = 4) -> str:
-    """Mean and sample deviation."""
-    mean = f"{factor * statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
-
-
-def signed(found: Difference, factor: float = 1, digits: int = 4) -> str:
-    """A mean difference with the half-width of its interval."""
-    mean = f"{factor * found.mean:+.{digits}f}"
-    return mean if math.isinf(found.half_width) else f"{mean} (± {factor * found.half_width:.{digits}f})"
-
-
-def verdict(found: Difference) -> str:
-    """Of a difference of losses."""
-    if found.seeds < 2:
-        return "one seed: cannot say"
-    return "yes" if found.within_noise else f"no, {'worse' if found.mean > 0 else 'better'}"
-
-
 def settings_table(results: TaskResults) -> str:
-    """Every setting: how well it does, and how far from dense."""
+    """The main settings: how well each does, and how far from dense."""
     rows = []
     for setting in results.settings:
+        if setting not in GROUPS["main"]:
+            continue
         loss, accuracy = (results.final(setting, f"test_{what}") for what in ("loss", "accuracy"))
         cells = [setting.name, spread(list(loss.values())), spread(list(accuracy.values()), 100, 2)]
         if setting.masks == "none":
@@ -61,16 +50,20 @@ def settings_table(results: TaskResults) -> str:
             continue
         by_loss = difference(loss, results.final(setting.reference, "test_loss"))
         by_accuracy = difference(accuracy, results.final(setting.reference, "test_accuracy"))
-        rows.append([*cells, signed(by_loss), _p(by_loss), verdict(by_loss), signed(by_accuracy, 100, 2)])
+        rows.append([*cells, signed(by_loss), p_value(by_loss), verdict(by_loss), signed(by_accuracy, 100, 2)])
     header = ("setting", "test loss", "accuracy %", "loss - dense", "p", "within noise", "accuracy - dense")
     return markdown.table(header, rows)
 
 
-def solvers_table(results: TaskResults) -> str:
-    """Exact minus greedy at equal everything, by pattern and over all patterns."""
+def solvers_table(results: TaskResults, levers: str = "") -> str:
+    """Exact minus greedy at equal everything, by pattern and over all patterns.
+
+    Args:
+        levers: that both are given.
+    """
     rows, by_seed = [], dict[int, list[float]]()
     for pattern in PATTERNS:
-        exact, greedy = Setting("exact", pattern), Setting("greedy", pattern)
+        exact, greedy = (Setting(masks, pattern, levers=levers) for masks in ("exact", "greedy"))
         ours, theirs = results.final(exact, "test_loss"), results.final(greedy, "test_loss")
         if not ours.keys() & theirs.keys():
             continue
@@ -79,11 +72,13 @@ def solvers_table(results: TaskResults) -> str:
         found = difference(ours, theirs)
         more = difference(results.final(exact, "test_accuracy"), results.final(greedy, "test_accuracy"))
         gap = results.mean(greedy, "gap") or 0.0
-        rows.append([pattern, f"{100 * gap:.2f}", signed(found), _p(found), verdict(found), signed(more, 100, 2)])
+        rows.append([pattern, f"{100 * gap:.2f}", signed(found), p_value(found), verdict(found), signed(more, 100, 2)])
+    if not rows:
+        return "Not run."
     complete = [statistics.fmean(values) for values in by_seed.values() if len(values) == len(rows)]
     if complete:
         found = judge(complete)
-        rows.append(["all, averaged by seed", "", signed(found), _p(found), verdict(found), ""])
+        rows.append(["all, averaged by seed", "", signed(found), p_value(found), verdict(found), ""])
     header = ("pattern", "greedy's gap %", "loss, exact - greedy", "p", "within noise", "accuracy, exact - greedy")
     return markdown.table(header, rows)
 
@@ -94,13 +89,15 @@ def price_of_transposing(results: TaskResults) -> str:
     if not ours.keys() & theirs.keys():
         return "Not run."
     found = difference(ours, theirs)
-    return f"Loss, `exact 2:4` - `plain 2:4`: {signed(found)}, p = {_p(found)}; within noise: {verdict(found)}."
+    return f"Loss, `exact 2:4` - `plain 2:4`: {signed(found)}, p = {p_value(found)}; within noise: {verdict(found)}."
 
 
 def masks_table(results: TaskResults) -> str:
     """What the masks are like, and whether they settle."""
     rows = []
     for setting in results.settings:
+        if setting not in GROUPS["main"]:
+            continue
         retained, flips = results.curve(setting, "retained"), results.curve(setting, "flip_rate")
         if not retained:
             continue
@@ -159,6 +156,15 @@ def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) ->
             "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the same "
             "weights, mean over all renewals.\n",
             solvers_table(result),
+            "\nThe same under the recipe, whose hysteresis keeps entries that are not the best any more:\n",
+            solvers_table(result, "recipe"),
+            "\n### What does each piece of the recipe give?\n",
+            "Alone, beside masks that are found anew every so many steps and nothing else:\n",
+            alone_table(result),
+            "\nTaken away from the recipe, or added to it:\n",
+            without_table(result),
+            "\n### At other learning rates\n",
+            rates_table(result),
             "\n### What does it cost that masks are transposable?\n",
             price_of_transposing(result),
             "\n### Masks\n",
@@ -167,10 +173,6 @@ def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) ->
             costs_table(result.task, costs),
         ]
     return "\n".join(parts) + "\n"
-
-
-def _p(found: Difference) -> str:
-    return "-" if math.isnan(found.p) else f"{found.p:.2g}"
 
 
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.training.run.")] = RESULTS / "training.csv") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ class TaskResults:
         """A figure at the end of training, by seed."""
         name = setting if isinstance(setting, str) else setting.name
         return {seed: float(rows[-1][column]) for seed, rows in self.rows.get(name, {}).items()}
+
+    def at_rate(self, setting: Setting, factor: float) -> dict[int, float]:
+        """Test losses of a setting at another learning rate, by seed."""
+        return self.final(dataclasses.replace(setting, rate=factor), "test_loss")
 
     def curve(self, setting: Setting, column: str) -> Curve:
         """A figure over the steps at which it was taken."""

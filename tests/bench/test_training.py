@@ -20,11 +20,12 @@ from bench.training.masks import plain_mask, put_masks
 from bench.training.paired import difference, judge
 from bench.training.report import main as report
 from bench.training.run import main
-from bench.training.settings import SCALES, SETTINGS, Setting
+from bench.training.settings import GROUPS, MAIN, SCALES, SETTINGS, Setting
 from tests.bench.pages import unpadded
 from tmask import check_mask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import FileFormatError, InvalidProblemError
+from tmask.nn import transposable_recipe
 
 CPU = torch.device("cpu")
 MEASURED = ("step_seconds", "renewal_seconds", "date")  # what no two runs share
@@ -46,19 +47,28 @@ def finished(tmp_path_factory):
     return out
 
 
+def decays(name):
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    return setting.combination.decay != "none"
+
+
 def test_every_setting_trains_with_every_seed_on_both_tasks(finished):
     rows = rows_of(finished)
     runs = {(row["task"], row["setting"], row["seed"]) for row in rows}
-    assert runs == {(t, s.name, seed) for t in ("vision", "language") for s in SETTINGS for seed in "01"}
+    assert runs == {(t, s.name, seed) for t in ("vision", "language") for s in SETTINGS if s.suits(t) for seed in "01"}
     assert {row["data"] for row in rows} == {"digits", "pydoc_data.topics"}
     assert {row["step"] for row in rows} == {"4", "8"}
     assert {"commit", "device", "cpu", "threads", "torch", "date", "sizes"} <= set(rows[0])
     assert all(row["test_loss"] for row in rows if row["step"] == "8")
-    assert len({row["test_loss"] for row in rows if row["step"] == "8"}) == len(runs)  # no two runs are the same one
+    plain = {s.name for s in MAIN if not s.levers}
+    losses = [row["test_loss"] for row in rows if row["step"] == "8" and row["setting"] in plain]
+    assert len(set(losses)) == len(losses)  # no two runs are the same one
     for row in rows:
-        renewed = row["masks"] != "none" and row["pretrained"] != "True" and row["step"] == "4"
-        assert bool(row["flip_rate"]) == renewed
-        if row["gap"]:
+        if row["setting"] in plain:
+            renewed = row["masks"] != "none" and row["pretrained"] != "True" and row["step"] == "4"
+            assert bool(row["flip_rate"]) == (renewed or row["setting"] == "dense")
+        assert bool(row["found_decay"]) == (row["masks"] != "none" and decays(row["setting"]))
+        if row["gap"] and not row["levers"]:
             assert float(row["gap"]) <= 1e-9 if row["masks"] == "exact" else 0 < float(row["gap"]) < 0.2
 
 
@@ -74,7 +84,7 @@ def test_an_interrupted_benchmark_goes_on_and_ends_with_the_same_rows(finished, 
 
     monkeypatch.setattr(runner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        main(task="vision", scale="tiny", seeds=1, out=out)
+        main(task="vision", scale="tiny", seeds=1, groups="main", out=out)
     before = rows_of(out)
     assert len(begun) == 7
     assert len(before) == 12
@@ -98,7 +108,12 @@ def test_tables_and_plots(finished):
     for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### What renewals cost"):
         assert heading in text
     table = text[text.index("## Vision") : text.index("## Language")]
-    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:19]] == [s.name for s in SETTINGS]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:27]] == [
+        s.name for s in MAIN if s.suits("vision")
+    ]
+    for heading in ("Alone, beside masks", "Taken away from the recipe", "### At other learning rates"):
+        assert heading in table
+    assert "Not run." not in table
     ours, theirs = (
         {
             r["seed"]: float(r["test_loss"])
@@ -109,7 +124,7 @@ def test_tables_and_plots(finished):
     )
     mean = np.mean([ours[seed] - theirs[seed] for seed in "01"])
     assert f"| {mean:+.4f} (± " in next(line for line in table.splitlines() if line.startswith("| frozen 4:8"))
-    for stem in ("curves", "flips", "differences"):
+    for stem in ("curves", "flips", "differences", "pieces"):
         for suffix in (".png", ".svg"):
             assert finished.with_name(f"training_{stem}{suffix}").stat().st_size > 5000
 
@@ -118,7 +133,9 @@ def test_the_price_of_renewals_is_a_row_each_and_a_table(finished, tmp_path):
     out = tmp_path / "training_renewals.csv"
     renewals.main(task="language", scale="tiny", repeats=3, out=out)
     rows = rows_of(out)
-    assert [row["setting"] for row in rows] == [s.name for s in SETTINGS if s.masks != "none" and not s.pretrained]
+    assert [row["setting"] for row in rows] == [
+        s.name for s in MAIN if s.masks != "none" and not s.pretrained and not s.levers
+    ]
     for row in rows:
         step, renewing, alone = (float(row[f"{what}_seconds"]) for what in ("step", "renewing", "renewal"))
         assert alone == pytest.approx(renewing - step)
@@ -199,13 +216,19 @@ def test_masks_are_what_the_setting_says_and_leave_the_classifier_dense(task, se
     data = runner.load(task, "tiny", None, None)
     model = build(size, data, 0)
     optimizer, decay = optimizer_for(model, size)
-    sparsifier = put_masks(model, setting, optimizer, decay, 4, 7, lambda renewal: None)
+    if not setting.suits(task):
+        pytest.skip("for the layers of transformers")
+    sparsifier = put_masks(model, setting, optimizer, decay, 4, 8, lambda renewal: None)
     names = {layer.name for layer in sparsifier.layers}
     matrices = {
         name.replace("parametrizations.weight.original", "weight")
         for name, p in model.named_parameters()
         if p.ndim >= 2
     }
+    if setting.combination.feed_forward:
+        assert names == {f"blocks.0.{name}.weight" for name in ("up", "down")}
+        return
+    matrices = {name for name in matrices if "low_rank" not in name}
     assert (
         matrices - names
         == {"vision": {"stem.weight", "head.weight"}, "language": {"tokens.weight", "positions.weight", "head.weight"}}[
@@ -214,12 +237,34 @@ def test_masks_are_what_the_setting_says_and_leave_the_classifier_dense(task, se
     )
     for layer in sparsifier.layers:
         mask = layer.masked.mask
+        if setting.combination.begin or setting.combination.ramp:
+            continue  # dense at first
         if setting.masks == "plain":
             assert torch.equal(mask, plain_mask(layer.weight.detach().abs(), layer.pattern))
         else:
             check_mask(mask, setting.pattern)  # full in every row and column, the greedy's too
-        assert layer.masked.gradient == ("masked" if setting.pretrained else "straight-through")
-    assert (sparsifier._decay is None) == setting.pretrained
+        frozen = setting.pretrained and not setting.levers
+        assert layer.masked.gradient == ("masked" if frozen else setting.combination.gradient)
+        assert layer.masked.smoothing == setting.combination.smoothing
+    assert (sparsifier._decay is None) == (setting.pretrained and not setting.levers)
+
+
+def test_settings_have_names_of_their_own():
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS) == sum(map(len, GROUPS.values()))
+    assert {setting.reference for setting in SETTINGS} <= {setting.name for setting in SETTINGS}
+
+
+def test_the_recipe_of_the_benchmark_is_the_one_that_is_shipped():
+    for end in ("sparse", "dense"):
+        shipped = transposable_recipe(560, end=end)
+        levers = Setting("exact", "2:4", levers="recipe" + (", dense end" if end == "dense" else "")).combination
+        assert levers.schedule(560, 40) == shipped.schedule
+        assert (levers.hysteresis, levers.smoothing, levers.decay) == (shipped.hysteresis, shipped.smoothing, "none")
+
+
+def test_a_group_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InvalidProblemError, match="no group 'all'; there are: main, alone, without, rates"):
+        main(groups="all", out=tmp_path / "training.csv")
 
 
 def test_seeds_pair_runs(monkeypatch):
