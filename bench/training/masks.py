@@ -109,8 +109,8 @@ class PlainFinder(MaskFinder):
         assert pattern is not None
         score = weight.abs()
         mask = plain_mask(score, pattern)
-        kept = Worth(float(score[mask].double().sum()), float(score.double().sum()), None)
-        return FoundMask(mask, kept, time.perf_counter() - begin)
+        worth = Worth(float(score[mask].double().sum()), float(score.double().sum()), None)
+        return FoundMask(mask, worth, time.perf_counter() - begin)
 
 
 def plain_mask(score: Tensor, pattern: Pattern) -> Tensor:

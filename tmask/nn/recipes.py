@@ -106,5 +106,5 @@ def transposable(
         InvalidProblemError: as `transposable_recipe` and `sparsify`.
     """
     recipe = transposable_recipe(steps, end=end, every=every)
-    own = {"schedule": recipe.schedule, "hysteresis": recipe.hysteresis, "smoothing": recipe.smoothing}
+    own: dict[str, Any] = {"schedule": recipe.schedule, "hysteresis": recipe.hysteresis, "smoothing": recipe.smoothing}
     return sparsify(model, pattern, optimizer=optimizer, **(own | others))

@@ -24,7 +24,7 @@ _ROUNDS = 8
 
 
 def midpoint_prices(score: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Row and column prices by alternating midpoints, the iteration of docs/explanation/exact-solver.md.
+    """Row and column prices by alternating midpoints, the iteration of docs/explanation/exactness.md.
 
     Args:
         score: (B, m, m), >= 0.
@@ -71,7 +71,7 @@ def thresholds(weight: Tensor, pattern: Pattern | None, cutting: Cutting) -> Ten
 def fitting_scale(weight: Tensor, shrunk: Tensor) -> Tensor:
     """The factor of what is shrunk that comes closest to the weight, in squares; 1 where nothing is left.
 
-    Source: [Hu2024b], section 4.2, which also keeps it fixed from there on.
+    Source: [Hu2024b], which also keeps it fixed from there on.
     """
     whole, part = weight.double().flatten(), shrunk.double().flatten()
     square = part @ part

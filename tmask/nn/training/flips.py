@@ -91,7 +91,7 @@ def find_decay(
         band: of the ratio.
     Raises:
         InvalidProblemError: no candidates, one that is not above 0, no band, or dense training flips no bit.
-    Source: [Hu2024], section 4.3.
+    Source: [Hu2024].
     """
     rates = sorted(set(candidates))
     if not rates or not all(0 < rate < math.inf for rate in rates):

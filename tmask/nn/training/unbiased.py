@@ -39,7 +39,7 @@ def unbiased_estimate(values: Tensor, pattern: Pattern) -> Tensor:
     """
     n, m = pattern.n, pattern.m
     rows = values.shape[0]
-    groups = functional.pad(values, (0, 0, 0, -rows % m)).unflatten(0, (-1, m))  # (T / m, m, channels)
+    groups = functional.pad(values, (0, 0, 0, -rows % m)).reshape(-1, m, values.shape[1])  # (T / m, m, channels)
     chance = _inclusion(groups.abs().float(), n)
     # In float64: rounded sums would now and then draw one too many, or one too few.
     reached = chance.double().cumsum(1).clamp(max=n)
@@ -106,15 +106,12 @@ def estimate_gradients(sparsifier: Sparsifier, pattern: Pattern | str = "2:4") -
     pattern = Pattern.parse(pattern)
     names = []
     for layer in sparsifier.layers:
-        owners = [
-            owner for owner in layer.owners if not misuse(owner.module, owner.tensor) or _PATTERN in vars(owner.module)
-        ]
-        if layer.backend != MASKED or len(owners) < len(layer.owners):
+        if layer.backend != MASKED or not all(map(_takes, layer.owners)):
             continue
-        for owner in owners:
+        for owner in layer.owners:
             vars(owner.module)[_PATTERN] = pattern
             # A bound method, which a deep copy binds to itself.
-            owner.module.forward = types.MethodType(_forward, owner.module)  # type: ignore[method-assign]
+            owner.module.forward = types.MethodType(_forward, owner.module)
         names.append(layer.name)
     if not names:
         raise InvalidProblemError(
