@@ -108,7 +108,7 @@ def test_tables_and_plots(finished):
     for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### What renewals cost"):
         assert heading in text
     table = text[text.index("## Vision") : text.index("## Language")]
-    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:27]] == [
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:29]] == [
         s.name for s in MAIN if s.suits("vision")
     ]
     for heading in ("Alone, beside masks", "Taken away from the recipe", "### At other learning rates"):
@@ -226,7 +226,7 @@ def test_masks_are_what_the_setting_says_and_leave_the_classifier_dense(task, se
         if p.ndim >= 2
     }
     if setting.combination.feed_forward:
-        assert names == {f"blocks.0.{name}.weight" for name in ("up", "down")}
+        assert names == {f"layers.0.{name}.weight" for name in ("up", "down")}
         return
     matrices = {name for name in matrices if "low_rank" not in name}
     assert (
