@@ -36,7 +36,7 @@ def test_the_readme_runs(capsys):
     trained = run(training)["model"]
     assert capsys.readouterr().out == printed[1]
     assert [name for name, _ in trained.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    tmask.check_mask(trained[0].weight != 0, "2:4")
+    tmask.check_mask(trained[0].weight != 0, "2:4", at_most=True)  # a kept weight may shrink to 0
     for mask in run(pruning)["report"].masks.values():
         tmask.check_mask(mask, "4:8")
     assert capsys.readouterr().out == printed[2]
