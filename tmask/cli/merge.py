@@ -14,7 +14,7 @@ from tmask.cli.options import Json, Overwrite, check_outputs
 from tmask.cli.output import show_json, show_table
 from tmask.files.opening import open_weights
 from tmask.sharding.checking import check_record
-from tmask.sharding.merging import find_shards, index_path, read_shards, write_index
+from tmask.sharding.merging import find_shards, finish, index_path, open_shards
 
 
 @reports_errors
@@ -29,7 +29,7 @@ def merge(
     Exit code 1 if a mask fails; there is no index then.
     """
     check_outputs([weights], [index_path(masks)], overwrite)
-    shards = read_shards(find_shards(masks))
+    shards = open_shards(find_shards(masks))
     source = open_weights(weights)
     rows = []
     for path, records in shards.items():
@@ -44,7 +44,7 @@ def merge(
         )
     if any(row["failed"] for row in rows):
         raise typer.Exit(Code.CHECK_FAILED)
-    index = write_index(masks, shards, overwrite)
+    index = finish(masks, shards, source, overwrite)
     if json:
         show_json({"index": str(index), "shards": rows})
         return

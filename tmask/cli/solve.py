@@ -90,7 +90,7 @@ def solve(
     check_names(layer.name for layer in selection.layers)
     if masked_weights is not None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
-    layers, of_shard = share_of(selection.layers, place)
+    layers, of_shard = share_of(selection.layers, place, parsed.m)
     run = LayerRun(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
     written: list[Path] = []
     try:

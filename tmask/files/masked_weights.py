@@ -1,4 +1,4 @@
-"""Masks and the weights that they were made for: do they belong together, and the weights with their masks applied."""
+"""Weights with their masks applied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.masks import MaskRecord
 from tmask.files.outputs.formats import Listing, check_format, write_weights
 from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
@@ -19,19 +18,6 @@ from tmask.files.packed_mask import PackedMask
 from tmask.files.safetensors_files import INDEX, check_names
 from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
-
-
-def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
-    """Return if the mask was made for these weights.
-
-    Raises:
-        FileFormatError: another shape, or other contents.
-    """
-    _check_shape(record.name, record.packed, tensor.shape)
-    if record.weights_sha256 != tensor.sha256():
-        raise FileFormatError(
-            f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
-        )
 
 
 def is_folder(path: str | Path, from_folder: bool = False) -> bool:
@@ -79,7 +65,10 @@ def write_masked_weights(
     for name, mask in masks.items():
         if name not in source.shapes:
             raise FileFormatError(f"there is a mask for {name!r}, but {source.path} holds no such tensor")
-        _check_shape(name, mask, source.shapes[name])
+        if mask.shape != source.shapes[name]:
+            raise FileFormatError(
+                f"the mask of {name!r} has shape {mask.shape}, but the weight has {source.shapes[name]}"
+            )
 
     def load(name: str) -> Tensor:
         tensor = source.read(name)
@@ -97,8 +86,3 @@ def write_masked_weights(
 
 def _listing(source: WeightFile) -> Listing:
     return {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
-
-
-def _check_shape(name: str, mask: PackedMask, shape: tuple[int, ...]) -> None:
-    if mask.shape != shape:
-        raise FileFormatError(f"the mask of {name!r} has shape {mask.shape}, but the weight has {shape}")

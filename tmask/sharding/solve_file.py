@@ -19,7 +19,7 @@ from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
 from tmask.sharding.checking import check_record
 from tmask.sharding.layer_run import LayerRun, share_of
-from tmask.sharding.merging import find_shards, index_path, read_shards, shard_path, write_index
+from tmask.sharding.merging import find_shards, finish, index_path, open_shards, shard_path
 from tmask.sharding.place import Place
 from tmask.showing.progress import Progress, reporting
 from tmask.solving.registry import get_solver
@@ -112,7 +112,7 @@ class _Task:
             for remark in selection.remarks:
                 log.warning("%s", remark)
         output = self.output if place is None else shard_path(self.output, place)
-        layers, of_shard = share_of(selection.layers, place)
+        layers, of_shard = share_of(selection.layers, place, self.pattern.m)
         store = PartialStore(output)
         return LayerRun(source, layers, self.pattern, self.solver, self.certify, store, of_shard, self.keep_zeros)
 
@@ -162,10 +162,10 @@ def _parallel(shards: int, backend: str | None) -> Any:
 
 def _merged(task: _Task, overwrite: bool) -> Path:
     """The index, once every proof has been checked."""
-    shards = read_shards(find_shards(task.output))
+    shards = open_shards(find_shards(task.output))
     source = open_weights(task.path)
     for path, records in shards.items():
         for record in records.values():
             if problem := check_record(record, source)["problem"]:
                 raise InvalidMaskError(f"{path.name}: {record.name}: {problem}; remove that shard, and run again")
-    return write_index(task.output, shards, overwrite)
+    return finish(task.output, shards, source, overwrite)
