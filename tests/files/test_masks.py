@@ -20,7 +20,7 @@ from tmask.files.opening import open_weights
 from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import write_safetensors
-from tmask.files.stretches import stretch_of
+from tmask.files.stretches import check_digest, stretch_of
 from tmask.files.tensors import Tensor, from_numpy
 from tmask.files.weight_file import WeightFile
 
@@ -37,7 +37,8 @@ def record(mask, name="layer.weight", sha256="0" * 64, **changes):
 
 def check_belongs(mask, tensor):
     name = mask.name
-    stretch_of(mask, WeightFile("model", {name: tensor.shape}, {name: tensor.dtype}, lambda name: tensor))
+    source = WeightFile("model", {name: tensor.shape}, {name: tensor.dtype}, lambda name: tensor)
+    check_digest(mask, stretch_of(mask, source).sha256())
 
 
 def same(a, b):

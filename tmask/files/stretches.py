@@ -50,7 +50,7 @@ def stretch_of(record: MaskRecord, source: WeightFile) -> Stretch:
     """What a mask was made for.
 
     Raises:
-        FileFormatError: the file has no such tensor, or one of another shape or contents.
+        FileFormatError: the file has no such tensor, or one of another shape; `check_digest` says if it is another one.
     """
     band = record.band
     whole = tensor_stretch(record.name if band is None else band.of, source)
@@ -58,9 +58,16 @@ def stretch_of(record: MaskRecord, source: WeightFile) -> Stretch:
     if shape != whole.shape:
         raise FileFormatError(f"the mask of {record.name!r} has shape {shape}, but the weight has {whole.shape}")
     first = 0 if band is None else band.entries[0]
-    stretch = Stretch(record.packed.shape, whole.dtype, lambda start, stop: whole.load(first + start, first + stop))
-    if stretch.sha256() != record.weights_sha256:
+    return Stretch(record.packed.shape, whole.dtype, lambda start, stop: whole.load(first + start, first + stop))
+
+
+def check_digest(record: MaskRecord, sha256: str) -> None:
+    """Return if a mask was made for contents of this digest.
+
+    Raises:
+        FileFormatError: it was made for others.
+    """
+    if sha256 != record.weights_sha256:
         raise FileFormatError(
             f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
         )
-    return stretch

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from tmask.blocks.layouts import in_words
 from tmask.blocks.tiling import Tiling
-from tmask.errors import TmaskError
+from tmask.errors import InvalidProblemError, TmaskError
 from tmask.files.layers import Layer
 from tmask.files.masks import MaskRecord
-from tmask.files.stretches import AT_ONCE, Stretch, stretch_of
-from tmask.files.tensors import Tensor
+from tmask.files.stretches import AT_ONCE, Stretch, check_digest, stretch_of
+from tmask.files.tensors import Tensor, begun_digest, contents
 from tmask.files.weight_file import WeightFile
 from tmask.judging.solution import Certificate, Status
 from tmask.judging.violation import first_violation
@@ -66,8 +67,20 @@ def check_record(record: MaskRecord, source: WeightFile) -> dict[str, Any]:
 
 
 def _certify(record: MaskRecord, stretch: Stretch) -> Certificate:
-    """Of all bands together."""
-    found = list(_certificates(record, stretch))
+    """Of all bands together.
+
+    Raises:
+        FileFormatError: the mask was made for other weights.
+        InvalidProblemError: weights that no mask was made for.
+    """
+    digest = begun_digest(stretch.dtype, stretch.shape)
+    try:
+        found = list(_certificates(record, stretch, digest))
+    except InvalidProblemError:
+        # Of other weights it is no matter what is wrong with them.
+        check_digest(record, stretch.sha256())
+        raise
+    check_digest(record, digest.hexdigest())
     worth = Worth.sum(found)
     assert worth.dual_bound is not None
     tiling = Tiling(stretch.shape, record.pattern, record.groups, record.layout, record.at_most)
@@ -86,12 +99,14 @@ def _certify(record: MaskRecord, stretch: Stretch) -> Certificate:
     )
 
 
-def _certificates(record: MaskRecord, stretch: Stretch) -> Iterator[Certificate]:
-    """Of each band: what is copied to judge it is never larger than a few of them."""
+def _certificates(record: MaskRecord, stretch: Stretch, digest: hashlib._Hash) -> Iterator[Certificate]:
+    """Of each band: what is copied to judge it is never larger than a few of them. The digest gets what is read."""
     layer = Layer(record.name, stretch.shape, stretch.dtype, record.groups, record.layout)
-    for piece in cut(layer, math.ceil(math.prod(layer.shape) / AT_ONCE), record.pattern.m):
-        start, stop = (0, math.prod(layer.shape)) if piece.band is None else piece.band.entries
+    size = math.prod(layer.shape)
+    for piece in cut(layer, math.ceil(size / AT_ONCE), record.pattern.m):
+        start, stop = (0, size) if piece.band is None else piece.band.entries
         part = stretch.load(start, stop)
+        digest.update(contents(part.bits))
         yield certify(
             Tensor(part.dtype, part.bits.reshape(piece.shape)).values(),
             record.packed.part(start, stop).reshape(piece.shape),
