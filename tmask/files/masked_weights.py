@@ -11,7 +11,7 @@ import numpy as np
 
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.outputs.formats import Listing, check_format, write_weights
+from tmask.files.outputs.formats import Listing, Load, check_format, write_weights
 from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
 from tmask.files.packed_mask import PackedMask
@@ -39,7 +39,7 @@ def check_masked_weights(path: str | Path, source: WeightFile, overwrite: bool, 
     if is_folder(path, from_folder):
         check_folder(Path(path), source, overwrite)
     else:
-        check_format(Path(path), _listing(source))
+        check_format(Path(path), listing_of(source))
         check_output(path, overwrite)
 
 
@@ -70,6 +70,17 @@ def write_masked_weights(
                 f"the mask of {name!r} has shape {mask.shape}, but the weight has {source.shapes[name]}"
             )
 
+    load = masked_loader(source, masks)
+    if is_folder(path, from_folder):
+        write_folder(Path(path), source, listing_of(source), load, overwrite)
+        return
+    with atomic_path(path, overwrite) as temporary:
+        write_weights(temporary, Path(path).suffix.lower(), listing_of(source), load)
+
+
+def masked_loader(source: WeightFile, masks: Mapping[str, PackedMask]) -> Load:
+    """Reads a tensor of the source, with its mask applied if it has one."""
+
     def load(name: str) -> Tensor:
         tensor = source.read(name)
         if name not in masks:
@@ -77,12 +88,9 @@ def write_masked_weights(
         # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
         return replace(tensor, bits=np.where(masks[name].unpack(), tensor.bits, tensor.bits.dtype.type(0)))
 
-    if is_folder(path, from_folder):
-        write_folder(Path(path), source, _listing(source), load, overwrite)
-        return
-    with atomic_path(path, overwrite) as temporary:
-        write_weights(temporary, Path(path).suffix.lower(), _listing(source), load)
+    return load
 
 
-def _listing(source: WeightFile) -> Listing:
+def listing_of(source: WeightFile) -> Listing:
+    """What the source holds."""
     return {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
