@@ -1,18 +1,17 @@
 """The most memory that each command takes, by the size of the weight file: rows into memory.csv, and a page from them.
 
 python -m bench.memory [--layers 10,40] [--side 2048]     (measure, then write the page)
+python -m bench.memory --part large [--gigabytes 20]      (one checkpoint in shards, under a limit)
 python -m bench.memory --report                           (the page alone)
 
-Each command runs in a process of its own on a file of square float32 layers.
+Each command runs in a process of its own on a file of square float32 layers. `convert` runs on the fewest alone: it
+solves for each layer's weights anew, and holds the model that it runs.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,8 @@ import typer
 from safetensors.numpy import save_file
 
 from bench import markdown
+from bench.memory_large import large_text, measure_large
+from bench.processes import run_command
 from bench.rows import RESULTS, commit, read_rows
 from tmask.comparison.environment import environment
 from tmask.files.csv_files import write_csv
@@ -35,18 +36,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "allocate": ("allocate", "{file}", "-d", "0.5", "-p", "2:8,4:8"),
     "diversity": ("diversity", "{file}", "-p", PATTERN),
 }
+# Of a model and its data, saved by torch.
+CONVERT = ("convert", "{model}", "{data}", "--trust", "-o", "{converted}", "-m", "8", "--batch", "64")
 _MIB = 2**20
-ROOT = Path(__file__).parent.parent
-# A command in a process that says at its end what it held at most.
-_COMMAND = """
-import runpy, sys
-from bench.processes import host_peak
-try:
-    runpy.run_module("tmask", run_name="__main__")
-finally:
-    print(host_peak(), file=sys.stderr)
-"""
-
 TEXT = """\
 # Memory of the commands
 
@@ -56,18 +48,24 @@ that are loaded.
 
 {table}
 
-`{name}`: commit {commit}, {cpu}, threads: {threads}, {date}.
+`convert` runs the model, and so holds all of it; `beyond` counts that too.
+
+{large}`{name}`: commit {commit}, {cpu}, threads: {threads}, {date}.
 """
 
 
-def measure(layers: int, side: int, folder: Path) -> list[dict[str, Any]]:
-    """A row for each command on one file."""
+def measure(layers: int, side: int, folder: Path, convert: bool) -> list[dict[str, Any]]:
+    """A row for each command on one file; for `convert` too where it is asked for."""
     file = folder / f"{layers}x{side}.safetensors"
     rng = np.random.default_rng(0)
     save_file({f"layers.{i}.weight": rng.standard_normal((side, side), dtype=np.float32) for i in range(layers)}, file)
     names = {key: str(folder / f"{layers}x{side}.{key}.safetensors") for key in ("masks", "other", "masked")}
     rows = []
-    for name, arguments in COMMANDS.items():
+    commands = COMMANDS
+    if convert:
+        names |= save_model(layers, side, folder)
+        commands = COMMANDS | {"convert": CONVERT}
+    for name, arguments in commands.items():
         command = [argument.format(file=file, **names) for argument in arguments]
         seconds, peak = run_command(command)
         size = file.stat().st_size / _MIB
@@ -80,20 +78,23 @@ def measure(layers: int, side: int, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def run_command(arguments: list[str]) -> tuple[float, float]:
-    """Wall-clock seconds of a command, and the peak of its process in MiB.
+def save_model(layers: int, side: int, folder: Path) -> dict[str, str]:
+    """A model of linear layers, 60 % of whose weights are 0, and inputs for it; what `CONVERT` calls the files."""
+    import torch
 
-    Raises:
-        CalledProcessError: it fails.
-    """
-    begin = time.perf_counter()
-    command = [sys.executable, "-c", _COMMAND, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - begin, float(done.stderr.split()[-1])
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(layers + 1)))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight *= torch.rand(side, side) >= 0.6
+    names = {name: str(folder / f"{layers}x{side}.{name}.pt") for name in ("model", "data", "converted")}
+    torch.save(model, names["model"])
+    torch.save(torch.randn(256, side), names["data"])
+    return names
 
 
-def page(rows: list[dict[str, Any]], name: str) -> str:
-    """From rows of the CSV alone."""
+def page(rows: list[dict[str, Any]], name: str, large: list[dict[str, Any]]) -> str:
+    """From rows of the CSV files alone."""
     least = {row["command"]: float(row["peak_mib"]) for row in rows if row["layers"] == "1"}
     measured = [row for row in rows if row["layers"] != "1"]
     body = [
@@ -105,7 +106,7 @@ def page(rows: list[dict[str, Any]], name: str) -> str:
             f"{(float(row['peak_mib']) - least[row['command']]) / (int(row['side']) ** 2 * 4 / _MIB):.1f}",
             f"{float(row['seconds']):.1f}",
         )
-        for command in COMMANDS
+        for command in (*COMMANDS, "convert")
         for row in measured
         if row["command"] == command
     ]
@@ -115,6 +116,7 @@ def page(rows: list[dict[str, Any]], name: str) -> str:
         pattern=PATTERN,
         table=markdown.table(header, body),
         name=name,
+        large=large_text(large),
         **{column: measured[0][column] for column in ("commit", "cpu", "threads")},
         date=measured[0]["date"][:10],
     )
@@ -125,17 +127,31 @@ def main(
     side: Annotated[int, typer.Option(help="Of each layer.")] = 2048,
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = OUT,
     report: Annotated[bool, typer.Option("--report", help="Only the page, from the CSV.")] = False,
+    part: Annotated[str, typer.Option(help="commands, or large: one checkpoint in shards.")] = "commands",
+    gigabytes: Annotated[float, typer.Option(help="Of the large checkpoint.")] = 20.0,
+    large_side: Annotated[int, typer.Option(help="Of its layers.")] = 8192,
+    limit_mib: Annotated[int, typer.Option(help="Of the address space, for the large one.")] = 6144,
+    folder: Annotated[Path | None, typer.Option(help="Where the large one is made, and removed.")] = None,
 ) -> None:
     """Measure, and write the page beside the CSV."""
+    large_out = out.with_name(f"{out.stem}_large.csv")
     if not report:
         machine = {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"]} | environment()
-        with tempfile.TemporaryDirectory(prefix="bench-memory-") as name:
-            found = [
-                *measure(1, 8, Path(name)),
-                *(row for count in map(int, layers.split(",")) for row in measure(count, side, Path(name))),
-            ]
-        write_csv(out, [row | machine for row in found], overwrite=True)
-    print(markdown.write_page(out, page(read_rows(out), out.name)))
+        with tempfile.TemporaryDirectory(prefix="bench-memory-", dir=folder) as name:
+            if part == "large":
+                target, found = large_out, [measure_large(gigabytes, large_side, limit_mib, Path(name))]
+            else:
+                target, found = out, _measure_all(sorted(map(int, layers.split(","))), side, Path(name))
+        write_csv(target, [row | machine for row in found], overwrite=True)
+    print(markdown.write_page(out, page(read_rows(out), out.name, read_rows(large_out))))
+
+
+def _measure_all(counts: list[int], side: int, folder: Path) -> list[dict[str, Any]]:
+    """What a tile's run takes first, which the page draws from the others."""
+    rows = measure(1, 8, folder, convert=True)
+    for count in counts:
+        rows += measure(count, side, folder, convert=count == counts[0])
+    return rows
 
 
 if __name__ == "__main__":
