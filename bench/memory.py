@@ -83,9 +83,10 @@ def save_model(layers: int, side: int, folder: Path) -> dict[str, str]:
     import torch
 
     torch.manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(layers + 1)))
+    parts = [torch.nn.Linear(side, side, bias=False) for _ in range(layers + 1)]
+    model = torch.nn.Sequential(*parts)
     with torch.no_grad():
-        for layer in model:
+        for layer in parts:
             layer.weight *= torch.rand(side, side) >= 0.6
     names = {name: str(folder / f"{layers}x{side}.{name}.pt") for name in ("model", "data", "converted")}
     torch.save(model, names["model"])

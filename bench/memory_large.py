@@ -46,7 +46,7 @@ def _write(model: Path, layers: int, side: int) -> int:
     model.mkdir()
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((side, side), dtype=np.float32)
-    where = {}
+    where: dict[str, str] = {}
     for first in range(0, layers, _LAYERS_A_SHARD):
         shard = f"model-{first // _LAYERS_A_SHARD + 1:05}.safetensors"
         # Rolled, which is quicker than drawing anew, and as different to a solver.
