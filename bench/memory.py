@@ -4,8 +4,8 @@ python -m bench.memory [--layers 10,40] [--side 2048]     (measure, then write t
 python -m bench.memory --part large [--gigabytes 20]      (one checkpoint in shards, under a limit)
 python -m bench.memory --report                           (the page alone)
 
-Each command runs in a process of its own on a file of square float32 layers. `convert` runs on the fewest alone: it
-solves for each layer's weights anew, and holds the model that it runs.
+Each command runs in a process of its own on a file of square float32 layers. `convert` runs on a model of fewer and
+smaller ones, whose weights it solves for anew.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "allocate": ("allocate", "{file}", "-d", "0.5", "-p", "2:8,4:8"),
     "diversity": ("diversity", "{file}", "-p", PATTERN),
 }
-# Of a model and its data, saved by torch.
-CONVERT = ("convert", "{model}", "{data}", "--trust", "-o", "{converted}", "-m", "8", "--batch", "64")
+# Of a model and its data, saved by torch; of layers that take seconds, not minutes.
+CONVERT_SIDE = 512
+CONVERT = ("convert", "{model}", "{data}", "--trust", "--method", "none", "-o", "{converted}", "-m", "8", "--batch", "64")
 _MIB = 2**20
 TEXT = """\
 # Memory of the commands
@@ -48,38 +49,47 @@ that are loaded.
 
 {table}
 
-`convert` runs the model, and so holds all of it; `beyond` counts that too.
+`convert` runs on layers of {convert_side} x {convert_side}. It holds the model, which it runs, and the systems of
+equations of the rows that it refits together; `beyond` counts both.
 
 {large}`{name}`: commit {commit}, {cpu}, threads: {threads}, {date}.
 """
 
 
-def measure(layers: int, side: int, folder: Path, convert: bool) -> list[dict[str, Any]]:
-    """A row for each command on one file; for `convert` too where it is asked for."""
+def measure(layers: int, side: int, folder: Path) -> list[dict[str, Any]]:
+    """A row for each command on one file."""
     file = folder / f"{layers}x{side}.safetensors"
     rng = np.random.default_rng(0)
     save_file({f"layers.{i}.weight": rng.standard_normal((side, side), dtype=np.float32) for i in range(layers)}, file)
     names = {key: str(folder / f"{layers}x{side}.{key}.safetensors") for key in ("masks", "other", "masked")}
-    rows = []
-    commands = COMMANDS
-    if convert:
-        names |= save_model(layers, side, folder)
-        commands = COMMANDS | {"convert": CONVERT}
-    for name, arguments in commands.items():
-        command = [argument.format(file=file, **names) for argument in arguments]
-        seconds, peak = run_command(command)
-        size = file.stat().st_size / _MIB
-        rows.append(
-            {"command": name, "layers": layers, "side": side, "file_mib": size, "peak_mib": peak, "seconds": seconds}
-        )
-        print(f"{name}, {layers} of {side} x {side}: {peak:.0f} MiB, {seconds:.1f} s", flush=True)
+    rows = [
+        _row(name, [argument.format(file=file, **names) for argument in arguments], file, layers, side)
+        for name, arguments in COMMANDS.items()
+    ]
     for path in folder.iterdir():
         path.unlink()
     return rows
 
 
+def measure_convert(layers: int, side: int, folder: Path) -> dict[str, Any]:
+    """A row for `convert`."""
+    names = save_model(layers, side, folder)
+    command = [argument.format(**names) for argument in CONVERT]
+    return _row("convert", command, Path(names["model"]), layers, side)
+
+
+def _row(name: str, command: list[str], file: Path, layers: int, side: int) -> dict[str, Any]:
+    seconds, peak = run_command(command)
+    print(f"{name}, {layers} of {side} x {side}: {peak:.0f} MiB, {seconds:.1f} s", flush=True)
+    size = file.stat().st_size / _MIB
+    return {"command": name, "layers": layers, "side": side, "file_mib": size, "peak_mib": peak, "seconds": seconds}
+
+
 def save_model(layers: int, side: int, folder: Path) -> dict[str, str]:
-    """A model of linear layers, 60 % of whose weights are 0, and inputs for it; what `CONVERT` calls the files."""
+    """A model of linear layers, 60 % of whose weights are 0, and inputs for it; what `CONVERT` calls the files.
+
+    The last layer is one more: it counts as the classifier, which stays as it is.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -118,6 +128,7 @@ def page(rows: list[dict[str, Any]], name: str, large: list[dict[str, Any]]) -> 
         table=markdown.table(header, body),
         name=name,
         large=large_text(large),
+        convert_side=next(row["side"] for row in reversed(rows) if row["command"] == "convert"),
         **{column: measured[0][column] for column in ("commit", "cpu", "threads")},
         date=measured[0]["date"][:10],
     )
@@ -149,9 +160,10 @@ def main(
 
 def _measure_all(counts: list[int], side: int, folder: Path) -> list[dict[str, Any]]:
     """What a tile's run takes first, which the page draws from the others."""
-    rows = measure(1, 8, folder, convert=True)
+    rows = [*measure(1, 8, folder), measure_convert(1, 8, folder)]
     for count in counts:
-        rows += measure(count, side, folder, convert=count == counts[0])
+        rows += measure(count, side, folder)
+    rows.append(measure_convert(counts[0], min(side, CONVERT_SIDE), folder))
     return rows
 
 

@@ -196,3 +196,18 @@ def test_a_merged_folder_is_read_lazily(weights, monkeypatch):
     index.with_name("n.safetensors.index.json").write_text("{}")
     with pytest.raises(FileFormatError, match="2 indexes"):
         tmask.read_masks(weights.parent)
+
+
+def test_what_takes_masks_takes_merged_ones(tmp_path):
+    torch = pytest.importorskip("torch")
+    from tmask.nn import sparsify  # torch may be missing where this file is collected
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 24), torch.nn.Linear(24, 8))
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    index = tmask.solve_file(tmp_path / "model.safetensors", "2:4", tmp_path / "m.safetensors", shards=4,
+                             backend="threading")  # fmt: skip
+    sparsify(model, "2:4", masks=tmask.read_masks(index))
+    for name, layer in ("0.weight", model[0]), ("1.weight", model[1]):
+        np.testing.assert_array_equal((layer.weight != 0).numpy(), tmask.solve(state[name], "2:4").mask)

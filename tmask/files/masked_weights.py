@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
 from tmask.files.packed_mask import PackedMask
 from tmask.files.safetensors_files import INDEX, check_names
-from tmask.files.tensors import Tensor
+from tmask.files.stretches import tensor_stretch
+from tmask.files.tensors import Tensor, num_bytes
 from tmask.files.weight_file import WeightFile
 
 
@@ -79,14 +79,19 @@ def write_masked_weights(
 
 
 def masked_loader(source: WeightFile, masks: Mapping[str, PackedMask]) -> Load:
-    """Reads a tensor of the source, with its mask applied if it has one."""
+    """Reads a tensor of the source, with its mask applied if it has one; never with a copy of it beside."""
 
     def load(name: str) -> Tensor:
-        tensor = source.read(name)
         if name not in masks:
-            return tensor
-        # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
-        return replace(tensor, bits=np.where(masks[name].unpack(), tensor.bits, tensor.bits.dtype.type(0)))
+            return source.read(name)
+        whole = tensor_stretch(name, source)
+        bits = np.empty(whole.shape, f"<u{num_bytes(whole.dtype)}")
+        flat = bits.reshape(-1)
+        for start, stop in whole.parts():
+            # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
+            np.copyto(flat[start:stop], 0)
+            np.copyto(flat[start:stop], whole.load(start, stop).bits, where=masks[name].part(start, stop))
+        return Tensor(whole.dtype, bits)
 
     return load
 
