@@ -38,7 +38,20 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 # Of a model and its data, saved by torch; of layers that take seconds, not minutes.
 CONVERT_SIDE = 512
-CONVERT = ("convert", "{model}", "{data}", "--trust", "--method", "none", "-o", "{converted}", "-m", "8", "--batch", "64")
+CONVERT = (
+    "convert",
+    "{model}",
+    "{data}",
+    "--trust",
+    "--method",
+    "none",
+    "-o",
+    "{converted}",
+    "-m",
+    "8",
+    "--batch",
+    "64",
+)
 _MIB = 2**20
 TEXT = """\
 # Memory of the commands
@@ -49,10 +62,7 @@ that are loaded.
 
 {table}
 
-`convert` runs on layers of {convert_side} x {convert_side}. It holds the model, which it runs, and the systems of
-equations of the rows that it refits together; `beyond` counts both.
-
-{large}`{name}`: commit {commit}, {cpu}, threads: {threads}, {date}.
+{convert}{large}`{name}`: commit {commit}, {cpu}, threads: {threads}, {date}.
 """
 
 
@@ -128,9 +138,20 @@ def page(rows: list[dict[str, Any]], name: str, large: list[dict[str, Any]]) -> 
         table=markdown.table(header, body),
         name=name,
         large=large_text(large),
-        convert_side=next(row["side"] for row in reversed(rows) if row["command"] == "convert"),
+        convert=_convert_text(rows),
         **{column: measured[0][column] for column in ("commit", "cpu", "threads")},
         date=measured[0]["date"][:10],
+    )
+
+
+def _convert_text(rows: list[dict[str, Any]]) -> str:
+    """How `convert` was measured, if it was."""
+    side = next((row["side"] for row in reversed(rows) if row["command"] == "convert"), None)
+    if side is None:
+        return ""
+    return (
+        f"`convert` runs on layers of {side} x {side}, without a refit (`--method none`): it holds the model, which it "
+        "runs, and `beyond` counts that.\n\n"
     )
 
 
