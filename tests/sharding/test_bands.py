@@ -13,10 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 import tmask
 from tmask.errors import FileFormatError
+from tmask.files import stretches
 from tmask.files.bands import Band
 from tmask.files.layers import Layer
 from tmask.files.masks import write_masks
 from tmask.files.opening import open_weights
+from tmask.files.packed_mask import PackedMask
+from tmask.sharding import checking
 from tmask.sharding.checking import check_record
 from tmask.sharding.joining import bands_by_weight, join
 from tmask.sharding.merging import find_shards, finish, open_shards
@@ -137,6 +140,26 @@ def test_a_band_is_checked_by_its_own_weights(weights, shards):
     problems = [check_record(record, open_weights(weights))["problem"] for record in bands]
     assert "other weights" in problems[0]
     assert not any(problems[1:])
+
+
+@pytest.mark.parametrize("at_once", [64, 500])
+def test_a_layer_is_judged_in_bands_as_at_once(weights, monkeypatch, at_once):
+    source = open_weights(weights)
+    records = tmask.read_masks(solve(weights, "whole.safetensors"))
+    broken = records["conv.weight"].mask
+    broken[20:22] = True  # in the last tiles, beyond the first band
+    kept = float(np.abs(load_file(weights)["conv.weight"])[broken].sum())
+    records["broken"] = replace(records["conv.weight"], packed=PackedMask.of(broken), objective=kept, dual_bound=None)
+    expected = {name: check_record(record, source) for name, record in records.items()}
+    monkeypatch.setattr(checking, "AT_ONCE", at_once)
+    monkeypatch.setattr(stretches, "AT_ONCE", at_once)
+    for name, record in records.items():
+        found = check_record(record, source)
+        for field, value in expected[name].items():
+            assert found[field] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
+    assert "the block at rows 20-21" in expected["broken"]["problem"]
+    other = replace(records["odd.weight"], weights_sha256="0" * 64)
+    assert "other weights" in check_record(other, source)["problem"]
 
 
 def test_bands_that_lack_one_or_are_cut_through_a_tile_are_not_joined(weights, shards):
