@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,10 +90,10 @@ def measure_convert(layers: int, side: int, folder: Path) -> dict[str, Any]:
 
 
 def _row(name: str, command: list[str], file: Path, layers: int, side: int) -> dict[str, Any]:
-    seconds, peak = run_command(command)
-    print(f"{name}, {layers} of {side} x {side}: {peak:.0f} MiB, {seconds:.1f} s", flush=True)
+    cost = run_command(command)
+    print(f"{name}, {layers} of {side} x {side}: {cost.peak_mib:.0f} MiB, {cost.cpu_seconds:.1f} s", flush=True)
     size = file.stat().st_size / _MIB
-    return {"command": name, "layers": layers, "side": side, "file_mib": size, "peak_mib": peak, "seconds": seconds}
+    return {"command": name, "layers": layers, "side": side, "file_mib": size} | asdict(cost)
 
 
 def save_model(layers: int, side: int, folder: Path) -> dict[str, str]:
@@ -126,12 +127,13 @@ def page(rows: list[dict[str, Any]], name: str, large: list[dict[str, Any]]) -> 
             f"{float(row['peak_mib']):.0f}",
             f"{(float(row['peak_mib']) - least[row['command']]) / (int(row['side']) ** 2 * 4 / _MIB):.1f}",
             f"{float(row['seconds']):.1f}",
+            f"{float(row['cpu_seconds']):.1f}" if "cpu_seconds" in row else "-",
         )
         for command in (*COMMANDS, "convert")
         for row in measured
         if row["command"] == command
     ]
-    header = ("command", "layers", "file MiB", "peak MiB", "beyond / layer", "seconds")
+    header = ("command", "layers", "file MiB", "peak MiB", "beyond / layer", "seconds", "CPU seconds")
     return TEXT.format(
         side=measured[0]["side"],
         pattern=PATTERN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,13 @@ def measure_large(gigabytes: float, side: int, limit_mib: int, folder: Path) -> 
         raise OSError(f"{folder} has no room for {needed / 1e9:.1f} GB and what comes beside")
     model = folder / "model"
     size = _write(model, layers, side)
-    seconds, peak = run_command(
-        ["solve", str(model), "-p", PATTERN, "-o", str(folder / "masks.safetensors")], limit_mib
-    )
+    cost = run_command(["solve", str(model), "-p", PATTERN, "-o", str(folder / "masks.safetensors")], limit_mib)
     shutil.rmtree(model)
-    print(f"solve, {size / 1e9:.2f} GB in shards: {peak:.0f} MiB, {seconds:.1f} s", flush=True)
+    print(f"solve, {size / 1e9:.2f} GB in shards: {cost.peak_mib:.0f} MiB, {cost.seconds:.1f} s", flush=True)
     return {
         "command": "solve", "layers": layers, "side": side, "pattern": PATTERN, "gigabytes": size / 1e9,
-        "limit_mib": limit_mib, "peak_mib": peak, "masks_mib": layers * side * side / 8 / _MIB, "seconds": seconds,
-    }  # fmt: skip
+        "limit_mib": limit_mib, "masks_mib": layers * side * side / 8 / _MIB,
+    } | asdict(cost)  # fmt: skip
 
 
 def _write(model: Path, layers: int, side: int) -> int:

@@ -9,20 +9,30 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _MIB = 2**20
 ROOT = Path(__file__).parent.parent
-# A command in a process that says at its end what it held at most.
+# A command in a process that says at its end what it held at most, and its processor time.
 _COMMAND = """
-import runpy, sys
+import os, runpy, sys
 from bench.processes import host_peak
 try:
     runpy.run_module("tmask", run_name="__main__")
 finally:
-    print(host_peak(), file=sys.stderr)
+    print(host_peak(), sum(os.times()[:2]), file=sys.stderr)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a command: seconds by the clock, those of its process on a core, and the most MiB that this held."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
 
 
 def in_a_process(function: Any, *arguments: Any) -> Any:
@@ -41,8 +51,8 @@ def host_peak() -> float:
     return peak / _MIB if sys.platform == "darwin" else peak / 1024
 
 
-def run_command(arguments: list[str], limit_mib: int | None = None) -> tuple[float, float]:
-    """Wall-clock seconds of a command of `tmask`, and the peak of its process in MiB.
+def run_command(arguments: list[str], limit_mib: int | None = None) -> Cost:
+    """What a command of `tmask` costs, in a process of its own.
 
     Args:
         limit_mib: of its address space, as `ulimit -v` sets it.
@@ -54,4 +64,6 @@ def run_command(arguments: list[str], limit_mib: int | None = None) -> tuple[flo
     if limit_mib is not None:
         command = ["bash", "-c", f'ulimit -v {limit_mib * 1024}; exec "$@"', "bash", *command]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - begin, float(done.stderr.split()[-1])
+    seconds = time.perf_counter() - begin
+    peak, cpu_seconds = map(float, done.stderr.split()[-2:])
+    return Cost(seconds, cpu_seconds, peak)

@@ -216,7 +216,10 @@ def test_a_merged_folder_is_read_lazily(weights, monkeypatch):
     assert bad <= 1
     with pytest.raises(KeyError):
         masks["nobody"]
-    index.with_name("n.safetensors.index.json").write_text("{}")
+    other = index.with_name("n.safetensors.index.json")
+    other.write_text('{"weight_map": {"nobody": "m-joined.safetensors"}}')
+    with pytest.raises(FileFormatError, match="holds no tensor 'nobody'"):
+        tmask.read_masks(other)
     with pytest.raises(FileFormatError, match="2 indexes"):
         tmask.read_masks(weights.parent)
 
