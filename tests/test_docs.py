@@ -130,12 +130,31 @@ def test_the_page_on_pruning_runs():
         assert f"`{score.name}`" in page
 
 
+def test_the_commands_on_many_machines_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = np.random.default_rng(0).standard_normal((48, 24)).astype(np.float32)
+    save_file({"layer": weights}, "MODEL.safetensors")
+    page = (ROOT / "docs/how-to/scale-out.md").read_text()
+    loops = [block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if block.startswith("for i")]
+    assert len(loops) == 2
+    for block in loops:
+        solve, merge = re.fullmatch(r"for i in 1 2 3; do (.*) & done; wait\n(.*)\n", block).groups()
+        for command in (*(solve.replace("$i", shard) for shard in "123"), merge):
+            words = [word.replace("MODEL", "MODEL.safetensors") for word in command.split()[1:]]
+            assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0, command
+    assert CliRunner().invoke(app, ["check", "masks.safetensors.index.json", "MODEL.safetensors"]).exit_code == 0
+    np.testing.assert_array_equal(tmask.read_masks(tmp_path / "masks.safetensors.index.json")["layer"].mask,
+                                  tmask.solve(weights, "4:8").mask)  # fmt: skip
+    assert sorted(path.name for path in Path("pruned").iterdir())[-1] == "model.safetensors.index.json"
+
+
 def test_the_page_on_many_machines_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
     alone, cluster = python_blocks("docs/how-to/scale-out.md")
     run(alone)
-    assert capsys.readouterr().out == "masks.safetensors.index.json\n"
+    assert capsys.readouterr().out == "masks.safetensors.index.json\n(64, 64)\n"
+    assert Path("pruned/model.safetensors.index.json").exists()
     here = {
         '"tcp://scheduler:8786"': "n_workers=2, threads_per_worker=1, dashboard_address=None",
         "/data/model": "model.safetensors",
@@ -145,7 +164,7 @@ def test_the_page_on_many_machines_runs(tmp_path, monkeypatch, capsys):
     for there, instead in here.items():
         assert there in cluster
         cluster = cluster.replace(there, instead)
-    run(alone.split("print")[0] + "import tmask\n" + cluster)
+    run(alone.split("index =")[0] + "import tmask\n" + cluster)
     assert Path("others.safetensors.index.json").exists()
 
 

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from tests.cli.harness import one_line, run, solve
+from tests.cli.harness import TENSORS, one_line, run, solve
 from tmask.files.masks import read_masks
 
 
@@ -32,6 +33,30 @@ def test_merged_shards_hold_the_masks_of_a_single_run(weights, shards):
         record = read_masks(weights.parent / file)[name]
         np.testing.assert_array_equal(record.mask, whole[name].mask)
         assert (record.objective, record.weights_sha256) == (whole[name].objective, whole[name].weights_sha256)
+
+
+def test_more_shards_than_layers_are_bands(weights):
+    for index in range(1, 6):
+        solve(weights, "--shard", f"{index}/5")
+    merge(weights)
+    solve(weights, name="whole.safetensors")
+    whole = read_masks(weights.parent / "whole.safetensors")
+    index = weights.parent / "masks.safetensors.index.json"
+    for path in index, index.parent:
+        records = read_masks(path)
+        assert records.keys() == whole.keys()
+        for name, record in records.items():
+            np.testing.assert_array_equal(record.packed.bits, whole[name].packed.bits)
+            assert record.weights_sha256 == whole[name].weights_sha256
+    assert '"ok": true' in run("check", index, weights, "--json").stdout
+    save_file({name: tensor + 1 for name, tensor in TENSORS.items()}, weights)
+    assert "other weights" in run("check", index, weights, code=1).stderr
+
+
+def test_shards_of_zeros_kept_are_merged(weights):
+    for index in (1, 2):
+        solve(weights, "--keep-zeros", "--shard", f"{index}/2")
+    merge(weights)
 
 
 def test_a_missing_shard_is_named_and_running_it_again_is_all_it_takes(weights, shards):

@@ -8,7 +8,7 @@ import pytest
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Tiling
 from tmask.comparison import gathering
-from tmask.comparison.gathering import ComparedWeight, gather_blocks
+from tmask.comparison.gathering import ComparedWeight, gather_blocks, shuffled_order
 
 PATTERN = Pattern(2, 4)
 SHAPES = [((8, 12), 1, None), (3, 6), ((2, 8, 8), 1, "stack"), ((10, 9), 1, None), ((8, 4, 3, 3), 2, "convolution")]
@@ -67,6 +67,12 @@ def test_a_random_part_of_many(weights, monkeypatch):
     chance = 10 / len(every)
     assert np.ptp([*times.values()]) < 10 * np.sqrt(200 * chance * (1 - chance))
     assert min(times.values()) > 0
+
+
+def test_blocks_come_in_the_order_of_a_comparison(weights):
+    blocks, _ = gather_blocks(parts_of(weights, []), PATTERN)
+    shuffled, _ = gather_blocks(parts_of(weights, []), PATTERN, seed=3, shuffled=True)
+    np.testing.assert_array_equal(shuffled, blocks[shuffled_order(len(blocks), 3)])
 
 
 def test_no_full_block(weights):

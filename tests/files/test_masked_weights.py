@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import tmask
-from tmask.files import safetensors_files
+from tmask.files import safetensors_files, stretches
 from tmask.files.masked_weights import write_masked_weights
 from tmask.files.opening import open_weights
 from tmask.files.packed_mask import PackedMask
@@ -137,3 +137,13 @@ def test_tensors_start_where_their_items_may(source, tmp_path):
     for name, entry in json.loads(data[8 : 8 + size]).items():
         if name != "__metadata__":
             assert entry["data_offsets"][0] % WEIGHTS[name].itemsize == 0
+
+
+def test_masks_are_applied_a_part_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(stretches, "AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    weight, mask = rng.standard_normal((9, 5)).astype(np.float32), rng.random((9, 5)) < 0.5
+    save_file({"w": weight}, tmp_path / "w.safetensors")
+    masks = {"w": PackedMask.of(mask)}
+    write_masked_weights(tmp_path / "out.safetensors", open_weights(tmp_path / "w.safetensors"), masks)
+    assert load_file(tmp_path / "out.safetensors")["w"].tobytes() == np.where(mask, weight, 0).tobytes()

@@ -14,13 +14,15 @@ from safetensors.numpy import load_file, save_file
 from tmask import Pattern, __version__
 from tmask.errors import FileFormatError, OutputError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.masked_weights import check_belongs, write_masked_weights
+from tmask.files.masked_weights import write_masked_weights
 from tmask.files.masks import MaskRecord, read_masks, write_masks
 from tmask.files.opening import open_weights
 from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import write_safetensors
+from tmask.files.stretches import check_digest, stretch_of
 from tmask.files.tensors import Tensor, from_numpy
+from tmask.files.weight_file import WeightFile
 
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -31,6 +33,12 @@ def record(mask, name="layer.weight", sha256="0" * 64, **changes):
         objective=1.5, dual_bound=None, total=3.0, status="optimal", seconds=0.1, weights_sha256=sha256, job="2:4 auto",
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
+
+
+def check_belongs(mask, tensor):
+    name = mask.name
+    source = WeightFile("model", {name: tensor.shape}, {name: tensor.dtype}, lambda name: tensor)
+    check_digest(mask, stretch_of(mask, source).sha256())
 
 
 def same(a, b):

@@ -13,7 +13,7 @@ from tmask.cli.exit_codes import Code, reports_errors
 from tmask.cli.options import Json
 from tmask.cli.output import show_json, show_table
 from tmask.errors import FileFormatError
-from tmask.files.masks import read_masks
+from tmask.files.masks import open_masks
 from tmask.files.opening import open_weights
 from tmask.sharding.checking import check_record
 from tmask.showing.numbers import percent
@@ -21,7 +21,9 @@ from tmask.showing.numbers import percent
 
 @reports_errors
 def check(
-    masks: Annotated[Path, typer.Argument(help="A mask file, as `tmask solve` writes it.")],
+    masks: Annotated[
+        Path, typer.Argument(help="A mask file, as `tmask solve` writes it, or the index of merged shards.")
+    ],
     weights: Annotated[Path, typer.Argument(help="The weights that it was made for.")],
     json: Json = False,
 ) -> None:
@@ -29,7 +31,7 @@ def check(
 
     Exit code 1 if a mask fails.
     """
-    records = read_masks(masks)
+    records = open_masks(masks)
     if not records:
         raise FileFormatError(f"{masks} holds no masks, so there is nothing to check")
     source = open_weights(weights)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -45,6 +46,7 @@ from tmask.files.weight_file import WeightFile
 from tmask.showing.numbers import amount, number, percent
 from tmask.solving.registry import BUILTIN, available_solvers, get_solver, solver_class, solver_infos
 
+_AT_ONCE = 1 << 20  # entries
 # Where none is named: one of each kind that ends in seconds.
 _DEFAULT = (
     "midpoint",
@@ -160,7 +162,17 @@ def _usable(names: Sequence[str], pattern: Pattern) -> list[str]:
 
 
 def _scores(weights: WeightFile, name: str) -> Scores:
-    return to_scores(weights.read(name).values(), name=name)
+    """As `to_scores`, written over what was read, part by part: blocks of many layers lie beside it in memory."""
+    values = weights.read(name).values()
+    flat = values.reshape(-1)
+    if not flat.flags.writeable or flat.dtype == np.float16:
+        return to_scores(values, name=name)
+    try:
+        for start in range(0, flat.size, _AT_ONCE):
+            flat[start : start + _AT_ONCE] = to_scores(flat[start : start + _AT_ONCE], name=name)
+    except InvalidProblemError:
+        return to_scores(values, name=name)  # names the place in the whole
+    return values
 
 
 def _run(
@@ -177,7 +189,7 @@ def _run(
     text = TextColumn("{task.description}", markup=False)
     with progress_bar(SpinnerColumn(), text, TimeElapsedColumn()) as bar:
         for pattern, chosen in usable.items():
-            blocks, about = gather_blocks(parts, pattern)
+            blocks, about = gather_blocks(parts, pattern, shuffled=True)
             if not len(blocks):
                 side = f"{pattern.m} x {pattern.m}"
                 raise InvalidProblemError(f"no layer of {path} holds a full {side} block, as {pattern} needs")
@@ -188,7 +200,7 @@ def _run(
             task = bar.add_task(str(pattern))
             runs += run_comparison(
                 blocks, pattern, chosen, case=path.stem, repeats=repeats, seconds_per_solver=seconds_per_solver,
-                same_blocks=True,
+                same_blocks=True, shuffled=True,
                 progress=lambda done, of_all, text, task=task, of=pattern: bar.update(task, description=f"{of} {text}"),  # type: ignore[misc]
             )  # fmt: skip
             bar.remove_task(task)

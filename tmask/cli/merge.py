@@ -14,13 +14,17 @@ from tmask.cli.options import Json, Overwrite, check_outputs
 from tmask.cli.output import show_json, show_table
 from tmask.files.opening import open_weights
 from tmask.sharding.checking import check_record
-from tmask.sharding.merging import find_shards, index_path, read_shards, write_index
+from tmask.sharding.masked_shards import check_masked_shards, finish_with_weights
+from tmask.sharding.merging import find_shards, index_path, open_shards
 
 
 @reports_errors
 def merge(
     masks: Annotated[Path, typer.Argument(help="The output that `tmask solve --shard` was given.")],
     weights: Annotated[Path, typer.Argument(help="The weights that the masks were made for.")],
+    masked_weights: Annotated[
+        str | None, typer.Option(help="The folder of masked weights that `tmask solve --shard` was given.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -29,8 +33,11 @@ def merge(
     Exit code 1 if a mask fails; there is no index then.
     """
     check_outputs([weights], [index_path(masks)], overwrite)
-    shards = read_shards(find_shards(masks))
+    shards = open_shards(find_shards(masks))
     source = open_weights(weights)
+    folder = None
+    if masked_weights is not None:
+        folder = check_masked_shards(masked_weights, source, overwrite, weights.is_dir(), None)
     rows = []
     for path, records in shards.items():
         results = [check_record(record, source) for record in records.values()]
@@ -44,9 +51,9 @@ def merge(
         )
     if any(row["failed"] for row in rows):
         raise typer.Exit(Code.CHECK_FAILED)
-    index = write_index(masks, shards, overwrite)
+    written = finish_with_weights(masks, shards, source, folder, overwrite)
     if json:
-        show_json({"index": str(index), "shards": rows})
+        show_json({"index": str(written[0]), "shards": rows, "written": [str(path) for path in written]})
         return
     words = [{column.replace("_", " "): str(value) for column, value in row.items()} for row in rows]
-    show_table(f"Merged, written to {index}", words, texts=("shard", "read as"))
+    show_table(f"Merged, written to {' and '.join(map(str, written))}", words, texts=("shard", "read as"))

@@ -30,7 +30,7 @@ from tmask.cli.options import (
 from tmask.cli.output import show_json, show_table
 from tmask.cli.rows.layer_rows import describe, solve_rows, total
 from tmask.cli.selection import left_out, open_selected, reasons
-from tmask.errors import InvalidProblemError, TmaskError
+from tmask.errors import TmaskError
 from tmask.files.csv_files import write_csv
 from tmask.files.masked_weights import check_masked_weights, is_folder, write_masked_weights
 from tmask.files.masks import write_masks
@@ -38,6 +38,7 @@ from tmask.files.outputs.names import check_csv_name, check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
 from tmask.sharding.layer_run import LayerRun, share_of
+from tmask.sharding.masked_shards import check_masked_shards, write_masked_shard
 from tmask.sharding.merging import shard_path
 from tmask.sharding.place import parse_place, place_from
 
@@ -77,9 +78,9 @@ def solve(
     if used is not None:
         used.check_side(parsed.m)
     place = parse_place(shard) if shard else place_from(os.environ)
-    if place is not None and place.count > 1:
-        if masked_weights is not None:
-            raise InvalidProblemError("--masked-weights goes with all layers, not with a shard of them")
+    if place is not None and place.count == 1:
+        place = None
+    if place is not None:
         output = shard_path(output, place)
         note(f"shard {place.index} of {place.count}, to {output}; `tmask merge` puts them together")
     weights_file = None if masked_weights is None or is_folder(masked_weights, file.is_dir()) else Path(masked_weights)
@@ -88,17 +89,22 @@ def solve(
     check_masks_name(output)
     source, selection = open_selected(file, [parsed], include, exclude, regex, groups, layouts, csv)
     check_names(layer.name for layer in selection.layers)
-    if masked_weights is not None:
+    if masked_weights is not None and place is None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
-    layers, of_shard = share_of(selection.layers, place)
+    elif masked_weights is not None:
+        check_masked_shards(masked_weights, source, overwrite, file.is_dir(), place)
+    layers, of_shard = share_of(selection.layers, place, parsed.m)
     run = LayerRun(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
     written: list[Path] = []
     try:
         _show_run(run)
-        if masked_weights is not None:
+        if masked_weights is not None and place is None:
             masks = {record.name: record.packed for record in run.records}
             write_masked_weights(masked_weights, source, masks, overwrite, file.is_dir())
             written.append(Path(masked_weights))
+        elif masked_weights is not None and place is not None:
+            folder = Path(masked_weights)
+            written.append(write_masked_shard(folder, place, source, selection.layers, run.records, overwrite))
         if csv is not None:
             write_csv(csv, [{"layer": r.name} | describe(r) for r in run.records], overwrite)
             written.append(csv)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tmask.blocks.arrays import Masks, Scores
 from tmask.blocks.pattern import Pattern
+from tmask.comparison.gathering import shuffled_order
 from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.certificate import Bounds, judge, upper_bounds
 from tmask.judging.worth import Worth, optimality_gaps
@@ -113,6 +114,7 @@ def compare(
     seconds_per_solver: float = 2.0,
     seed: int = 0,
     same_blocks: bool = False,
+    shuffled: bool = False,
     progress: ProgressCall | None = None,
 ) -> list[Run]:
     """Solve the same blocks by every solver, in turn, `repeats` times.
@@ -125,6 +127,7 @@ def compare(
             slow solver sees. One block at least.
         same_blocks: judge all masks on the blocks that every solver saw, so that they can be held against each other;
             else each on all that it saw, which says more of the fast ones.
+        shuffled: the blocks come in random order already; else they are copied in one.
         progress: called before each run with the number of steps done, how many there are, and what comes next.
     Returns:
         One Run per solver and repeat; solvers that failed are in it.
@@ -140,8 +143,8 @@ def compare(
     instances = [get_solver(solver) if isinstance(solver, str) else solver for solver in solvers]
     if not instances:
         raise InvalidProblemError("compare needs at least one solver")
-    # Weights come in an order; the first blocks, all that a slow solver sees, must be a sample of them.
-    blocks = blocks[np.random.default_rng(seed).permutation(len(blocks))]
+    if not shuffled:
+        blocks = blocks[shuffled_order(len(blocks), seed)]
     trials = [_Trial(solver, blocks, pattern, case) for solver in instances]
     steps = _Steps(progress, len(trials) * (1 + repeats) + 1)
     for trial in trials:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from tmask.blocks.layouts import LAYOUTS, in_words
 from tmask.errors import FileFormatError, InvalidProblemError
+from tmask.files.bands import Band
 from tmask.files.roles.deciding import Convolutions, Role, Roles
 from tmask.files.roles.names import Waiver
 from tmask.files.weight_file import WeightFile
@@ -21,13 +22,19 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A tensor that gets a mask; `groups` of a grouped convolution, `layout` as it is read."""
+    """A tensor that gets a mask, or a band of one; `groups` of a grouped convolution, `layout` as it is read."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     groups: int = 1
     layout: str = "matrix"
+    band: Band | None = None
+
+    def cut(self, first: int, last: int) -> Layer:
+        """A band of it, of lines from and up to which."""
+        band = Band(self.name, self.shape, self.groups, self.layout, first, last)
+        return Layer(band.name, band.shape, self.dtype, band.own_groups, band.own_layout, band)
 
     @property
     def read_as(self) -> str:

@@ -1,37 +1,23 @@
-"""Masks and the weights that they were made for: do they belong together, and the weights with their masks applied."""
+"""Weights with their masks applied."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path, check_output
-from tmask.files.masks import MaskRecord
-from tmask.files.outputs.formats import Listing, check_format, write_weights
+from tmask.files.outputs.formats import Listing, Load, check_format, write_weights
 from tmask.files.outputs.model_folder import check_folder, write_folder
 from tmask.files.outputs.names import WEIGHT_ENDINGS
 from tmask.files.packed_mask import PackedMask
 from tmask.files.safetensors_files import INDEX, check_names
-from tmask.files.tensors import Tensor
+from tmask.files.stretches import tensor_stretch
+from tmask.files.tensors import Tensor, num_bytes
 from tmask.files.weight_file import WeightFile
-
-
-def check_belongs(record: MaskRecord, tensor: Tensor) -> None:
-    """Return if the mask was made for these weights.
-
-    Raises:
-        FileFormatError: another shape, or other contents.
-    """
-    _check_shape(record.name, record.packed, tensor.shape)
-    if record.weights_sha256 != tensor.sha256():
-        raise FileFormatError(
-            f"the mask of {record.name!r} was made for other weights (their hash differs); solve again"
-        )
 
 
 def is_folder(path: str | Path, from_folder: bool = False) -> bool:
@@ -53,7 +39,7 @@ def check_masked_weights(path: str | Path, source: WeightFile, overwrite: bool, 
     if is_folder(path, from_folder):
         check_folder(Path(path), source, overwrite)
     else:
-        check_format(Path(path), _listing(source))
+        check_format(Path(path), listing_of(source))
         check_output(path, overwrite)
 
 
@@ -79,26 +65,37 @@ def write_masked_weights(
     for name, mask in masks.items():
         if name not in source.shapes:
             raise FileFormatError(f"there is a mask for {name!r}, but {source.path} holds no such tensor")
-        _check_shape(name, mask, source.shapes[name])
+        if mask.shape != source.shapes[name]:
+            raise FileFormatError(
+                f"the mask of {name!r} has shape {mask.shape}, but the weight has {source.shapes[name]}"
+            )
 
-    def load(name: str) -> Tensor:
-        tensor = source.read(name)
-        if name not in masks:
-            return tensor
-        # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
-        return replace(tensor, bits=np.where(masks[name].unpack(), tensor.bits, tensor.bits.dtype.type(0)))
-
+    load = masked_loader(source, masks)
     if is_folder(path, from_folder):
-        write_folder(Path(path), source, _listing(source), load, overwrite)
+        write_folder(Path(path), source, listing_of(source), load, overwrite)
         return
     with atomic_path(path, overwrite) as temporary:
-        write_weights(temporary, Path(path).suffix.lower(), _listing(source), load)
+        write_weights(temporary, Path(path).suffix.lower(), listing_of(source), load)
 
 
-def _listing(source: WeightFile) -> Listing:
+def masked_loader(source: WeightFile, masks: Mapping[str, PackedMask]) -> Load:
+    """Reads a tensor of the source, with its mask applied if it has one; never with a copy of it beside."""
+
+    def load(name: str) -> Tensor:
+        if name not in masks:
+            return source.read(name)
+        whole = tensor_stretch(name, source)
+        bits = np.empty(whole.shape, f"<u{num_bytes(whole.dtype)}")
+        flat = bits.reshape(-1)
+        for start, stop in whole.parts():
+            # By bits: times 0, an infinite weight becomes NaN, and a negative one -0.
+            np.copyto(flat[start:stop], 0)
+            np.copyto(flat[start:stop], whole.load(start, stop).bits, where=masks[name].part(start, stop))
+        return Tensor(whole.dtype, bits)
+
+    return load
+
+
+def listing_of(source: WeightFile) -> Listing:
+    """What the source holds."""
     return {name: (source.dtypes[name], shape) for name, shape in source.shapes.items()}
-
-
-def _check_shape(name: str, mask: PackedMask, shape: tuple[int, ...]) -> None:
-    if mask.shape != shape:
-        raise FileFormatError(f"the mask of {name!r} has shape {mask.shape}, but the weight has {shape}")

@@ -6,8 +6,9 @@ The format is described in docs/reference/mask-files.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tiling import Mask
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
+from tmask.files.bands import Band
 from tmask.files.damage import DAMAGE, describe, unlike
 from tmask.files.packed_mask import PackedMask
-from tmask.files.safetensors_files import each_once, open_safetensors, write_safetensors
+from tmask.files.safetensors_files import (
+    INDEX,
+    check_holds,
+    each_once,
+    open_safetensors,
+    read_index,
+    write_safetensors,
+)
 from tmask.files.tensors import Tensor
+from tmask.files.weight_file import WeightFile
 from tmask.version import __version__
 
 FORMAT = "tmask-masks"
@@ -46,6 +56,7 @@ class MaskRecord:
         job: what was asked for, as text; a resumed run takes over only masks of the same job.
         at_most: full blocks may keep fewer than n in a line, as with `keep_zeros`.
         layout: how the weight was read, as in `Solution`; "" for what its axes meant before there were layouts.
+        band: what part of a weight this is, if it is not a whole one; the digest is then that of the part.
         The others are those of a `Solution`.
     """
 
@@ -64,6 +75,7 @@ class MaskRecord:
     job: str = ""
     at_most: bool = False
     layout: str = ""
+    band: Band | None = None
 
     def __post_init__(self) -> None:
         if not self.layout:
@@ -77,8 +89,13 @@ class MaskRecord:
     def metadata(self) -> dict[str, Any]:
         """What the file says of the mask, beside its bits."""
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "packed")}
-        if not self.at_most:  # so that other files stay as they always were, and older versions read them
+        # So that other files stay as they always were, and older versions read them.
+        if not self.at_most:
             del known["at_most"]
+        if self.band is None:
+            del known["band"]
+        else:
+            known["band"] = asdict(self.band)
         return {"shape": list(self.packed.shape)} | known | {"pattern": str(self.pattern)}
 
 
@@ -108,41 +125,119 @@ def write_masks(path: str | Path, records: Iterable[MaskRecord], overwrite: bool
         write_safetensors(temporary, listing, lambda name: tensors[name], metadata)
 
 
-def read_masks(path: str | Path) -> dict[str, MaskRecord]:
-    """The records of a mask file, by parameter name.
+def read_masks(path: str | Path) -> Mapping[str, MaskRecord]:
+    """The records of a mask file, by parameter name; of the index of merged shards, or a folder with one, those of all.
+
+    Records of an index are read when they are asked for, each time anew, so that the masks of a large model need not be
+    in memory together.
 
     Raises:
-        FileFormatError: missing, damaged, not a mask file, or of a newer format.
+        FileFormatError: missing, damaged, not a mask file, or of a newer format; with an index, a damaged mask is found
+            when it is asked for.
     """
-    import safetensors
+    masks = open_masks(path)
+    return masks if isinstance(masks, _MaskIndex) else dict(masks)
 
+
+def open_masks(path: str | Path) -> Mapping[str, MaskRecord]:
+    """As `read_masks`, but each record is read when it is asked for in any case.
+
+    Raises:
+        FileFormatError: as `read_masks`.
+    """
     path = Path(path)
     try:
+        if path.is_dir():
+            path = _index_in(path)
         if not path.is_file():
             raise FileFormatError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
-        _check_contents(path)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {describe(error)}") from error
+    return _MaskIndex(path) if path.name.lower().endswith(INDEX) else _MaskFile(path)
+
+
+def _index_in(folder: Path) -> Path:
+    found = sorted(folder.glob(f"*{INDEX}"))
+    if len(found) != 1:
+        raise FileFormatError(f"{folder} is a folder with {len(found)} indexes of masks; name a file")
+    return found[0]
+
+
+class _MaskFile(Mapping[str, MaskRecord]):
+    """The records of one file, read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        import safetensors
+
+        self._path = path
+        with self._reading():
+            self._bits = _opened(path)
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
             _check_format(path, metadata)
-            layers = json.loads(metadata["layers"], object_pairs_hook=each_once)
-            if set(layers) != names:
+            self._layers: dict[str, dict[str, Any]] = json.loads(metadata["layers"], object_pairs_hook=each_once)
+            if set(self._layers) != set(self._bits.names):
                 raise ValueError("its masks and their descriptions do not belong together")
-            return {name: _record(name, layers[name], file.get_tensor(name)) for name in layers}
-    except FileFormatError:
-        raise
-    except KeyError as error:
-        raise FileFormatError(f"{path} is no complete mask file: {error} is missing; solve again") from error
-    except (safetensors.SafetensorError, *DAMAGE) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise FileFormatError(f"{path} cannot be read: {describe(error)}") from error
-        raise unlike(path, "mask file", error) from error
+
+    def __getitem__(self, name: str) -> MaskRecord:
+        layer = self._layers[name]
+        with self._reading():
+            tensor = self._bits.read(name)
+            if tensor.dtype != "uint8":
+                raise ValueError(f"{name!r} holds {tensor.dtype}, no bits")
+            return _record(name, layer, tensor.bits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers  # what a Mapping has would read the mask
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The file's damage in words."""
+        import safetensors
+
+        try:
+            yield
+        except FileFormatError:
+            raise
+        except KeyError as error:
+            raise FileFormatError(f"{self._path} is no complete mask file: {error} is missing; solve again") from error
+        except (safetensors.SafetensorError, *DAMAGE) as error:
+            if isinstance(error, OSError) and error.strerror:
+                raise FileFormatError(f"{self._path} cannot be read: {describe(error)}") from error
+            raise unlike(self._path, "mask file", error) from error
 
 
-def _check_contents(path: Path) -> None:
-    """Refuse what is no safetensors file, or names two masks alike; the error is worded by the name's ending."""
+class _MaskIndex(Mapping[str, MaskRecord]):
+    """The records of all shards that an index lists."""
+
+    def __init__(self, path: Path) -> None:
+        self._where = read_index(path)
+        self._shards = {shard: _MaskFile(path.parent / shard) for shard in dict.fromkeys(self._where.values())}
+        check_holds(path, self._where, self._shards)
+
+    def __getitem__(self, name: str) -> MaskRecord:
+        return self._shards[self._where[name]][name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _opened(path: Path) -> WeightFile:
+    """Refuses what is no safetensors file, or names two masks alike; the error is worded by the name's ending."""
     try:
-        open_safetensors(path)
+        return open_safetensors(path)
     except FileFormatError as error:
         if path.suffix.lower() in ("", ".safetensors"):
             raise
@@ -175,8 +270,16 @@ def _record(name: str, layer: dict[str, Any], packed: npt.NDArray[np.uint8]) -> 
         mask = PackedMask(packed, shape)
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from error
-    known = {key: value for key, value in layer.items() if key not in ("shape", "pattern")}
-    return MaskRecord(name=name, packed=mask, pattern=Pattern.parse(layer["pattern"]), **known)
+    known = {key: value for key, value in layer.items() if key not in ("shape", "pattern", "band")}
+    band = _band(name, layer["band"], mask.shape) if "band" in layer else None
+    return MaskRecord(name=name, packed=mask, pattern=Pattern.parse(layer["pattern"]), band=band, **known)
+
+
+def _band(name: str, said: dict[str, Any], shape: tuple[int, ...]) -> Band:
+    band = Band(**said | {"whole": tuple(said["whole"])})
+    if (band.name, band.shape) != (name, shape):
+        raise ValueError(f"{name!r} of shape {shape} is not the band {band.name!r} of shape {band.shape}")
+    return band
 
 
 def _layout_of_old(axes: int) -> str:

@@ -44,3 +44,9 @@ class PackedMask:
         """A new bool array."""
         # What numpy unpacks is 0 or 1, which is what bool holds.
         return np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_).reshape(self.shape)
+
+    def part(self, start: int, stop: int) -> Mask:
+        """A new bool array of some entries, flat: from and up to which in C order."""
+        skipped = start % 8
+        bits = self.bits[start // 8 : -(-stop // 8)]
+        return np.unpackbits(bits, count=skipped + stop - start, bitorder="little").view(np.bool_)[skipped:]

@@ -27,14 +27,17 @@ def read_pairs(file: WeightFile) -> WeightFile:
     if not pairs:
         return file
 
-    def load(name: str) -> Tensor:
-        tensor = file.load(name)
-        if name not in pairs:
-            return tensor
-        kept = file.load(pairs[name]).bits != 0
-        return replace(tensor, bits=np.where(kept, tensor.bits, tensor.bits.dtype.type(0)))
+    def product(tensor: Tensor, mask: Tensor) -> Tensor:
+        return replace(tensor, bits=np.where(mask.bits != 0, tensor.bits, tensor.bits.dtype.type(0)))
 
-    return replace(file, load=load)
+    def load(name: str) -> Tensor:
+        return product(file.load(name), file.load(pairs[name])) if name in pairs else file.load(name)
+
+    def load_part(name: str, start: int, stop: int) -> Tensor:
+        tensor = file.parts(name)(start, stop)
+        return product(tensor, file.parts(pairs[name])(start, stop)) if name in pairs else tensor
+
+    return replace(file, load=load, load_part=None if file.load_part is None else load_part)
 
 
 def mask_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

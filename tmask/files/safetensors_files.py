@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,25 @@ def open_safetensors(path: Path) -> WeightFile:
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     dtypes = {name: NAMES.get(entry["dtype"], entry["dtype"].lower()) for name, entry in header.items()}
 
-    def load(name: str) -> Tensor:
-        start, end = header[name]["data_offsets"]
+    def read(name: str, begin: int, end: int) -> bytearray:
+        """Bytes of a tensor, from and up to which."""
         # Opened at each reading: all shards of a large model held open could be more than the system allows.
         with path.open("rb") as file:
-            file.seek(8 + size + start)
-            data = bytearray(end - start)  # written once, and free for whoever reads it to write in
+            file.seek(8 + size + header[name]["data_offsets"][0] + begin)
+            data = bytearray(end - begin)  # written once, and free for whoever reads it to write in
             if file.readinto(data) != len(data):
                 raise ValueError("the file ends too early")
-        return from_bytes(data, dtypes[name], shapes[name])
+        return data
 
-    return WeightFile(path, shapes, dtypes, load)
+    def load(name: str) -> Tensor:
+        start, end = header[name]["data_offsets"]
+        return from_bytes(read(name, 0, end - start), dtypes[name], shapes[name])
+
+    def load_part(name: str, start: int, stop: int) -> Tensor:
+        item = num_bytes(dtypes[name])
+        return from_bytes(read(name, start * item, stop * item), dtypes[name], (stop - start,))
+
+    return WeightFile(path, shapes, dtypes, load, load_part)
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,6 +76,24 @@ def open_index(path: Path) -> WeightFile:
     Raises:
         FileFormatError: no index, a shard that is missing, damaged, outside the folder, or without its tensors.
     """
+    where = read_index(path)
+    shards = {shard: open_safetensors(path.parent / shard) for shard in dict.fromkeys(where.values())}
+    check_holds(path, where, {shard: file.shapes for shard, file in shards.items()})
+    return WeightFile(
+        path,
+        {name: shards[shard].shapes[name] for name, shard in where.items()},
+        {name: shards[shard].dtypes[name] for name, shard in where.items()},
+        lambda name: shards[where[name]].read(name),
+        lambda name, start, stop: shards[where[name]].parts(name)(start, stop),
+    )
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The name of each tensor's shard, a file that lies beside the index.
+
+    Raises:
+        FileFormatError: no index, or a shard that is missing or outside the folder.
+    """
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_once)["weight_map"]
         where = {name: str(shard) for name, shard in weight_map.items()}
@@ -75,22 +101,23 @@ def open_index(path: Path) -> WeightFile:
         raise FileFormatError(
             f"{path} is no safetensors index, a JSON object with 'weight_map': {describe(error)}"
         ) from error
-    shards: dict[str, WeightFile] = {}
     for shard in dict.fromkeys(where.values()):
         if Path(shard).name != shard or shard == "..":
             raise FileFormatError(f"{path}: shard {shard!r} lies outside the index's folder; nothing there is read")
         if not (path.parent / shard).is_file():
             raise FileFormatError(f"{path}: shard {shard!r} is missing in {path.parent}; put it there")
-        shards[shard] = open_safetensors(path.parent / shard)
+    return where
+
+
+def check_holds(path: Path, where: Mapping[str, str], shards: Mapping[str, Container[str]]) -> None:
+    """Return if each shard of an index holds the tensors that it is said to hold.
+
+    Raises:
+        FileFormatError: one does not.
+    """
     for name, shard in where.items():
-        if name not in shards[shard].shapes:
+        if name not in shards[shard]:
             raise FileFormatError(f"{path}: shard {shard!r} holds no tensor {name!r}; get shards that fit the index")
-    return WeightFile(
-        path,
-        {name: shards[shard].shapes[name] for name, shard in where.items()},
-        {name: shards[shard].dtypes[name] for name, shard in where.items()},
-        lambda name: shards[where[name]].read(name),
-    )
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -72,9 +72,14 @@ class Tensor:
 
     def sha256(self) -> str:
         """Of dtype, shape and little-endian contents, in C order."""
-        digest = hashlib.sha256(f"{self.dtype} {list(self.shape)} ".encode())
+        digest = begun_digest(self.dtype, self.shape)
         digest.update(contents(self.bits))
         return digest.hexdigest()
+
+
+def begun_digest(dtype: str, shape: tuple[int, ...]) -> hashlib._Hash:
+    """What a tensor's digest begins with; its contents are to be added."""
+    return hashlib.sha256(f"{dtype} {list(shape)} ".encode())
 
 
 def num_bytes(dtype: str) -> int:

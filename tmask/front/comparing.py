@@ -129,7 +129,7 @@ def compare(
     notes: list[str] = []
     with reporting(progress, "comparing") as tell:
         for pattern in map(Pattern.parse, several):
-            blocks, about = gather_blocks(parts, pattern, seed)
+            blocks, about = gather_blocks(parts, pattern, seed, shuffled=True)
             if not len(blocks):
                 side = f"{pattern.m} x {pattern.m}"
                 raise InvalidProblemError(f"no weight holds a full {side} block, as {pattern} needs")
@@ -143,7 +143,7 @@ def compare(
                 notes.append(f"{pattern}: left out, since they take smaller blocks only: {too_small}")
             runs += run_comparison(
                 blocks, pattern, fitting, case="weights", repeats=repeats, seconds_per_solver=seconds_per_solver,
-                seed=seed, same_blocks=True, progress=tell,
+                same_blocks=True, shuffled=True, progress=tell,
             )  # fmt: skip
     read_as = all_in_words(in_words(scores.shape, read_layout(scores.shape, layout), g) for scores, g, _ in tensors)
     return Comparison(tuple(runs), tuple(notes), read_as)

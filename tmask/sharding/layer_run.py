@@ -9,6 +9,7 @@ from tmask.files.layers import Layer
 from tmask.files.masks import MaskRecord
 from tmask.files.packed_mask import PackedMask
 from tmask.files.partial import PartialStore
+from tmask.files.tensors import Tensor
 from tmask.files.weight_file import WeightFile
 from tmask.sharding.merging import mark
 from tmask.sharding.place import Place
@@ -57,14 +58,14 @@ class LayerRun:
 
     def _layer(self, layer: Layer, progress: ProgressCall) -> MaskRecord:
         """From the store, or solved and put there."""
-        tensor = self.source.read(layer.name)
+        tensor = _read(self.source, layer)
         sha256 = tensor.sha256()
         # All that the mask depends on, its weights aside.
         name = "auto" if self.solver is None else self.solver.name
         job = (
             f"{self.pattern} groups={layer.groups} layout={layer.layout} {name} {self.settings} certify={self.certify}"
         )
-        job += f" tmask={__version__}{self.of_shard}" + " keep_zeros" * self.keep_zeros
+        job += f" tmask={__version__}" + " keep_zeros" * self.keep_zeros + self.of_shard
         if (record := self.store.get(layer.name, job, sha256)) is not None:
             self.resumed += 1
             return record
@@ -97,6 +98,7 @@ class LayerRun:
             job=job,
             at_most=self.keep_zeros,
             layout=solution.layout,
+            band=layer.band,
         )
         self.store.put(record)
         return record
@@ -107,13 +109,22 @@ def _beginning(progress: ProgressCall, before: int, total: int, name: str) -> Pr
     return lambda done, of_layer, text: progress(before + done, total, name)
 
 
-def share_of(layers: list[Layer], place: Place | None) -> tuple[list[Layer], str]:
-    """The layers of a place, in the order of the file, and what the jobs of a shard end with; all without a place."""
+def share_of(layers: list[Layer], place: Place | None, m: int) -> tuple[list[Layer], str]:
+    """The layers and bands of a place, in the order of the file, and what the jobs of a shard end with; all layers
+    without a place."""
     if place is None or place.count == 1:
         return layers, ""
-    shapes = {layer.name: layer.shape for layer in layers}
-    own = {*split(shapes, place.count)[place.index - 1]}
-    return [layer for layer in layers if layer.name in own], mark(place, fingerprint(shapes.items(), place.count))
+    shares = split(layers, place.count, m)
+    plan = fingerprint(((piece.name, piece.shape) for share in shares for piece in share), place.count)
+    return shares[place.index - 1], mark(place, plan)
+
+
+def _read(source: WeightFile, layer: Layer) -> Tensor:
+    """A layer, or the band of one that it is."""
+    if layer.band is None:
+        return source.read(layer.name)
+    part = source.parts(layer.band.of)(*layer.band.entries)
+    return Tensor(part.dtype, part.bits.reshape(layer.shape))
 
 
 def _num_blocks(layer: Layer, pattern: Pattern) -> int:

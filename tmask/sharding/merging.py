@@ -1,4 +1,4 @@
-"""Shards of masks, put together by an index: what is missing or foreign is named, and nothing is copied."""
+"""MaskShards of masks, put together by an index: what is missing or foreign is named, and nothing is copied."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 from tmask.errors import FileFormatError
 from tmask.files.atomic import atomic_path
-from tmask.files.masks import MaskRecord, read_masks
+from tmask.files.masks import MaskRecord, open_masks, write_masks
+from tmask.files.weight_file import WeightFile
+from tmask.sharding.joining import bands_by_weight, join
 from tmask.sharding.place import Place
 from tmask.sharding.plan import fingerprint
+
+MaskShards = Mapping[Path, Mapping[str, MaskRecord]]
 
 _MARK = " shards="
 
@@ -24,6 +28,11 @@ def shard_path(output: Path, place: Place) -> Path:
 def index_path(output: Path) -> Path:
     """Of the index of all shards."""
     return output.with_name(f"{output.name}.index.json")
+
+
+def joined_path(output: Path) -> Path:
+    """Of the masks of weights that shards hold in bands."""
+    return output.with_name(f"{output.stem}-joined{output.suffix}")
 
 
 def mark(place: Place, plan: str) -> str:
@@ -58,27 +67,28 @@ def find_shards(output: Path) -> dict[int, Path]:
     return dict(sorted(paths.items()))
 
 
-def read_shards(paths: Mapping[int, Path]) -> dict[Path, dict[str, MaskRecord]]:
-    """The masks of each shard.
+def open_shards(paths: Mapping[int, Path]) -> MaskShards:
+    """The masks of each shard, read when they are asked for.
 
     Raises:
         FileFormatError: a shard of another run, with other settings or layers.
     """
-    shards = {path: read_masks(path) for path in paths.values()}
+    shards = {path: open_masks(path) for path in paths.values()}
     by_job: dict[str, list[str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     seen: dict[str, Path] = {}
     for path, records in shards.items():
         for name, record in records.items():
             if name in seen:
                 raise FileFormatError(f"layer {name!r} is in {seen[name].name} and in {path.name}; one is foreign")
             seen[name] = path
+            shapes[name] = record.packed.shape
             by_job.setdefault(_common(record.job), []).append(path.name)
     if len(by_job) > 1:
         listed = "; ".join(f"{job!r}: {', '.join(dict.fromkeys(names))}" for job, names in by_job.items())
         raise FileFormatError(f"shards of several jobs, of which all but one are foreign: {listed}")
     (job,) = by_job or [""]
-    shapes = ((name, record.packed.shape) for records in shards.values() for name, record in records.items())
-    if not job.endswith(f" plan={fingerprint(shapes, len(shards))}"):
+    if not job.endswith(f" plan={fingerprint(shapes.items(), len(shards))}"):
         raise FileFormatError("the shards do not hold the layers of their plan; some are foreign, solve them again")
     return shards
 
@@ -88,15 +98,27 @@ def _common(job: str) -> str:
     return re.sub(r" groups=\d+| layout=\w+", "", job)
 
 
-def write_index(output: Path, shards: Mapping[Path, Mapping[str, MaskRecord]], overwrite: bool) -> Path:
-    """Write the index, last of all: where it is, the shards are whole, and of one run.
+def finish(output: Path, shards: MaskShards, source: WeightFile, overwrite: bool) -> Path:
+    """Join the bands, which have been checked, and write the index, last of all: where it is, the shards are whole, and
+    of one run.
 
     Raises:
-        OutputError: it cannot be written, or exists already.
+        FileFormatError: bands that do not make up a weight, or weights that cannot be read.
+        OutputError: a file cannot be written, or exists already.
     """
-    weight_map = {name: path.name for path, records in shards.items() for name in records}
-    size = sum(-(-record.packed.size // 8) for records in shards.values() for record in records.values())
+    where = {name: path.name for path, records in shards.items() for name in records}
+    sizes = {name: record.packed.size for records in shards.values() for name, record in records.items()}
+    bands = bands_by_weight(shards)
+    if bands:
+        joined = {of: join(held, source) for of, held in bands.items()}
+        write_masks(joined_path(output), joined.values(), overwrite=True)  # no index names an earlier one
+        for held in bands.values():
+            for band, _ in held:
+                del where[band.name]
+        where |= dict.fromkeys(joined, joined_path(output).name)
+        sizes |= {of: record.packed.size for of, record in joined.items()}
     path = index_path(output)
     with atomic_path(path, overwrite) as temporary:
-        temporary.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2))
+        total = sum(-(-sizes[name] // 8) for name in where)
+        temporary.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
     return path

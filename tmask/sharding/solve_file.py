@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidMaskError, InvalidProblemError, SolverUnavailableError
 from tmask.files.atomic import check_output
-from tmask.files.layers import select_layers
+from tmask.files.layers import Selection, select_layers
+from tmask.files.masked_weights import check_masked_weights, write_masked_weights
 from tmask.files.masks import write_masks
 from tmask.files.opening import open_weights
 from tmask.files.outputs.names import check_masks_name
 from tmask.files.partial import PartialStore
 from tmask.files.safetensors_files import check_names
+from tmask.files.weight_file import WeightFile
 from tmask.sharding.checking import check_record
 from tmask.sharding.layer_run import LayerRun, share_of
-from tmask.sharding.merging import find_shards, index_path, read_shards, shard_path, write_index
+from tmask.sharding.masked_shards import check_masked_shards, finish_with_weights, write_masked_shard
+from tmask.sharding.merging import find_shards, index_path, open_shards, shard_path
 from tmask.sharding.place import Place
 from tmask.showing.progress import Progress, reporting
 from tmask.solving.registry import get_solver
@@ -42,6 +46,7 @@ def solve_file(
     layouts: Mapping[str, str] | None = None,
     certify: bool = True,
     keep_zeros: bool = False,
+    masked_weights: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Path:
@@ -57,6 +62,8 @@ def solve_file(
         include, exclude: globs of names.
         groups, layouts: of grouped convolutions, and of weights of three axes or more, by glob.
         certify, keep_zeros: as in `solve`.
+        masked_weights: where to write the weights with masks applied too: a file in the format of its name, or a
+            folder; with shards a folder, where every worker can write.
         overwrite: replace outputs that are there. Without it, shards that are there already are kept, and checked with
             the others: a failed run, started again, does what is missing.
         progress: layers within one process, or shards.
@@ -74,15 +81,18 @@ def solve_file(
     task = _Task(
         path, Pattern.parse(pattern), output, None if solver == "auto" else _solver(solver), tuple(include),
         tuple(exclude), dict(groups or {}), dict(layouts or {}), certify, keep_zeros, overwrite,
+        None if masked_weights is None else _absolute(masked_weights),
     )  # fmt: skip
     check_masks_name(output)
     if shards == 1:
         check_output(output, overwrite)
+        task.check_masked(None)
         return task.solve(None, progress)
     check_output(index_path(output), overwrite)
     task.split(Place(1, shards))  # what is wrong with the weights or the choice is said here, and once
+    folder = task.check_masked(Place(1, shards))
     _in_workers(task, shards, backend, progress)
-    return _merged(task, overwrite)
+    return _merged(task, folder, overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +110,36 @@ class _Task:
     certify: bool
     keep_zeros: bool
     overwrite: bool
+    masked: str | None
+
+    def check_masked(self, place: Place | None) -> Path | None:
+        """The folder of shards' masked weights, if these can be written there; or whether a file's can."""
+        if self.masked is None:
+            return None
+        source = open_weights(self.path)
+        if place is not None:
+            check_masked_shards(self.masked, source, self.overwrite, self.path.is_dir(), None)
+            return Path(self.masked)
+        check_masked_weights(self.masked, source, self.overwrite, self.path.is_dir())
+        return None
 
     def split(self, place: Place | None) -> LayerRun:
         """The run of one place, or of all layers."""
         source = open_weights(self.path)
-        selection = select_layers(
-            source, self.include, self.exclude, groups=self.groups, layouts=self.layouts, side=self.pattern.m
-        )
+        selection = self._selection(source)
         check_names(layer.name for layer in selection.layers)
         if place is None or place.index == 1:
             for remark in selection.remarks:
                 log.warning("%s", remark)
         output = self.output if place is None else shard_path(self.output, place)
-        layers, of_shard = share_of(selection.layers, place)
+        layers, of_shard = share_of(selection.layers, place, self.pattern.m)
         store = PartialStore(output)
         return LayerRun(source, layers, self.pattern, self.solver, self.certify, store, of_shard, self.keep_zeros)
+
+    def _selection(self, source: WeightFile) -> Selection:
+        return select_layers(
+            source, self.include, self.exclude, groups=self.groups, layouts=self.layouts, side=self.pattern.m
+        )
 
     def solve(self, place: Place | None, progress: Progress = None) -> Path:
         """One place's mask file, unless it is there."""
@@ -124,9 +149,28 @@ class _Task:
         run = self.split(place)
         with reporting(progress, "solving") as tell:
             run.solve(tell)
+        self._write_masked(run, place)
+        # Last: where it is, the shard is done.
         write_masks(output, run.records, self.overwrite)
         run.store.discard()
         return output
+
+    def _write_masked(self, run: LayerRun, place: Place | None) -> None:
+        if self.masked is None:
+            return
+        if place is None:
+            masks = {record.name: record.packed for record in run.records}
+            write_masked_weights(self.masked, run.source, masks, self.overwrite, self.path.is_dir())
+            return
+        write_masked_shard(
+            Path(self.masked), place, run.source, self._selection(run.source).layers, run.records, self.overwrite
+        )
+
+
+def _absolute(path: str | Path) -> str:
+    """With the / at its end, which says that it is a folder."""
+    text = os.fspath(path)
+    return os.path.abspath(text) + ("/" if text.endswith(("/", os.sep)) else "")
 
 
 def _solver(solver: Solver | str) -> Solver:
@@ -160,12 +204,12 @@ def _parallel(shards: int, backend: str | None) -> Any:
         raise InvalidProblemError(f"backend {backend!r} is none of joblib's: {error}") from error
 
 
-def _merged(task: _Task, overwrite: bool) -> Path:
+def _merged(task: _Task, folder: Path | None, overwrite: bool) -> Path:
     """The index, once every proof has been checked."""
-    shards = read_shards(find_shards(task.output))
+    shards = open_shards(find_shards(task.output))
     source = open_weights(task.path)
     for path, records in shards.items():
         for record in records.values():
             if problem := check_record(record, source)["problem"]:
                 raise InvalidMaskError(f"{path.name}: {record.name}: {problem}; remove that shard, and run again")
-    return write_index(task.output, shards, overwrite)
+    return finish_with_weights(task.output, shards, source, folder, overwrite)[0]

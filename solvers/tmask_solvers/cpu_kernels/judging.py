@@ -46,23 +46,34 @@ def check_prices(scores: Scores, masks: Masks, v: Prices, objective: Array, prov
     decide it, because rounding is monotone; equal ones are looked at exactly.
     """
     num_blocks, m = masks.shape[:2]
+    # A block lies here column by column: its rows then are SIMD lanes, where a minimum along a row would be a chain.
+    score, mask = np.empty((m, m)), np.empty((m, m), np.bool_)
+    kept, pruned, total, rest = np.empty(m), np.empty(m), np.empty(m), np.empty(m)
     for b in range(num_blocks):
-        total = 0.0
-        good = True
         for i in range(m):
-            kept, pruned = np.inf, -np.inf
             for j in range(m):
-                s = np.float64(scores[b, i, j])
-                x = s - v[b, j]
-                on = masks[b, i, j]
+                score[j, i], mask[j, i] = scores[b, i, j], masks[b, i, j]
+        for i in range(m):
+            kept[i], pruned[i], total[i], rest[i] = np.inf, -np.inf, 0.0, 0.0
+        for j in range(m):
+            price = v[b, j]
+            for i in range(m):
+                s, on = score[j, i], mask[j, i]
+                x = s - price
                 # No early way out of a block that is not proven: the sum takes every entry.
-                total += s if on else 0.0
-                kept = x if on and x < kept else kept
-                pruned = x if not on and x > pruned else pruned
-                good &= x - x == 0  # not finite: proves nothing
-            if kept < pruned or (kept == pruned and not _ordered(scores[b, i], masks[b, i], v[b], kept)):
+                total[i] += s if on else 0.0
+                high, low = x if on else np.inf, -np.inf if on else x
+                kept[i] = high if high < kept[i] else kept[i]
+                pruned[i] = low if low > pruned[i] else pruned[i]
+                rest[i] += x - x  # NaN for a difference that is not finite, which proves nothing
+        good = True
+        kept_score = 0.0
+        for i in range(m):
+            kept_score += total[i]
+            good &= rest[i] == 0
+            if kept[i] < pruned[i] or (kept[i] == pruned[i] and not _ordered(scores[b, i], masks[b, i], v[b], kept[i])):
                 good = False
-        objective[b] = total
+        objective[b] = kept_score
         proven[b] = good
 
 

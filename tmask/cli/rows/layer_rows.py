@@ -14,8 +14,8 @@ from tmask.showing.numbers import number, percent
 
 def describe(record: MaskRecord) -> dict[str, Any]:
     """One layer, in numbers."""
-    # What a resumed run compares, of no use to a reader.
-    known = {key: value for key, value in record.metadata().items() if key != "job"}
+    # What a resumed run compares, of no use to a reader; and what the name of a band says, and no other row has.
+    known = {key: value for key, value in record.metadata().items() if key not in ("job", "band")}
     worth = _worth(record)
     return known | {"retained": worth.retained, "optimality_gap": worth.optimality_gap}
 

@@ -25,12 +25,21 @@ def check_folder(folder: Path, source: WeightFile, overwrite: bool) -> None:
     Raises:
         OutputError: it is the source's own, no folder, or holds something and must stay.
     """
+    check_place(folder, source)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty; use --overwrite (overwrite=True) to replace what is in it")
+
+
+def check_place(folder: Path, source: WeightFile) -> None:
+    """Return if there can be a folder, with whatever is in it.
+
+    Raises:
+        OutputError: it is the source's own, or no folder.
+    """
     if folder.resolve() == source.path.parent.resolve():
         raise OutputError(f"{folder} is the folder that is read; give the output another name")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give the name of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty; use --overwrite (overwrite=True) to replace what is in it")
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"cannot write {folder}: the folder {folder.parent} does not exist; create it first")
 
@@ -49,13 +58,18 @@ def write_folder(folder: Path, source: WeightFile, listing: Listing, load: Load,
         for shard, names in shards.items():
             with atomic_path(target / shard) as temporary:
                 write_weights(temporary, ".safetensors", {name: listing[name] for name in names}, load)
-        for file in _beside(source.path.parent):
-            with atomic_path(target / file.name) as temporary:
-                shutil.copyfile(file, temporary)
+        copy_beside(source, target)
         if source.path.name.endswith(INDEX):
             # Last: without it no reader takes the folder for a model.
             with atomic_path(target / source.path.name) as temporary:
                 shutil.copyfile(source.path, temporary)
+
+
+def copy_beside(source: WeightFile, target: Path) -> None:
+    """Copy what belongs to a model beside its weights."""
+    for file in _beside(source.path.parent):
+        with atomic_path(target / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 @contextmanager
