@@ -8,14 +8,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tmask_solvers.cpu_kernels.compiling import lean_kernel
+from tmask_solvers.cpu_kernels.compiling import lean_entry
 from tmask_solvers.cpu_kernels.tiles import Window
 from tmask_solvers.cpu_kernels.vector import address
 
 STEP = 64  # entries looked at together
 
 
-@lean_kernel
+@lean_entry
 def is_regular(window: Window, ns: tuple[int, ...], ms: tuple[int, ...]) -> bool:
     """True if all tiles are n-regular; reads the mask once, in vectors where m is 4, 8, 16 or 32."""
     n, m = len(ns), len(ms)
