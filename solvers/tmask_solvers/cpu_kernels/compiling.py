@@ -14,12 +14,14 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from tmask_solvers.cpu_kernels.collecting import pause_for_all
 from tmask_solvers.cpu_kernels.disk_cache import make_cache
 from tmask_solvers.cpu_kernels.linking import PartCompiler, refuse_python
 from tmask_solvers.shared.announce import announce_all
 from tmask_solvers.shared.kernel_cache import cache_folder
 
 announce_all()
+pause_for_all()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
