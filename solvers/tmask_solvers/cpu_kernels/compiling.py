@@ -16,7 +16,7 @@ import numba
 
 from tmask_solvers.cpu_kernels.collecting import pause_for_all
 from tmask_solvers.cpu_kernels.disk_cache import make_cache
-from tmask_solvers.cpu_kernels.linking import PartCompiler, refuse_python
+from tmask_solvers.cpu_kernels.linking import ApartCompiler, PartCompiler, refuse_python
 from tmask_solvers.shared.announce import announce_all
 from tmask_solvers.shared.kernel_cache import cache_folder
 
@@ -45,9 +45,15 @@ def lean_entry(function: Function) -> Function:
 
 def lean_kernel(function: Function) -> Function:
     """A function that allocates nothing and is called by kernels alone, as whose part it is compiled (`linking`)."""
-    part = _compiled(function, _nrt=False, pipeline_class=PartCompiler, no_cpython_wrapper=True)
-    refuse_python(part)
-    return cast("Function", part)
+    return _part(function, PartCompiler)
+
+
+def rare_kernel(function: Function) -> Function:
+    """A `lean_kernel` that few blocks need, and that is kept out of the loops that all of them go through.
+
+    Inlined there, it would be compiled once for each place that calls it, and its values would take the registers.
+    """
+    return _part(function, ApartCompiler)
 
 
 def inlined(function: Function) -> Function:
@@ -57,6 +63,12 @@ def inlined(function: Function) -> Function:
     numba writes it out there before it compiles anything.
     """
     return cast("Function", _compiled(function, _nrt=False, inline="always"))
+
+
+def _part(function: Function, compiler: type[PartCompiler]) -> Function:
+    part = _compiled(function, _nrt=False, pipeline_class=compiler, no_cpython_wrapper=True)
+    refuse_python(part)
+    return cast("Function", part)
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:

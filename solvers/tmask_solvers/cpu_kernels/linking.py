@@ -28,15 +28,26 @@ class _Part(JITCodeLibrary):
         self._finalized = True
 
 
+class _Apart(_Part):
+    """Code that stays a function of its own in every kernel."""
+
+    def _finalize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration:
+                function.add_function_attribute("noinline")
+        super()._finalize_final_module()
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LoweringOfPart(NativeLowering):  # type: ignore[misc]
     """As numba's own, without the machine code."""
 
     _name = "lowering_of_part"
+    library: type[_Part] = _Part
 
     def run_pass(self, state: Any) -> bool:
         context, function = state.targetctx, state.func_id.func
-        state.library = _Part(context.codegen(), state.func_id.func_qualname)
+        state.library = self.library(context.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
         lowered = state["cr"]
@@ -48,14 +59,28 @@ class _LoweringOfPart(NativeLowering):  # type: ignore[misc]
         return True
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LoweringApart(_LoweringOfPart):
+    _name = "lowering_apart"
+    library = _Apart
+
+
 class PartCompiler(CompilerBase):  # type: ignore[misc]
-    """numba's compiler, ending with `_LoweringOfPart`."""
+    """numba's compiler, ending with a lowering of ours."""
+
+    lowering: type[_LoweringOfPart] = _LoweringOfPart
 
     def define_pipelines(self) -> list[Any]:
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [(_LoweringOfPart if one is NativeLowering else one, what) for one, what in passes.passes]
+        passes.passes = [(self.lowering if one is NativeLowering else one, what) for one, what in passes.passes]
         passes.finalize()
         return [passes]
+
+
+class ApartCompiler(PartCompiler):
+    """For parts that LLVM is not to inline."""
+
+    lowering = _LoweringApart
 
 
 def refuse_python(part: Any) -> None:
