@@ -1,7 +1,7 @@
 """No garbage collection while kernels of this package are compiled.
 
-numba makes millions of small objects for a kernel, and nearly all of them stay until it is done: Python's collector goes
-through them again and again, finds nothing, and takes a seventh of the time.
+numba makes millions of small objects for a kernel, and nearly all of them stay until it is done: Python's collector
+goes through them again and again, finds nothing, and takes a seventh of the time.
 """
 
 from __future__ import annotations

@@ -74,9 +74,8 @@ def _part(function: Function, compiler: type[PartCompiler]) -> Function:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     # Python's error model would make each division a branch that can raise, and loops with one stay scalar. Pointers
     # for C would be compiled for each function, and nobody asks for one.
-    return numba.njit(
-        function, nogil=True, fastmath=False, error_model="numpy", no_cfunc_wrapper=True, **options
-    )
+    njit: Any = numba.njit  # its types know no wrappers
+    return njit(function, nogil=True, fastmath=False, error_model="numpy", no_cfunc_wrapper=True, **options)
 
 
 def _cached(function: Function, **options: Any) -> Function:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tmask_solvers.cpu_kernels.compiling import lean_entry, lean_kernel
 from tmask_solvers.cpu_kernels.counts import wrong_lines
-from tmask_solvers.cpu_kernels.sums import add_row, close_sums
+from tmask_solvers.cpu_kernels.sums import ROOM, add_row, close_sums
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +26,7 @@ def examine_window(
     room: Array,
 ) -> tuple[float, float, bool]:
     """(kept |w|, all |w|, whether all tiles are n-regular); see `Window`, `sums`, and `ROOM` for the scratch."""
-    room[:] = 0.0
+    room[:ROOM] = 0.0
     wrong = 0
     for r in range(0, rows, len(ms)):
         wrong += examine_band(weight, r * stride, stride, mask, r * mask_stride, mask_stride, cols, ns, ms, room)

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """Functions that are compiled as parts of the kernels that call them, and not for themselves as well.
 
 numba optimises each function, and makes machine code of it, when its caller is typed; then it links the result into the
@@ -11,7 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from numba import _dynfunc
+from numba import _dynfunc  # type: ignore[attr-defined]
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -39,7 +41,7 @@ class _Apart(_Part):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _LoweringOfPart(NativeLowering):  # type: ignore[misc]
+class _LoweringOfPart(NativeLowering):
     """As numba's own, without the machine code."""
 
     _name = "lowering_of_part"
@@ -65,7 +67,7 @@ class _LoweringApart(_LoweringOfPart):
     library = _Apart
 
 
-class PartCompiler(CompilerBase):  # type: ignore[misc]
+class PartCompiler(CompilerBase):
     """numba's compiler, ending with a lowering of ours."""
 
     lowering: type[_LoweringOfPart] = _LoweringOfPart

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """What a mask keeps of a matrix, and what there is: two sums of |w| in float64, row after row.
 
 64 entries a step are widened and added pairwise, in an order that depends on rows and cols alone, so that results are

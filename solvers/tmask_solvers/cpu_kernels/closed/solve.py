@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """2:4, 1:4 and 3:4 masks of a float32 matrix of 4-by-4 blocks in closed form, exact.
 
 16 blocks of a block row at once, a SIMD lane each, by `two_four` or `permutation`. A float32 answer stands where
@@ -39,6 +41,8 @@ from numba.extending import intrinsic
 from tmask_solvers.cpu_kernels.closed.permutation import permutation
 from tmask_solvers.cpu_kernels.closed.two_four import two_four
 from tmask_solvers.cpu_kernels.compiling import lean_entry, rare_kernel
+from tmask_solvers.cpu_kernels.examining import examine_band
+from tmask_solvers.cpu_kernels.sums import ROOM, close_sums
 from tmask_solvers.cpu_kernels.vector import F32, F64, I64, Vector, address, constant
 
 Array = npt.NDArray[Any]
@@ -46,6 +50,7 @@ Rows = list[list[Vector]]
 
 LANES = 16  # blocks a step; a block row must hold as many
 _WIDE_LANES = 8
+_SIDE = (0, 0, 0, 0)
 _ALL = 0x01010101
 # Lanes of the 128-bit quarters of two vectors x and y (whose lanes follow those of x): x0 y0 x1 y1, and x2 y2 x3 y3;
 # then x0 x1 y0 y1 and x2 x3 y2 y3.
@@ -82,9 +87,7 @@ def _solve_group(typingctx, weight, at, stride, mask, place, mask_stride, ns):  
             builder.store(builder.and_(builder.load(doubt), rounded), doubt)
         wrong = builder.or_(builder.load(doubt), wild)
         halves = [builder.and_(wrong, ir.Constant(lanes, _FIRST_HALF << 2 * half)) for half in (0, 1)]
-        first, second = (
-            builder.zext(builder.icmp_unsigned("!=", half, ir.Constant(lanes, 0)), I64) for half in halves
-        )
+        first, second = (builder.zext(builder.icmp_unsigned("!=", half, ir.Constant(lanes, 0)), I64) for half in halves)
         return builder.or_(first, builder.shl(second, ir.Constant(I64, 1)))
 
     return types.int64(weight, at, stride, mask, place, mask_stride, ns), codegen
@@ -125,30 +128,44 @@ def _solve_doubtful(
 
 @lean_entry
 def solve_closed(
-    weight: Array, stride: int, mask: Array, mask_stride: int, rows: int, cols: int, ns: tuple[int, ...]
-) -> float:
-    """Write the masks that keep the most |w| with n entries in each row and column of each block.
+    weight: Array,
+    stride: int,
+    mask: Array,
+    mask_stride: int,
+    rows: int,
+    cols: int,
+    ns: tuple[int, ...],
+    room: Array,
+) -> tuple[float, float, float, bool]:
+    """Write the masks that keep the most |w| with n entries in each row and column of each block, and examine them.
 
     Args:
         weight: 1-D float32, from a matrix's first entry on; entry (r, c) is weight[r * stride + c].
         mask: 1-D uint8; entry (r, c) becomes mask[r * mask_stride + c], 1 = kept. No other byte is touched.
         rows, cols: multiples of 4, cols at least 64.
         ns: a tuple of length n, which is 1, 2 or 3; its length is what counts.
+        room: `ROOM` float64 of scratch.
     Returns:
-        A bound on (optimum - kept), summed over all blocks. 0, so that the masks are exactly optimal, unless a block
-        holds nearly tied masks and entries that span more than 2^25; see above. If an entry is NaN or infinite, masks
-        are valid but mean nothing, as does the bound.
+        A bound on (optimum - kept), summed over all blocks; then what `examine_window` returns, of each block row while
+        it is in the cache. The bound is 0, so that the masks are exactly optimal, unless a block holds nearly tied
+        masks and entries that span more than 2^25; see above. If an entry is NaN or infinite, masks are valid but mean
+        nothing, as does the bound.
     """
+    room[:ROOM] = 0.0
     slack = 0.0
+    wrong = 0
     for r in range(0, rows, 4):
+        first, first_place = r * stride, r * mask_stride
         for c in range(0, cols, 4 * LANES):
             # The last group overlaps the one before. What both lose is counted twice, which a bound may be.
-            first = min(c, cols - 4 * LANES)
-            at, place = r * stride + first, r * mask_stride + first
+            col = c if c < cols - 4 * LANES else cols - 4 * LANES
+            at, place = first + col, first_place + col
             doubt = _solve_group(weight, at, stride, mask, place, mask_stride, ns)
             if doubt:
                 slack += _solve_doubtful(doubt, weight, at, stride, mask, place, mask_stride, ns)
-    return slack
+        wrong += examine_band(weight, first, stride, mask, first_place, mask_stride, cols, ns, _SIDE, room)
+    kept, total = close_sums(room)
+    return slack, kept, total, wrong == 0
 
 
 def _row_address(
