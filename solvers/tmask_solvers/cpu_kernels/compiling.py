@@ -56,6 +56,13 @@ def rare_kernel(function: Function) -> Function:
     return _part(function, ApartCompiler)
 
 
+def cached_apart(function: Function) -> Function:
+    """A `lean_entry` that Python cannot call: for `late_kernel`, which needs its address alone."""
+    apart = _cached(function, _nrt=False, no_cpython_wrapper=True)
+    refuse_python(apart)
+    return apart
+
+
 def inlined(function: Function) -> Function:
     """A `lean_kernel` that becomes a part of its caller, since to hand over a tuple of arrays costs some of them a
     hundred stores.

@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
+from tmask_solvers.cpu_kernels.late import late_kernel
 from tmask_solvers.cpu_kernels.vector import address
 
 Array = npt.NDArray[Any]
@@ -26,6 +27,16 @@ def wrong_lines(mask: Array, at: int, stride: int, cols: int, ns: tuple[int, ...
     wrong = 0  # summed, not returned early: nearly all masks are right, and a branch a step would cost all of them
     for c in range(0, whole, STEP):
         wrong += _wrong_step(mask, at + c, stride, ns, ms)
+    return wrong + _wrong_rest(mask, at, stride, whole, cols, ns, ms) if whole < cols else wrong
+
+
+@late_kernel
+def _wrong_rest(
+    mask: Array, at: int, stride: int, whole: int, cols: int, ns: tuple[int, ...], ms: tuple[int, ...]
+) -> int:
+    """`wrong_lines` of the columns from `whole` on, entry by entry; most matrices have none."""
+    n, m = len(ns), len(ms)
+    wrong = 0
     for c in range(whole, cols):
         count = 0
         for i in range(m):
