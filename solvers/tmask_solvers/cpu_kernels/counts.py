@@ -21,7 +21,7 @@ STEP = 64  # entries looked at together
 @lean_kernel
 def wrong_lines(mask: Array, at: int, stride: int, cols: int, ns: tuple[int, ...], ms: tuple[int, ...]) -> int:
     """0 if all tiles of the m rows from mask[at] on are n-regular; reads them once, in vectors if m is 4, 8, 16, 32."""
-    n, m = len(ns), len(ms)
+    m = len(ms)
     # Vectors are for tiles that fill them, of rows that fill words: then no word holds entries of two tiles.
     whole = cols // STEP * STEP if STEP % m == 0 and m % 4 == 0 else 0
     wrong = 0  # summed, not returned early: nearly all masks are right, and a branch a step would cost all of them
