@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -51,11 +53,19 @@ def _copy_signs(weight: Matrix, mask: Matrix) -> None:
         mask[i] = weight[i] > 0
 
 
-def floor(weight: Matrix, pattern: Pattern) -> Callable[[], Row]:
+def floor(weight: Matrix, pattern: Pattern, threads: int = 1) -> Callable[[], Row]:
     """Read the matrix and write a mask, with no thought: the least time that any solver can take."""
+    flat = weight.ravel()
+    edges = np.linspace(0, flat.size, threads + 1).astype(int)
+    bands = [slice(*pair) for pair in pairwise(edges)]
 
     def call() -> Row:
-        _copy_signs(weight.ravel(), np.empty(weight.size, np.bool_))
-        return {"blocks": weight.size // pattern.m**2, "threads": 1}
+        mask = np.empty(flat.size, np.bool_)
+        if threads == 1:
+            _copy_signs(flat, mask)
+        else:
+            with ThreadPoolExecutor(threads) as pool:  # started anew for each call, as a solver does
+                list(pool.map(lambda band: _copy_signs(flat[band], mask[band]), bands))
+        return {"blocks": weight.size // pattern.m**2, "threads": threads}
 
     return call

@@ -20,6 +20,7 @@ from tmask.showing.styles import COLOURS, MARKERS, RC, save_options
 # Draws without a screen.
 mpl.use("Agg")
 
+_THREADS = {1: " thread", 2: " threads"}
 _OTHERS = ("greedy-keep", "ortools-flow", "networkx-simplex")
 
 
@@ -53,6 +54,7 @@ def ratios(rows: pd.DataFrame) -> str:
         lines = {
             "`midpoint`, us a block": calls.loc["midpoint"],
             "`midpoint` / read and write": calls.loc["midpoint"] / calls.loc["read and write"],
+            "the same, search and checks of `midpoint` alone": alone.loc["midpoint"] / calls.loc["read and write"],
         }
         for name in _OTHERS:
             lines[f"`{name}` / `midpoint`"] = calls.loc[name] / calls.loc["midpoint"]
@@ -64,6 +66,17 @@ def ratios(rows: pd.DataFrame) -> str:
         )
         text += f"\n### {case}\n\n{_markdown(pd.DataFrame(lines).T)}\n"
     return text
+
+
+def threads(rows: pd.DataFrame) -> str:
+    """Milliseconds a call by threads, and how many times as fast two are, of the solver and of reading and writing."""
+    names = rows["solver"] + ", " + rows["threads"].astype(int).astype(str) + rows["threads"].map(_THREADS)
+    table = _pivot(rows.assign(who=names), "who", 1e3 * rows["seconds"])
+    # Rows of earlier commits have the solver alone.
+    for solver in dict.fromkeys(rows["solver"]):
+        one, two = (table.loc[f"{solver}, {count}{_THREADS[count]}"] for count in (1, 2))
+        table.loc[f"{solver}: times as fast with 2"] = one / two
+    return "\n" + _markdown(table) + "\n"
 
 
 def curve(rows: pd.DataFrame, target: Path) -> str:
@@ -103,7 +116,7 @@ def report(csv: Path) -> str:
 
     for name, title in (
         ("ratios", "2048 x 2048 float32: times as long as `midpoint`"),
-        ("threads", "4096 x 4096: microseconds a block, by threads"),
+        ("threads", "Milliseconds a matrix, by threads"),
         ("dtypes", "2048 x 2048: microseconds a block, by dtype"),
         ("distributions", "2048 x 2048: microseconds a block, by kind of weights"),
         ("curve", "Nanoseconds a weight, by side of the matrix"),
@@ -116,6 +129,8 @@ def report(csv: Path) -> str:
         part = parts[name]
         if name == "ratios":
             body = ratios(part)
+        elif name == "threads":
+            body = threads(part)
         elif name == "curve":
             body = curve(part, csv)
         elif name == "proofs":
@@ -124,8 +139,11 @@ def report(csv: Path) -> str:
             body = "\n" + markdown.table(["pattern", "proven", "blocks"], cells) + "\n"
         elif name == "compiling":
             body = "\n" + _markdown(_pivot(part, "case", part["seconds"])) + "\n"
+            if part["solver_seconds"].notna().all():  # not in rows of earlier commits
+                cpu = _markdown(_pivot(part, "case", part["solver_seconds"]))
+                body += f"\nOf these, seconds of the processor, which other processes add nothing to:\n\n{cpu}\n"
         else:
-            by = {"threads": "threads", "dtypes": "dtype", "distributions": "case", "warm_start": "case"}[name]
+            by = {"dtypes": "dtype", "distributions": "case", "warm_start": "case"}[name]
             body = "\n" + _markdown(_pivot(part, by, _micro(part))) + "\n"
         text += f"\n## {title}\n{body}"
     return text

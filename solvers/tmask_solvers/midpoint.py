@@ -28,11 +28,12 @@ from tmask.blocks.parts import RowPrices, Values
 from tmask.blocks.tiling import Mask
 from tmask.errors import InvalidProblemError
 from tmask.judging.answers import Answer
-from tmask.solving.matrices import MatrixSolver, Worker
+from tmask.solving.matrices import Examined, ExaminingWorker, MatrixSolver, Worker, examine
 from tmask_solvers.cpu_kernels.bands import bands_that_pay, in_bands
 from tmask_solvers.cpu_kernels.closed.solve import LANES, solve_closed
 from tmask_solvers.cpu_kernels.midpoint.room import make_room
 from tmask_solvers.cpu_kernels.midpoint.window import solve_window
+from tmask_solvers.cpu_kernels.sums import ROOM
 from tmask_solvers.cpu_kernels.tiles import make_window
 from tmask_solvers.shared.announce import announced
 
@@ -89,9 +90,8 @@ class Midpoint(MatrixSolver):
         return m != 4 or dtype.itemsize == 8
 
     def _worker(self, n: int, m: int, dtype: npt.DTypeLike) -> Worker:
-        if m == 4 and dtype == np.float32:
-            _prepare(n, m, np.dtype(dtype), closed=True)
-            return partial(_solve_closed, n)
+        if (closed := self._examining_worker(n, m, dtype)) is not None:
+            return lambda weight, mask, start: closed(weight, mask, start)[0]
         _prepare(n, m, np.dtype(dtype))
         room = make_room(n, m, dtype)
         no_prices, nowhere = np.empty((0, m)), np.empty((0, m), dtype)
@@ -102,6 +102,12 @@ class Midpoint(MatrixSolver):
 
         return solve
 
+    def _examining_worker(self, n: int, m: int, dtype: npt.DTypeLike) -> ExaminingWorker | None:
+        if m != 4 or dtype != np.float32:
+            return None
+        _prepare(n, m, np.dtype(dtype), closed=True)
+        return partial(_solve_closed, n)
+
 
 def _prepare(n: int, m: int, dtype: np.dtype[Any], closed: bool = False) -> None:
     """Have the kernels compiled or loaded, on a tile of ones; nothing the second time."""
@@ -111,7 +117,7 @@ def _prepare(n: int, m: int, dtype: np.dtype[Any], closed: bool = False) -> None
             tile, kept = np.ones((m, m), dtype), np.empty((m, m), np.bool_)
             with announced(f"the midpoint kernels for {n}:{m}, {dtype}"):
                 if closed:
-                    _solve_closed(n, tile, kept, None)
+                    _solve_closed(n, np.ones((4, 4 * LANES), dtype), np.empty((4, 4 * LANES), np.bool_), None)
                 else:
                     _solve_one(n, m, tile, kept)
             _prepared.add((n, m, dtype, closed))
@@ -124,24 +130,26 @@ def _solve_one(n: int, m: int, tile: Values, kept: Mask) -> None:
     solve_window(make_window(tile, kept), (0,) * n, (0,) * m, room, nothing, nothing.astype(tile.dtype))
 
 
-def _solve_closed(n: int, weight: Values, mask: Mask, start: RowPrices | None) -> float:
+def _solve_closed(n: int, weight: Values, mask: Mask, start: RowPrices | None) -> tuple[float, Examined]:
     """Masks of 4-by-4 tiles in closed form, which has no use for prices.
 
     It needs 16 tiles in a row, so narrow weights are laid out anew.
     """
     rows, cols = weight.shape
     least = 4 * LANES
+    room = np.empty(ROOM)
     if cols >= least:
-        return solve_closed(*make_window(weight, mask), (0,) * n)
+        slack, kept, total, regular = solve_closed(*make_window(weight, mask), (0,) * n, room)
+        return slack, (kept, total, regular)
     slack = 0.0
     step = _NARROW_ENTRIES // (4 * cols) * 4
     for row in range(0, rows, step):
         part = weight[row : row + step].reshape(-1, 4, cols).transpose(1, 0, 2).reshape(4, -1)
         # What is left of the least width is zeros, whose sums round nothing and lose nothing.
         strip = np.zeros((4, max(least, part.shape[1])), np.float32)
-        kept = np.empty(strip.shape, np.bool_)
+        strip_mask = np.empty(strip.shape, np.bool_)
         strip[:, : part.shape[1]] = part
-        slack += solve_closed(*make_window(strip, kept), (0,) * n)
-        tiles = kept[:, : part.shape[1]].reshape(4, -1, cols).transpose(1, 0, 2)
+        slack += solve_closed(*make_window(strip, strip_mask), (0,) * n, room)[0]
+        tiles = strip_mask[:, : part.shape[1]].reshape(4, -1, cols).transpose(1, 0, 2)
         mask[row : row + step] = tiles.reshape(-1, cols)
-    return slack
+    return slack, examine(weight, mask, n, 4)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import KINDS, make_blocks
 from tmask_solvers.cpu_kernels.closed.solve import solve_closed
+from tmask_solvers.cpu_kernels.sums import ROOM
 
 NS = (1, 2, 3)
 UNIT = Fraction(2) ** -149  # every float32 is a multiple
@@ -50,7 +51,9 @@ def solve(weight: np.ndarray, n: int, stride: int = 0, mask_stride: int = 0, bef
     target = np.full(before + rows * mask_stride + 5, CLEARED, np.uint8)
     inside = source[before : before + rows * stride].reshape(rows, stride)[:, :cols]
     inside[:] = weight
-    slack = solve_closed(source[before:], stride, target[before:], mask_stride, rows, cols, (0,) * n)
+    slack, *_ = solve_closed(
+        source[before:], stride, target[before:], mask_stride, rows, cols, (0,) * n, np.empty(ROOM)
+    )
     window = target[before : before + rows * mask_stride].reshape(rows, mask_stride)
     masks = window[:, :cols].copy()
     window[:, :cols] = CLEARED

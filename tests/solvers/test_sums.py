@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import KINDS, make_blocks
-from tmask_solvers.cpu_kernels.sums import ROOM, sums
+from tmask_solvers.cpu_kernels.examining import examine_window
+from tmask_solvers.cpu_kernels.sums import ROOM
 
 DTYPES = [np.float32, np.float64]
 
@@ -20,7 +21,10 @@ def run(weight: np.ndarray, mask: np.ndarray, room: np.ndarray | None = None) ->
     flat = np.lib.stride_tricks.as_strided(weight, ((rows - 1) * stride + cols,), (weight.itemsize,))
     flat_mask = np.lib.stride_tricks.as_strided(mask, ((rows - 1) * mask_stride + cols,), (1,))
     scratch = np.full(ROOM, np.nan) if room is None else room
-    return sums(flat, stride, flat_mask.view(np.uint8), mask_stride, rows, cols, scratch)
+    kept, total, _ = examine_window(  # at m = 1, since any shape has whole tiles then
+        flat, stride, flat_mask.view(np.uint8), mask_stride, rows, cols, (0,), (0,), scratch
+    )
+    return kept, total
 
 
 @given(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,10 @@ from tmask.solving.cores import usable_cores
 from tmask.solving.guard import faults_of, is_ours, to_its_author
 from tmask.solving.solver import Solver
 
+Result = TypeVar("Result")
 Worker = Callable[[Values, Mask, RowPrices | None], float]
+Examined = tuple[float, float, bool]  # see `examine`
+ExaminingWorker = Callable[[Values, Mask, RowPrices | None], tuple[float, Examined]]
 
 
 class MatrixSolver(Solver):
@@ -55,6 +58,13 @@ class MatrixSolver(Solver):
         tile; and with row prices (tiles, m) of this dtype to start from and to leave better ones in, or None. It
         returns a bound on what the mask loses against the optimum: 0 where it is optimal.
         """
+
+    def _examining_worker(self, n: int, m: int, dtype: npt.DTypeLike) -> ExaminingWorker | None:
+        """As `_worker`, if it can have `examine`'s own kernels look at masks while they are in the cache; else None.
+
+        Asked of this package's solvers alone. Returns what `examine` would beside the bound.
+        """
+        return None
 
 
 def solve_matrices(
@@ -87,17 +97,18 @@ def solve_matrices(
     def solve_part(part: Part) -> tuple[float, float, float, int]:
         # Made by the thread that uses it, at its first part: two threads must never share scratch.
         if not hasattr(scratch, "worker"):
-            scratch.worker = solver._worker(n, m, real)
+            scratch.worker = _examining(solver, n, m, real) if ours else solver._worker(n, m, real)
             scratch.stage = None if direct else Stage(real)
         if direct:
             (weight,), (mask,) = part.pieces(weights), part.pieces(masks)
         else:
             weight, mask = scratch.stage.fetch(part, weights)
-        slack = _call(scratch.worker, weight, mask, part, row_prices)
-        if not ours:  # it may have written into the stage: what is judged is the original
-            weight, mask = scratch.stage.fetch(part, weights)
-        # While the part is still in the cache that the solver has filled.
-        kept, total, regular = examine(weight, mask, n, m)
+        if ours:
+            slack, (kept, total, regular) = _call(scratch.worker, weight, mask, part, row_prices)
+        else:
+            slack = _call(scratch.worker, weight, mask, part, row_prices)
+            weight, mask = scratch.stage.fetch(part, weights)  # it may have written there: judged is the original
+            kept, total, regular = examine(weight, mask, n, m)
         if not regular:
             raise SolverFailedError(f"solver {solver.name!r} returned what is no {n}:{m} mask; {to_its_author(solver)}")
         if not direct:
@@ -117,15 +128,29 @@ def solve_matrices(
     return Worth(objective, total, objective + slack)
 
 
-def _call(worker: Worker, weight: Values, mask: Mask, part: Part, row_prices: RowPrices | None) -> float:
-    """The slack of a worker's mask; its prices go to where they came from."""
+def _examining(solver: MatrixSolver, n: int, m: int, real: type[np.floating[Any]]) -> ExaminingWorker:
+    """The solver's own, or its worker with `examine` after it."""
+    if (own := solver._examining_worker(n, m, real)) is not None:
+        return own
+    worker = solver._worker(n, m, real)
+    return lambda weight, mask, start: (worker(weight, mask, start), examine(weight, mask, n, m))
+
+
+def _call(
+    worker: Callable[[Values, Mask, RowPrices | None], Result],
+    weight: Values,
+    mask: Mask,
+    part: Part,
+    row_prices: RowPrices | None,
+) -> Result:
+    """What a worker returns; its prices go to where they came from."""
     if row_prices is None:
         return worker(weight, mask, None)
     own = part.tiles(row_prices)
     start = np.ascontiguousarray(own).reshape(-1, row_prices.shape[2])
-    slack = worker(weight, mask, start)
+    result = worker(weight, mask, start)
     own[...] = start.reshape(own.shape)
-    return slack
+    return result
 
 
 def make_row_prices(weights: Values, m: int) -> RowPrices:
@@ -134,7 +159,7 @@ def make_row_prices(weights: Values, m: int) -> RowPrices:
     return np.zeros((matrices * groups * height // m, width // m, m), real_dtype(weights))
 
 
-def examine(weight: Values, mask: Mask, n: int, m: int) -> tuple[float, float, bool]:
+def examine(weight: Values, mask: Mask, n: int, m: int) -> Examined:
     """Kept and total |weight| (h, w) in float64, and whether the mask keeps n in each row and column of each tile."""
     if (kernels := find_compiled_kernels()) is not None:
         kept, total, regular = kernels.examine(weight, mask, n, m)

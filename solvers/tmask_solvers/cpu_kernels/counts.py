@@ -1,43 +1,54 @@
-"""Whether a mask in a window keeps n in each row and column of each tile: the last look before it is returned."""
+"""Whether a mask keeps n in each row and column of each tile: the last look before it is returned."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from tmask_solvers.cpu_kernels.compiling import lean_kernel
-from tmask_solvers.cpu_kernels.tiles import Window
+from tmask_solvers.cpu_kernels.late import late_kernel
 from tmask_solvers.cpu_kernels.vector import address
+
+Array = npt.NDArray[Any]
 
 STEP = 64  # entries looked at together
 
 
 @lean_kernel
-def is_regular(window: Window, ns: tuple[int, ...], ms: tuple[int, ...]) -> bool:
-    """True if all tiles are n-regular; reads the mask once, in vectors where m is 4, 8, 16 or 32."""
-    n, m = len(ns), len(ms)
-    mask, stride = window.mask, window.mask_stride
+def wrong_lines(mask: Array, at: int, stride: int, cols: int, ns: tuple[int, ...], ms: tuple[int, ...]) -> int:
+    """0 if all tiles of the m rows from mask[at] on are n-regular; reads them once, in vectors if m is 4, 8, 16, 32."""
+    m = len(ms)
     # Vectors are for tiles that fill them, of rows that fill words: then no word holds entries of two tiles.
-    whole = window.cols // STEP * STEP if STEP % m == 0 and m % 4 == 0 else 0
+    whole = cols // STEP * STEP if STEP % m == 0 and m % 4 == 0 else 0
     wrong = 0  # summed, not returned early: nearly all masks are right, and a branch a step would cost all of them
-    for r in range(0, window.rows, m):
-        for c in range(0, whole, STEP):
-            wrong += _wrong_step(mask, r * stride + c, stride, ns, ms)
-        for c in range(whole, window.cols):
-            count = 0
-            for i in range(m):
-                count += mask[(r + i) * stride + c]
-            wrong += count != n
+    for c in range(0, whole, STEP):
+        wrong += _wrong_step(mask, at + c, stride, ns, ms)
+    return wrong + _wrong_rest(mask, at, stride, whole, cols, ns, ms) if whole < cols else wrong
+
+
+@late_kernel
+def _wrong_rest(
+    mask: Array, at: int, stride: int, whole: int, cols: int, ns: tuple[int, ...], ms: tuple[int, ...]
+) -> int:
+    """`wrong_lines` of the columns from `whole` on, entry by entry; most matrices have none."""
+    n, m = len(ns), len(ms)
+    wrong = 0
+    for c in range(whole, cols):
+        count = 0
         for i in range(m):
-            for c in range(whole, window.cols, m):
-                count = 0
-                for j in range(m):
-                    count += mask[(r + i) * stride + c + j]
-                wrong += count != n
-    return wrong == 0
+            count += mask[at + i * stride + c]
+        wrong += count != n
+    for i in range(m):
+        for c in range(whole, cols, m):
+            count = 0
+            for j in range(m):
+                count += mask[at + i * stride + c + j]
+            wrong += count != n
+    return wrong
 
 
 @intrinsic

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from tmask.blocks.arrays import Masks, Prices, Scores
 from tmask_solvers.cpu_kernels.compiling import kernel
-from tmask_solvers.cpu_kernels.counts import is_regular
-from tmask_solvers.cpu_kernels.sums import ROOM, sums
+from tmask_solvers.cpu_kernels.examining import examine_window
+from tmask_solvers.cpu_kernels.sums import ROOM
 from tmask_solvers.cpu_kernels.tiles import make_window
 
 Array = npt.NDArray[Any]
@@ -18,10 +18,8 @@ Array = npt.NDArray[Any]
 
 def examine(weight: Array, mask: Array, n: int, m: int) -> tuple[float, float, bool]:
     """See `tmask.solving.matrices.examine`."""
-    # Two passes: the sums take 64 entries a row, the counts need all rows of a tile.
-    window = make_window(weight, mask)
-    kept, total = sums(*window, np.empty(ROOM))
-    return kept, total, is_regular(window, (0,) * n, (0,) * m)
+    kept, total, regular = examine_window(*make_window(weight, mask), (0,) * n, (0,) * m, np.empty(ROOM))
+    return kept, total, regular
 
 
 @kernel

@@ -1,4 +1,6 @@
-"""What a mask keeps of a matrix, and what there is: two sums of |w| in float64, in one pass.
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
+"""What a mask keeps of a matrix, and what there is: two sums of |w| in float64, row after row.
 
 64 entries a step are widened and added pairwise, in an order that depends on rows and cols alone, so that results are
 the same on every processor. No entry passes through more than d = rows * (cols // 64 + cols % 64) + 20 additions of
@@ -17,70 +19,74 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.compiling import lean_kernel
 from tmask_solvers.cpu_kernels.vector import F32, F64, I8, I64, Vector, address, constant
 
 Array = npt.NDArray[Any]
 
-ROOM = 32  # float64 entries of scratch
+ROOM = 34  # float64 entries of scratch: 16 lanes of the kept and 16 of all, then both of what fills no step
 _LANES = 16
 _STEP = 64
 
 
-@intrinsic
-def _add(typingctx, weight, at, mask, place, room):  # type: ignore[no-untyped-def]
-    """room[k % 16] += kept |weight[at + k]|, room[16 + k % 16] += |weight[at + k]| for k = 0..63; mask[place + k]."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        def pointer(argument: int, index: Any, kind: Any) -> Any:
-            vector = ir.VectorType(kind, _LANES)
-            return address(context, builder, sig.args[argument], args[argument], index, vector)
-
-        real = context.get_value_type(sig.args[0].dtype)
-        all_parts, kept_parts = [], []
-        for k in range(0, _STEP, _LANES):
-            shift = ir.Constant(I64, k)
-            # Aligned to 4 at least is all that is known: a part of a matrix may begin at any entry.
-            w = Vector(builder, builder.load(pointer(0, builder.add(args[1], shift), real), align=4))
-            on = Vector(builder, builder.load(pointer(2, builder.add(args[3], shift), I8), align=1))
-            x = abs(w).wide() if real == F32 else abs(w)
-            all_parts.append(x)
-            kept_parts.append(on.matches(0).where(constant(x, F64, 0.0), x))
-        # To memory and back in every step, since numba has no variable that could hold a vector in between.
-        for part, (p, q, r, s) in enumerate((kept_parts, all_parts)):
-            slot = pointer(4, ir.Constant(I64, part * _LANES), F64)
-            total = Vector(builder, builder.load(slot, align=8)) + ((p + q) + (r + s))
-            builder.store(total.value, slot, align=8)
-        return context.get_dummy_value()
-
-    return types.void(weight, at, mask, place, room), codegen
+@lean_kernel
+def add_row(weight: Array, at: int, mask: Array, place: int, cols: int, room: Array) -> None:
+    """Add a row, weight[at:] and mask[place:] (not 0 = kept), to the sums in `room`, which begin as zeros."""
+    steps = cols // _STEP
+    _add_steps(weight, at, mask, place, steps, room)
+    for c in range(steps * _STEP, cols):
+        x = abs(np.float64(weight[at + c]))
+        room[2 * _LANES] += x if mask[place + c] != 0 else 0.0
+        room[2 * _LANES + 1] += x
 
 
-@kernel
-def sums(
-    weight: Array, stride: int, mask: Array, mask_stride: int, rows: int, cols: int, room: Array
-) -> tuple[float, float]:
-    """(sum of |w| over the kept entries, sum of |w| over all); the second is not finite if some entry is not.
-
-    Args:
-        weight: 1-D float32 or float64, from a matrix's first entry on; entry (r, c) is weight[r * stride + c].
-        mask: 1-D uint8, not 0 = kept; entry (r, c) is mask[r * mask_stride + c].
-        room: at least `ROOM` float64 of scratch.
-    """
-    room[:ROOM] = 0.0
-    whole = cols // _STEP * _STEP
-    kept, total = 0.0, 0.0  # of the columns beyond the last whole step
-    for r in range(rows):
-        at, place = r * stride, r * mask_stride
-        for c in range(0, whole, _STEP):
-            _add(weight, at + c, mask, place + c, room)
-        for c in range(whole, cols):
-            x = abs(np.float64(weight[at + c]))
-            kept += x if mask[place + c] != 0 else 0.0
-            total += x
+@lean_kernel
+def close_sums(room: Array) -> tuple[float, float]:
+    """(sum of |w| over the kept entries, sum of |w| over all); the second is not finite if some entry is not."""
+    kept, total = room[2 * _LANES], room[2 * _LANES + 1]
     for k in range(_LANES):
         kept += room[k]
         total += room[_LANES + k]
     return kept, total
+
+
+@intrinsic
+def _add_steps(typingctx, weight, at, mask, place, steps, room):  # type: ignore[no-untyped-def]
+    """room[k % 16] += kept |weight[at + k]|, room[16 + k % 16] += |weight[at + k]|, 64 entries a step."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        real = context.get_value_type(sig.args[0].dtype)
+        lanes = ir.VectorType(F64, _LANES)
+        slots = [
+            address(context, builder, sig.args[5], args[5], ir.Constant(I64, part * _LANES), lanes) for part in (0, 1)
+        ]
+        # In registers throughout a row: from one step to the next, memory would take longer than the additions.
+        sums = [cgutils.alloca_once_value(builder, builder.load(slot, align=8)) for slot in slots]
+        with cgutils.for_range(builder, args[4]) as loop:
+            first = builder.mul(loop.index, ir.Constant(I64, _STEP))
+            all_parts, kept_parts = [], []
+            for k in range(0, _STEP, _LANES):
+                index = builder.add(first, ir.Constant(I64, k))
+
+                def load(argument: int, kind: Any, align: int, index: Any = index) -> Vector:
+                    entry = builder.add(args[argument + 1], index)
+                    vector = ir.VectorType(kind, _LANES)
+                    pointer = address(context, builder, sig.args[argument], args[argument], entry, vector)
+                    return Vector(builder, builder.load(pointer, align=align))
+
+                # Aligned to 4 at least is all that is known: a part of a matrix may begin at any entry.
+                w, on = load(0, real, 4), load(2, I8, 1)
+                x = abs(w).wide() if real == F32 else abs(w)
+                all_parts.append(x)
+                kept_parts.append(on.matches(0).where(constant(x, F64, 0.0), x))
+            for slot, (p, q, r, s) in zip(sums, (kept_parts, all_parts), strict=True):
+                total = Vector(builder, builder.load(slot)) + ((p + q) + (r + s))
+                builder.store(total.value, slot)
+        for slot, total in zip(slots, sums, strict=True):
+            builder.store(builder.load(total), slot, align=8)
+        return context.get_dummy_value()
+
+    return types.void(weight, types.int64, mask, types.int64, types.int64, room), codegen

@@ -97,6 +97,11 @@ class Vector:
         picks = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, k) for k in lanes])
         return self._make(self.builder.shuffle_vector(self.value, ir.Constant(self.value.type, ir.Undefined), picks))
 
+    def with_lanes(self, other: Vector, lanes: list[int]) -> Vector:
+        """A vector of these lanes of this one and of another, whose lanes are counted on from this one's."""
+        picks = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, k) for k in lanes])
+        return self._make(self.builder.shuffle_vector(self.value, other.value, picks))
+
     def constant(self, kind: Any, number: float) -> Vector:
         """The number, of an LLVM type such as I32, in as many lanes as this vector has."""
         return self._make(_splat(ir.VectorType(kind, self.value.type.count), number))

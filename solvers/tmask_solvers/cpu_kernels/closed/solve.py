@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """2:4, 1:4 and 3:4 masks of a float32 matrix of 4-by-4 blocks in closed form, exact.
 
 16 blocks of a block row at once, a SIMD lane each, by `two_four` or `permutation`. A float32 answer stands where
@@ -33,11 +35,14 @@ from typing import Any
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tmask_solvers.cpu_kernels.closed.permutation import permutation
 from tmask_solvers.cpu_kernels.closed.two_four import two_four
-from tmask_solvers.cpu_kernels.compiling import kernel
+from tmask_solvers.cpu_kernels.compiling import lean_entry, rare_kernel
+from tmask_solvers.cpu_kernels.examining import examine_band
+from tmask_solvers.cpu_kernels.sums import ROOM, close_sums
 from tmask_solvers.cpu_kernels.vector import F32, F64, I64, Vector, address, constant
 
 Array = npt.NDArray[Any]
@@ -45,7 +50,18 @@ Rows = list[list[Vector]]
 
 LANES = 16  # blocks a step; a block row must hold as many
 _WIDE_LANES = 8
+_SIDE = (0, 0, 0, 0)
 _ALL = 0x01010101
+# Lanes of the 128-bit quarters of two vectors x and y (whose lanes follow those of x): x0 y0 x1 y1, and x2 y2 x3 y3;
+# then x0 x1 y0 y1 and x2 x3 y2 y3.
+_QUARTER = 4
+_STARTS = range(0, LANES, _QUARTER)
+_LOW, _HIGH, _LEFT, _RIGHT = (
+    [start + lane for start in _STARTS for lane in lanes]
+    for lanes in ((0, 16, 1, 17), (2, 18, 3, 19), (0, 1, 16, 17), (2, 3, 18, 19))
+)
+_TURNED = [4 * (lane % 4) + lane // 4 for lane in range(LANES)]  # block k is in lane _TURNED[k], and the reverse
+_FIRST_HALF = 0x3333  # lanes of the first 8 blocks; those of the others are two further up
 GUARD = 2.0**-20
 _WIDE_GUARD = 2.0**-49
 LARGEST = 2.0**127
@@ -53,16 +69,26 @@ LARGEST = 2.0**127
 
 @intrinsic
 def _solve_group(typingctx, weight, at, stride, mask, place, mask_stride, ns):  # type: ignore[no-untyped-def]
-    """Masks of the 16 blocks from weight[at] on, in float32; bit k says that block k's is not proven optimal."""
+    """Masks of the 16 blocks from weight[at] on, in float32; bits 0 and 1 say that in the first and in the second 8 of
+    them one is not proven optimal."""
     n = ns.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        rows = _load(context, builder, sig, args, LANES)
+        rows = _load(context, builder, sig, args)
         total = total_of(rows)
         words, sure = masks_of(rows, n, total * GUARD)
-        _store(context, builder, sig, args, words)
-        sure = (sure | nothing_rounded(rows, total)) & (constant(total, F32, LARGEST) > total)
-        return builder.zext(builder.bitcast((sure ^ 1).value, ir.IntType(LANES)), I64)
+        _store(context, builder, sig, args, [word.pick(_TURNED) for word in words])
+        lanes = ir.IntType(LANES)
+        doubt = cgutils.alloca_once_value(builder, builder.bitcast((sure ^ 1).value, lanes))
+        wild = builder.bitcast(((constant(total, F32, LARGEST) > total) ^ 1).value, lanes)
+        # A branch, since most groups are sure without it, and it takes a fifth of all operations.
+        with builder.if_then(builder.icmp_unsigned("!=", builder.load(doubt), ir.Constant(lanes, 0)), likely=False):
+            rounded = builder.bitcast((nothing_rounded(rows, total) ^ 1).value, lanes)
+            builder.store(builder.and_(builder.load(doubt), rounded), doubt)
+        wrong = builder.or_(builder.load(doubt), wild)
+        halves = [builder.and_(wrong, ir.Constant(lanes, _FIRST_HALF << 2 * half)) for half in (0, 1)]
+        first, second = (builder.zext(builder.icmp_unsigned("!=", half, ir.Constant(lanes, 0)), I64) for half in halves)
+        return builder.or_(first, builder.shl(second, ir.Constant(I64, 1)))
 
     return types.int64(weight, at, stride, mask, place, mask_stride, ns), codegen
 
@@ -73,7 +99,7 @@ def _solve_group_wide(typingctx, weight, at, stride, mask, place, mask_stride, n
     n = ns.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        rows = [[x.wide() for x in row] for row in _load(context, builder, sig, args, _WIDE_LANES)]
+        rows = [[x.wide() for x in row] for row in _load_wide(context, builder, sig, args)]
         total = total_of(rows)
         guard = total * _WIDE_GUARD
         words, sure = masks_of(rows, n, guard)
@@ -85,53 +111,98 @@ def _solve_group_wide(typingctx, weight, at, stride, mask, place, mask_stride, n
     return types.float64(weight, at, stride, mask, place, mask_stride, ns), codegen
 
 
-@kernel
-def solve_closed(
-    weight: Array, stride: int, mask: Array, mask_stride: int, rows: int, cols: int, ns: tuple[int, ...]
+@rare_kernel
+def _solve_doubtful(
+    doubt: int, weight: Array, at: int, stride: int, mask: Array, place: int, mask_stride: int, ns: tuple[int, ...]
 ) -> float:
-    """Write the masks that keep the most |w| with n entries in each row and column of each block.
+    """In float64, those halves of a group of which there is a bit."""
+    slack = 0.0
+    half = 0  # halves apart: in float64, the entries of 16 blocks would fill all registers that there are
+    while doubt:
+        if doubt & 1:
+            slack += _solve_group_wide(weight, at + half, stride, mask, place + half, mask_stride, ns)
+        half += 4 * _WIDE_LANES
+        doubt >>= 1
+    return slack
+
+
+@lean_entry
+def solve_closed(
+    weight: Array,
+    stride: int,
+    mask: Array,
+    mask_stride: int,
+    rows: int,
+    cols: int,
+    ns: tuple[int, ...],
+    room: Array,
+) -> tuple[float, float, float, bool]:
+    """Write the masks that keep the most |w| with n entries in each row and column of each block, and examine them.
 
     Args:
         weight: 1-D float32, from a matrix's first entry on; entry (r, c) is weight[r * stride + c].
         mask: 1-D uint8; entry (r, c) becomes mask[r * mask_stride + c], 1 = kept. No other byte is touched.
         rows, cols: multiples of 4, cols at least 64.
         ns: a tuple of length n, which is 1, 2 or 3; its length is what counts.
+        room: `ROOM` float64 of scratch.
     Returns:
-        A bound on (optimum - kept), summed over all blocks. 0, so that the masks are exactly optimal, unless a block
-        holds nearly tied masks and entries that span more than 2^25; see above. If an entry is NaN or infinite, masks
-        are valid but mean nothing, as does the bound.
+        A bound on (optimum - kept), summed over all blocks; then what `examine_window` returns, of each block row while
+        it is in the cache. The bound is 0, so that the masks are exactly optimal, unless a block holds nearly tied
+        masks and entries that span more than 2^25; see above. If an entry is NaN or infinite, masks are valid but mean
+        nothing, as does the bound.
     """
+    room[:ROOM] = 0.0
     slack = 0.0
+    wrong = 0
     for r in range(0, rows, 4):
+        first, first_place = r * stride, r * mask_stride
         for c in range(0, cols, 4 * LANES):
             # The last group overlaps the one before. What both lose is counted twice, which a bound may be.
-            first = min(c, cols - 4 * LANES)
-            at, place = r * stride + first, r * mask_stride + first
+            col = c if c < cols - 4 * LANES else cols - 4 * LANES
+            at, place = first + col, first_place + col
             doubt = _solve_group(weight, at, stride, mask, place, mask_stride, ns)
-            # Halves apart: in float64, the entries of 16 blocks would fill all registers that there are.
-            if doubt & 0xFF:
-                slack += _solve_group_wide(weight, at, stride, mask, place, mask_stride, ns)
-            if doubt >> 8:
-                half = 4 * _WIDE_LANES
-                slack += _solve_group_wide(weight, at + half, stride, mask, place + half, mask_stride, ns)
-    return slack
+            if doubt:
+                slack += _solve_doubtful(doubt, weight, at, stride, mask, place, mask_stride, ns)
+        wrong += examine_band(weight, first, stride, mask, first_place, mask_stride, cols, ns, _SIDE, room)
+    kept, total = close_sums(room)
+    return slack, kept, total, wrong == 0
 
 
-def _row_address(context: Any, builder: Any, sig: Any, args: Any, first: int, row: int, vector: Any) -> Any:
-    """Row `row` of the group in the array that is argument `first`; a start and a stride follow it."""
+def _row_address(
+    context: Any, builder: Any, sig: Any, args: Any, first: int, row: int, vector: Any, shift: Any = None
+) -> Any:
+    """Row `row` of the group in the array that is argument `first`, `shift` entries on; a start and a stride follow."""
     array, start, stride = args[first : first + 3]
     index = builder.add(start, builder.mul(stride, ir.Constant(I64, row)))
+    index = index if shift is None else builder.add(index, shift)
     return address(context, builder, sig.args[first], array, index, vector)
 
 
-def _load(context: Any, builder: Any, sig: Any, args: Any, lanes: int) -> Rows:
-    """|w| of consecutive blocks, as 4 rows of 4 columns with a block a lane."""
+def _load(context: Any, builder: Any, sig: Any, args: Any) -> Rows:
+    """|w| of 16 consecutive blocks, as 4 rows of 4 columns with a block a lane, in the order of `_TURNED`.
+
+    A column's lanes are gathered within 128 bits alone, four blocks apart, which is the cheapest that processors have.
+    """
     rows = []
     for i in range(4):
-        place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, 4 * lanes))
-        # Four columns of 16 blocks in one load, dealt out in registers.
+        parts = []
+        for k in range(4):
+            shift = ir.Constant(I64, 4 * _QUARTER * k)
+            place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, LANES), shift)
+            parts.append(abs(Vector(builder, builder.load(place, align=4))))
+        pairs = [(parts[k].with_lanes(parts[k + 1], _LOW), parts[k].with_lanes(parts[k + 1], _HIGH)) for k in (0, 2)]
+        (p, q), (r, s) = pairs
+        rows.append([p.with_lanes(r, _LEFT), p.with_lanes(r, _RIGHT), q.with_lanes(s, _LEFT), q.with_lanes(s, _RIGHT)])
+    return rows
+
+
+def _load_wide(context: Any, builder: Any, sig: Any, args: Any) -> Rows:
+    """|w| of 8 consecutive blocks, in order, as 4 rows of 4 columns with a block a lane."""
+    rows = []
+    for i in range(4):
+        place = _row_address(context, builder, sig, args, 0, i, ir.VectorType(F32, 4 * _WIDE_LANES))
         entries = Vector(builder, builder.load(place, align=4))
-        rows.append([abs(entries.pick([4 * lane + j for lane in range(lanes)])) for j in range(4)])
+        rows.append([abs(entries.pick([4 * lane + j for lane in range(_WIDE_LANES)])) for j in range(4)])
     return rows
 
 

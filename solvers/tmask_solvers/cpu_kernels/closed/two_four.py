@@ -31,7 +31,6 @@ pairings, which then tie exactly, and no margin between them is needed since bot
 from __future__ import annotations
 
 from functools import reduce
-from operator import and_
 
 from tmask_solvers.cpu_kernels.vector import I32, Vector, constant, larger, smaller
 
@@ -66,11 +65,13 @@ def two_four(rows: list[list[Vector]], guard: Vector) -> tuple[list[Vector], Vec
         (p | q).where(not_lower, not_upper),
     ]
     # Of all pairings, since a mask may belong to two of them (above).
-    proofs = []
-    for (first, second), (one, two), value in zip(_PAIRINGS, tops, values, strict=True):
-        contains = _opposite(mask, *first) & _opposite(mask, *second)
-        proofs.append((best - value > guard) | (contains & (smaller(one[1], two[1]) > guard)))
-    return mask, reduce(and_, proofs)
+    none = best - best
+    margins = []
+    for (first, _), (one, two), value in zip(_PAIRINGS, tops, values, strict=True):
+        # Two opposite rows leave each column one of its two entries, so that the others are opposite too.
+        clear = _opposite(mask, *first).where(smaller(one[1], two[1]), none)
+        margins.append(larger(best - value, clear))
+    return mask, reduce(smaller, margins) > guard
 
 
 def _inner_products(row: list[Vector]) -> list[Vector]:

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from tmask_solvers.cpu_kernels.augment import augment, grid_exponent, quantise, take_rows
-from tmask_solvers.cpu_kernels.compiling import lean_kernel
+from tmask_solvers.cpu_kernels.late import late_kernel
 from tmask_solvers.cpu_kernels.midpoint.room import Paths
 from tmask_solvers.cpu_kernels.tiles import Window
 from tmask_solvers.shared.constants import WILD_PRICE
 
 
-@lean_kernel
+@late_kernel
 def fall_back(window: Window, at: int, mask_at: int, ns: tuple[int, ...], ms: tuple[int, ...], paths: Paths) -> float:
     """Solve the tile at these places from the column prices in `paths.start`, which receives the final ones.
 

@@ -3,11 +3,15 @@
 L lanes, one block each: 16 of float32, 8 of float64. Entry (i, j) of the block in `lane` stands at
 [(i*m + j)*L + lane], row or column k's price at [k*L + lane], and word k of a row's mask (`lanes`) likewise.
 At m = 32 it is 0.3 MiB.
+
+All of it is one numpy record, whose fields the classes here name: to the compiler it is one pointer, and where a field
+lies is a constant, while a tuple of 35 arrays is 245 words that each function hands on and takes apart.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +19,12 @@ import numpy.typing as npt
 from tmask_solvers.shared.parting import amounts
 
 Array = npt.NDArray[Any]
+Fields = dict[str, tuple[np.dtype[Any], Any]]  # by name, the dtype and the shape
+
+_LINE = 64  # bytes of a cache line
 
 
-class Lanes(NamedTuple):
+class Lanes(Protocol):
     """The blocks at work; reals are of the scores' dtype, mask words int32, the rest int64 with one entry a lane."""
 
     weight: Array
@@ -35,7 +42,7 @@ class Lanes(NamedTuple):
     parted: Array  # whether its ties were parted
 
 
-class Pool(NamedTuple):
+class Pool(Protocol):
     """Masks found with parted ties, which need a proof on the true scores; reals are float64."""
 
     score: Array
@@ -49,7 +56,7 @@ class Pool(NamedTuple):
     used: Array  # (1,) how many places are taken
 
 
-class Paths(NamedTuple):
+class Paths(Protocol):
     """One block for shortest augmenting paths (`cpu_kernels.augment`), int64."""
 
     q: Array
@@ -67,7 +74,9 @@ class Paths(NamedTuple):
     tiles: Array  # (1,) how many tiles were solved so
 
 
-class Room(NamedTuple):
+class Room(Protocol):
+    """The record."""
+
     lanes: Lanes
     pool: Pool
     paths: Paths
@@ -76,38 +85,62 @@ class Room(NamedTuple):
 def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     """Scratch for one thread."""
     # Kernels that count no references can allocate nothing, so all their scratch is made here, once a thread.
-    real = np.dtype(dtype)
-    lanes = 64 // real.itemsize
+    kind = _room_kind(n, m, np.dtype(dtype))
+    raw = np.zeros(kind.itemsize + _LINE, np.uint8)
+    # numpy may align to less, so there is room to move the start: a vector that straddles two lines is two loads.
+    start = -raw.ctypes.data % _LINE
+    room: Any = raw[start : start + kind.itemsize].view(kind)[0]
+    room.lanes.noise[:] = amounts(n, m).ravel()
+    return cast("Room", room)
+
+
+@cache
+def _room_kind(n: int, m: int, real: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of `Room`."""
+    width = _LINE // real.itemsize
     words = (m + 3) // 4
+    integer, word, double = np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.float64)
+    a_lane = (integer, width)
+    lanes: Fields = {
+        "weight": (real, m * m * width),
+        "u": (real, m * width),
+        "v": (real, m * width),
+        "target": (real, m * width),
+        "momentum": (real, width),
+        "noise": (real, m * m),
+        "kept": (word, m * words * width),
+        "counts": (word, words * width),
+        "block": a_lane,
+        "at": a_lane,
+        "mask_at": a_lane,
+        "born": a_lane,
+        "parted": a_lane,
+    }
+    pool: Fields = {
+        "score": (double, m * m * width),
+        "u": (double, m * width),
+        "v": (double, m * width),
+        "kept": (word, m * words * width),
+        "block": a_lane,
+        "at": a_lane,
+        "mask_at": a_lane,
+        "bound": (double, width),
+        "used": (integer, 1),
+    }
+    paths: Fields = {
+        "q": (integer, (m, m)), "u": (integer, m), "v": (integer, m), "key": (integer, m), "top": (integer, n + 1),
+        "counts": (integer, m), "best": (integer, 2 * m), "closed": (integer, 2 * m), "parent": (integer, 2 * m),
+        "kept": (np.dtype(np.uint8), (m, m)), "score": (double, (m, m)), "start": (double, m), "tiles": (integer, 1),
+    }  # fmt: skip
+    return _record({"lanes": (_record(lanes), ()), "pool": (_record(pool), ()), "paths": (_record(paths), ())})
 
-    def per_lane(count: int, kind: npt.DTypeLike) -> Array:
-        return _aligned(count * lanes, kind)
 
-    def integers(count: int = lanes) -> Array:
-        return np.zeros(count, np.int64)
-
-    return Room(
-        Lanes(
-            per_lane(m * m, real), per_lane(m, real), per_lane(m, real), per_lane(m, real), per_lane(1, real),
-            amounts(n, m).ravel().astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
-            integers(), integers(), integers(), integers(), integers(),
-        ),
-        Pool(
-            per_lane(m * m, np.float64), per_lane(m, np.float64), per_lane(m, np.float64),
-            per_lane(m * words, np.int32), integers(), integers(), integers(), np.zeros(lanes), integers(1),
-        ),
-        Paths(
-            np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),
-            integers(2 * m), integers(2 * m), integers(2 * m),
-            np.zeros((m, m), np.bool_), np.zeros((m, m)), np.zeros(m), integers(1),
-        ),
-    )  # fmt: skip
-
-
-def _aligned(count: int, dtype: npt.DTypeLike) -> Array:
-    """Zeros that start on a cache line: a vector that straddles two is two loads to the processor."""
-    num_bytes = count * np.dtype(dtype).itemsize
-    # numpy may align to less, so there is room to move the start.
-    raw = np.zeros(num_bytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + num_bytes].view(dtype)
+def _record(fields: Fields) -> np.dtype[Any]:
+    """A record of these fields, each at the start of a cache line."""
+    kinds = [np.dtype((kind, shape)) for kind, shape in fields.values()]
+    offsets, end = [], 0
+    for kind in kinds:
+        offsets.append(end)
+        end += -(-kind.itemsize // _LINE) * _LINE
+    layout = {"names": [*fields], "formats": kinds, "offsets": offsets, "itemsize": end}
+    return np.dtype((np.record, layout))

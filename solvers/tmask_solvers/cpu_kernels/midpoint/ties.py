@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
+from tmask_solvers.cpu_kernels.late import late_kernel
 from tmask_solvers.cpu_kernels.midpoint.fallback import fall_back
 from tmask_solvers.cpu_kernels.midpoint.proof import row_proof
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Pool, Room
@@ -48,7 +49,7 @@ def part(lanes: Lanes, lane: int, ms: tuple[int, ...]) -> None:
     lanes.parted[lane] = 1
 
 
-@lean_kernel
+@late_kernel
 def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, ms: tuple[int, ...]) -> bool:
     """Copy a lane's mask and prices, and the true scores, into the pool; False if they stay out, off the grid."""
     m = len(ms)
@@ -81,7 +82,7 @@ def enter(window: Window, lanes: Lanes, lane: int, pool: Pool, ms: tuple[int, ..
     return good
 
 
-@lean_kernel
+@late_kernel
 def settle(
     window: Window,
     room: Room,

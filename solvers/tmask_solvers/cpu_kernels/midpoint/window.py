@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
+from tmask_solvers.cpu_kernels.compiling import inlined, lean_entry, lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.lanes import balanced, column_step, lowest_bit, row_step
 from tmask_solvers.cpu_kernels.midpoint.leaving import SEARCHING, leave, outcome_of, solve_apart
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Room
@@ -24,7 +24,7 @@ from tmask_solvers.shared.constants import momentum
 _momentum = inlined(momentum)
 
 
-@lean_kernel
+@lean_entry
 def solve_window(
     window: Window, ns: tuple[int, ...], ms: tuple[int, ...], room: Room, prices: Array, start: Array
 ) -> float:
