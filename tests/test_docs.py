@@ -148,6 +148,29 @@ def test_the_commands_on_many_machines_run(tmp_path, monkeypatch):
     assert sorted(path.name for path in Path("pruned").iterdir())[-1] == "model.safetensors.index.json"
 
 
+def test_the_plan_for_many_machines_follows_from_its_rows():
+    measured = (ROOT / "bench/results/matrix.md").read_text()
+
+    def at_4_8(part, row):
+        lines = measured.split(f"\n## {part}\n")[1].split("\n## ")[0].splitlines()
+        cells = {line.split("|")[1].strip(): line.split("|") for line in lines if line.startswith("|")}
+        return float(cells[row][cells[""].index(next(cell for cell in cells[""] if cell.strip() == "4:8"))])
+
+    by_dtype = "2048 x 2048: microseconds a block, by dtype"
+    slower = at_4_8(by_dtype, "bfloat16") / at_4_8(by_dtype, "float32")
+    nanoseconds = at_4_8("Nanoseconds a weight, by side of the matrix", "8192") * slower
+    page = (ROOT / "docs/how-to/scale-out.md").read_text()
+    assert f": {nanoseconds:.1f} ns" in page
+
+    def words(seconds):
+        minutes = seconds / 60
+        return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes > 10 else f"{minutes:.1f} min"
+
+    for billions in (70, 400):
+        times = " | ".join(words(billions * nanoseconds / shards) for shards in (1, 8, 64))
+        assert f"| {billions} B | {2 * billions} GB | {billions / 8:.4g} GB | {times} |" in page
+
+
 def test_the_page_on_many_machines_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)

@@ -74,10 +74,11 @@ def test_shards_and_merge_write_the_model_of_a_single_run(model, whole, count):
 
 
 @pytest.mark.parametrize("shards", [2, 5])
-def test_from_python(model, whole, shards):
+@pytest.mark.parametrize("named", ["", "model.safetensors"])
+def test_from_python(model, whole, shards, named):
     pytest.importorskip("joblib")
     folder = model.parent / "made"
-    tmask.solve_file(model, "2:4", model.parent / "m.safetensors", shards=shards, backend="threading",
+    tmask.solve_file(model / named, "2:4", model.parent / "m.safetensors", shards=shards, backend="threading",
                      masked_weights=folder)  # fmt: skip
     same(folder, whole)
 
@@ -104,7 +105,7 @@ def test_weights_of_other_masks_and_missing_ones_are_found(model):
 
 
 def test_what_cannot_be_written_is_said_before_any_work(model):
-    for folder, says in ((f"{model.parent}/out.safetensors", "with / at its end"), (f"{model}/", "that is read"),
+    for folder, says in ((f"{model.parent}/out.safetensors", "to a folder"), (f"{model}/", "that is read"),
                          (f"{model.parent}/a/b/", "create it first")):  # fmt: skip
         result = run("solve", model, "-p", "2:4", "-o", model.parent / "m.safetensors", "--shard", "1/2",
                      "--masked-weights", folder, code=None)  # fmt: skip

@@ -37,7 +37,7 @@ def merge(
     source = open_weights(weights)
     folder = None
     if masked_weights is not None:
-        folder = check_masked_shards(masked_weights, source, overwrite, weights.is_dir(), None)
+        folder = check_masked_shards(masked_weights, source, overwrite, None)
     rows = []
     for path, records in shards.items():
         results = [check_record(record, source) for record in records.values()]

@@ -83,7 +83,8 @@ def solve(
     if place is not None:
         output = shard_path(output, place)
         note(f"shard {place.index} of {place.count}, to {output}; `tmask merge` puts them together")
-    weights_file = None if masked_weights is None or is_folder(masked_weights, file.is_dir()) else Path(masked_weights)
+    folder = place is not None or masked_weights is None or is_folder(masked_weights, file.is_dir())
+    weights_file = None if folder or masked_weights is None else Path(masked_weights)
     check_outputs([file], [output, weights_file, csv], overwrite)
     check_csv_name(csv)
     check_masks_name(output)
@@ -92,7 +93,7 @@ def solve(
     if masked_weights is not None and place is None:
         check_masked_weights(masked_weights, source, overwrite, file.is_dir())
     elif masked_weights is not None:
-        check_masked_shards(masked_weights, source, overwrite, file.is_dir(), place)
+        check_masked_shards(masked_weights, source, overwrite, place)
     layers, of_shard = share_of(selection.layers, place, parsed.m)
     run = LayerRun(source, layers, parsed, used, certify, PartialStore(output), of_shard, keep_zeros)
     written: list[Path] = []

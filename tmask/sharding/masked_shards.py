@@ -33,7 +33,7 @@ from tmask.sharding.plan import spread
 _NAME = "model.safetensors"
 
 
-def check_masked_shards(name: str, source: WeightFile, overwrite: bool, from_folder: bool, place: Place | None) -> Path:
+def check_masked_shards(name: str, source: WeightFile, overwrite: bool, place: Place | None) -> Path:
     """The folder, if a shard's masked weights can be written there; of no place, if the index can.
 
     Raises:
@@ -41,8 +41,8 @@ def check_masked_shards(name: str, source: WeightFile, overwrite: bool, from_fol
         FileFormatError: weights that a safetensors file cannot hold.
         OutputError: it cannot be written, or exists already.
     """
-    if not is_folder(name, from_folder):
-        raise InvalidProblemError(f"{name}: shards write masked weights to a folder; give its name with / at its end")
+    if not is_folder(name, from_folder=True):
+        raise InvalidProblemError(f"{name}: shards write masked weights to a folder; give the name of one")
     folder = Path(name)
     check_place(folder, source)
     check_format(folder / _NAME, listing_of(source))

@@ -118,7 +118,7 @@ class _Task:
             return None
         source = open_weights(self.path)
         if place is not None:
-            check_masked_shards(self.masked, source, self.overwrite, self.path.is_dir(), None)
+            check_masked_shards(self.masked, source, self.overwrite, None)
             return Path(self.masked)
         check_masked_weights(self.masked, source, self.overwrite, self.path.is_dir())
         return None

@@ -81,6 +81,13 @@ def test_the_scale_is_that_of_least_squares():
     assert fitting_scale(weight, torch.zeros(8, 8)) == 1
 
 
+def test_an_entry_below_its_threshold_is_left_at_zero():
+    weight = torch.tensor([0.5, -0.5, 2.0, -2.0, 2.0])
+    mask = torch.tensor([True, True, True, True, False])
+    found = shrink(weight, mask, torch.ones(5), torch.tensor(3.0))
+    assert torch.equal(found, torch.tensor([0.0, 0.0, 3.0, -3.0, 0.0]))
+
+
 def test_what_multiplies_is_the_shrunk_weight_and_the_gradient_passes_whole():
     model = mlp()
     sparsifier = sparsify(model, "2:4", schedule=Periodic(every=1), smoothing=0.5)
