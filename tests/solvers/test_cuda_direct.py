@@ -19,6 +19,7 @@ from tests.solvers.cuda_machines import simulate, why_no_gpu
 from tests.solvers.test_cuda_code import why_not
 from tmask_solvers.cuda_kernels import cubins, direct, launch
 from tmask_solvers.cuda_kernels import device as device_module
+from tmask_solvers.cuda_kernels.code import kernels
 from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.midpoint_cuda import MidpointCuda
@@ -63,13 +64,14 @@ def compilations(monkeypatch) -> list[str]:
 
 def start(driver, *arguments, numbers, name="rounds-4-8-float32"):
     kernel = SimpleNamespace(name=name, numbers=numbers)
-    direct.start(driver, name, kernel, (9, 0), 7, 0xABC, arguments, lambda cuda: nullcontext())
+    kernel.build = lambda cuda: kernel
+    direct.start(driver, kernel, (9, 0), 7, 0xABC, arguments, nullcontext)
 
 
 def test_arrays_become_numbers_in_the_order_of_numba():
     view = torch.zeros(4, 6, dtype=torch.bfloat16).t()[1:]
     address = view.data_ptr()
-    assert direct.flattened((3, view, -1)) == [3, 0, 0, 20, 2, address, 5, 4, 2, 12, -1]
+    assert direct.flattened((3, view, (7, 8), -1)) == [3, 0, 0, 20, 2, address, 5, 4, 2, 12, 7, 8, -1]
 
 
 def test_a_kernel_is_compiled_and_loaded_once(compilations):
@@ -142,7 +144,7 @@ def test_a_key_tells_kernels_arguments_capabilities_and_compilers_apart(monkeypa
 def pretend_device(monkeypatch, cuda, driver, capability=(9, 0)) -> None:
     @contextmanager
     def on_device(device):
-        yield Device(cuda, 0xABC, 1, driver, capability, least=1)
+        yield Device(0xABC, 1, driver, cuda, capability, least=1)
 
     monkeypatch.setattr(launch, "on_device", on_device)
 
@@ -155,7 +157,7 @@ def test_whatever_fails_numba_launches_and_one_line_says_why(monkeypatch, caplog
     def fail(*arguments):
         raise RuntimeError(f"no {fault}\nhere")
 
-    monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 71, b""))
+    monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 68, b""))
     if fault == "compiling":
         monkeypatch.setattr(direct, "compiled", fail)
     elif fault == "other numbers":
@@ -188,12 +190,11 @@ def test_kernels_take_the_numbers_of_their_arguments(monkeypatch, pattern, dtype
     simulate(monkeypatch)
     driver = FakeDriver()
     pretend_device(monkeypatch, numba_cuda, driver, capability)
-    monkeypatch.setattr(device_module, "numba_at", lambda cuda: bench.gpu_kernels._pretended(capability))
-    for kernel in (launch.rounds_kernel, launch.paths_kernel, launch.closed_kernel):
-        kernel.cache_clear()  # its device functions are compiled for one capability
+    monkeypatch.setattr(device_module, "numba_at", lambda cuda: bench.gpu_kernels.pretended(capability))
+    kernels._built.cache_clear()  # device functions are compiled for one capability
     n, m = map(int, pattern.split(":"))
     weight = torch.randn((1, 1, 2 * m, 2 * m)).to(getattr(torch, dtype))
-    with bench.gpu_kernels._pretended(capability):
+    with bench.gpu_kernels.pretended(capability):
         MidpointCuda().solve_matrices(weight, n, m, torch.zeros(weight.shape, dtype=torch.bool))
     assert [len(numbers) for *_, numbers in driver.launches] == [cubin.numbers for cubin in driver.loaded]
     assert len(driver.launches) == 2
