@@ -1,11 +1,11 @@
-"""Find one layer's mask, with its worth, and say which layer and step an error belongs to."""
+"""Find masks of layers, with their worth, and say which layer and step an error belongs to."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.solution import Status
 from tmask.judging.worth import Worth
 from tmask.nn.mask.cutting import Cutting
+from tmask.solving.request import Request
 from tmask.solving.solver import Solver
+from tmask.solving.together import go_together, solve_together
 
 ScoreFn = Callable[[str, Tensor], Tensor]
+
+_ALL = Pattern(1, 1)  # every entry is a block of its own, and kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,15 @@ class FoundMask:
     fingerprint: int | None = None
 
 
+class Wanted(NamedTuple):
+    """A weight that needs a mask: its layer, the pattern (None for all True), and how it is cut."""
+
+    name: str
+    weight: Tensor
+    pattern: Pattern | None
+    cutting: Cutting
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFinder:
     """How masks are found.
@@ -57,6 +70,44 @@ class MaskFinder:
     keep_zeros: bool = False
 
     @torch.no_grad()
+    def find_all(self, wanted: Sequence[Wanted], step: int) -> dict[str, FoundMask]:
+        """The masks of several weights, by name; on one device together, which is then waited for once.
+
+        Raises:
+            TmaskError: as `find`.
+        """
+        requests = [self._request(*one[1:]) for one in wanted]
+        # Scores of all layers at once would take as much memory as all weights; what is kept at zero is rare.
+        alone = self.score is not None or self.keep_zeros or isinstance(self._solver, str)
+        if alone or len(wanted) < 2 or not go_together(requests):
+            return {name: self.find(name, weight, pattern, cut, step) for name, weight, pattern, cut in wanted}
+        begin = time.perf_counter()
+        try:
+            solutions = solve_together(requests)
+        except TmaskError as error:
+            raise _of_layer(error, wanted[error.request].name, step) from error  # type: ignore[attr-defined]
+        seconds = (time.perf_counter() - begin) / sum(weight.numel() for _, weight, *_ in wanted)
+        return {
+            one.name: FoundMask(
+                solution.mask,
+                Worth(solution.objective, solution.total, solution.dual_bound),
+                seconds * one.weight.numel(),
+                solution.status is not Status.UNDERFILLED,
+            )
+            for one, solution in zip(wanted, solutions, strict=True)
+        }
+
+    @property
+    def _solver(self) -> Solver | str | None:
+        """None for "auto"."""
+        return None if self.solver == "auto" else self.solver
+
+    def _request(self, weight: Tensor, pattern: Pattern | None, cutting: Cutting) -> Request:
+        solver = None if isinstance(self._solver, str) else self._solver
+        kept = pattern or _ALL
+        return Request(weight, kept, solver, None, cutting.groups, cutting.layout, self.certify)
+
+    @torch.no_grad()
     def find(self, name: str, weight: Tensor, pattern: Pattern | None, cutting: Cutting, step: int) -> FoundMask:
         """The mask of one weight; all True where the pattern is None.
 
@@ -67,7 +118,7 @@ class MaskFinder:
         try:
             score = self._score(name, weight)
             if pattern is None:
-                pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
+                pattern = _ALL
             solution = tmask.solve(
                 weight,
                 pattern,
@@ -78,7 +129,7 @@ class MaskFinder:
                 **cutting.options,
             )
         except TmaskError as error:
-            raise type(error)(f"step {step}, layer {name!r}: {error}") from error
+            raise _of_layer(error, name, step) from error
         worth = Worth(solution.objective, solution.total, solution.dual_bound)
         complete = solution.status is not Status.UNDERFILLED and not self.keep_zeros
         return FoundMask(solution.mask, worth, time.perf_counter() - begin, complete)
@@ -110,3 +161,8 @@ class MaskFinder:
         if score is None:
             raise InvalidProblemError("score: the function gave None; give the importance of every entry, >= 0")
         return score
+
+
+def _of_layer(error: TmaskError, name: str, step: int) -> TmaskError:
+    """The same error, with step and layer in front."""
+    return type(error)(f"step {step}, layer {name!r}: {error}")

@@ -166,13 +166,14 @@ class SparseLayer:
         if known is not None:
             self._print = self._stamp(), known
 
-    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> int:
-        """Replace the mask in place; returns how many of its bits changed."""
+    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> Tensor:
+        """Replace the mask in place; returns how many of its bits changed, () on the mask's device, not fetched yet."""
         masked = self.masked
-        changed = (masked.mask != found.mask).sum()
-        flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
+        flips = (masked.mask != found.mask).sum()
         masked.mask.copy_(found.mask)
-        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers()))
+        terms = torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers())
+        # The source is copied away before this returns; without the flag, all that the device has to do is waited for.
+        masked.terms.copy_(terms, non_blocking=True)
         self.note(found.fingerprint)
         self.in_force, self.worth, self.step = pattern, found.worth, step
         self.refresh()
