@@ -6,7 +6,11 @@ The driver is a fake; `test_kernels_take_the_numbers_of_their_arguments` compile
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
+import textwrap
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -201,6 +205,70 @@ def test_kernels_take_the_numbers_of_their_arguments(monkeypatch, pattern, dtype
     assert all(cubin.code.startswith(b"\x7fELF") for cubin in driver.loaded)
     kinds = [re.search("solve_(tiles|left)", cubin.entry)[1] for cubin in driver.loaded]
     assert kinds == ["tiles", "left"]
+
+
+PRETENDED = """
+    import contextlib, sys, time
+    import torch
+    import tmask
+    from tmask_solvers.cuda_kernels import direct, judging, launch, usable
+    from tmask_solvers.cuda_kernels.code.kernels import Kernel
+    from tmask_solvers.cuda_kernels.device import Device
+    from tmask_solvers.midpoint_cuda import MidpointCuda
+
+    class Driver:
+        launched = []
+        def load(self, cubin):
+            return cubin.entry
+        def launch(self, kernel, blocks, stream, numbers):
+            self.launched.append(kernel)
+
+    @contextlib.contextmanager
+    def on_device(device):
+        yield Device(0, 1, Driver(), capability=(9, 0))
+
+    launch.on_device = judging.on_device = on_device
+    torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
+    torch.cuda.is_current_stream_capturing = lambda: False
+    usable.properties = lambda index: (1, (9, 0))
+    judging.takes = lambda device_type, side: True
+    MidpointCuda.device_types = ("cpu",)
+    tmask.solving.api.stays_on_device = tmask.solving.entry._has_driver = lambda *_: True
+"""
+SOLVING = """
+    begin = time.perf_counter()
+    for pattern in ("2:4", "4:8"):
+        try:
+            tmask.solve(torch.randn(64, 64), pattern, "midpoint-cuda")
+        except tmask.TmaskError:
+            pass  # nothing has written the mask and its figures
+    print(*Driver.launched, f"seconds={time.perf_counter() - begin:.3f}", *(x for x in sys.modules if x == "numba"))
+"""
+
+
+def test_with_kernels_on_disk_a_process_does_without_numba(tmp_path):
+    """As far as a launch goes: devices are pretended, and what is kept on disk are names."""
+    compiling = """
+        usable.numba_cuda = lambda: type("cuda", (), {"jit": lambda *_: lambda kernel: None})
+        usable.numba_at = lambda cuda: contextlib.nullcontext()
+        Device._numba = lambda self: contextlib.nullcontext()
+        Kernel.build = lambda kernel, cuda: kernel
+        counts = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50}
+        direct.compiled = lambda kernel, *_: direct.Cubin(kernel.kind, counts[kernel.kind], b"")
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run(*texts):
+        code = "".join(textwrap.dedent(text) for text in texts)
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
+
+    kinds = ["closed", "paths", "judge", "rounds", "paths", "judge"]
+    first, second = run(PRETENDED, compiling, SOLVING), run(PRETENDED, SOLVING)
+    assert first[:6] == kinds, "or a kernel takes other numbers of arguments"
+    assert second[:6] == kinds
+    assert len(second) == 7, "numba was imported"
 
 
 @pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "none")
