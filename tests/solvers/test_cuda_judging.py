@@ -15,7 +15,7 @@ from tests.strategies import KINDS, make_blocks
 from tmask.blocks.pattern import Pattern
 from tmask.blocks.tensor_blocks import cut_tiles
 from tmask.judging import duals
-from tmask.judging.examining import Part, _by_torch
+from tmask.judging.examining import Judged, _by_torch
 from tmask.solving import devices
 from tmask.solving.device_masks import DeviceMasks
 from tmask.solving.devices import solve_many_on_device, solve_on_device
@@ -42,10 +42,10 @@ def solve(weight, pattern, **options):
     return make_solution(mask, request.pattern, answers)
 
 
-def part_of(scores: np.ndarray, masks: np.ndarray, n: int, prices: np.ndarray | None, device: str) -> Part:
+def part_of(scores: np.ndarray, masks: np.ndarray, n: int, prices: np.ndarray | None, device: str) -> Judged:
     tiles, kept = torch.from_numpy(scores).to(device), torch.from_numpy(masks).to(device)
     v = None if prices is None else torch.from_numpy(prices).to(device)[None, None, None]
-    return Part(tiles[None, None, None], kept[None, None, None], n, v)
+    return Judged(tiles[None, None, None], kept[None, None, None], n, v)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 5), (4, 8), (9, 17)])

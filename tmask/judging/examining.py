@@ -17,12 +17,10 @@ from tmask.judging.tensor_judging import examine
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIGURES = 5  # kept scores, all scores, lines that keep more than n, irregular blocks, unproven blocks
-
 PIECE_ENTRIES = 1 << 25  # looked at together by torch, which bounds the memory for its copies
 
 
-class Part(NamedTuple):
+class Judged(NamedTuple):
     """Masks with the scores that they were made for, and the column prices that prove them, or None."""
 
     values: Tensor
@@ -31,8 +29,8 @@ class Part(NamedTuple):
     prices: Tensor | None
 
 
-def examine_all(parts: Sequence[Part]) -> Tensor:
-    """(parts, FIGURES) float64, see `tmask.judging.tensor_judging.examine`; all parts are on one device."""
+def examine_all(parts: Sequence[Judged]) -> Tensor:
+    """(parts, 5) float64, see `tmask.judging.tensor_judging.examine`; all parts are on one device."""
     import torch
 
     kernels = find_device_kernels()
@@ -42,8 +40,8 @@ def examine_all(parts: Sequence[Part]) -> Tensor:
     return torch.stack([_by_torch(part) for part in parts])
 
 
-def _by_torch(part: Part) -> Tensor:
-    """(FIGURES,) of one part, in pieces, since what is looked at is copied: as float32, as differences, as counts."""
+def _by_torch(part: Judged) -> Tensor:
+    """(5,) of one part, in pieces, since what is looked at is copied: as float32, as differences, as counts."""
     import torch
 
     rows = []

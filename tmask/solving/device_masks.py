@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tmask.blocks.tensor_blocks import Index, pieces
 from tmask.errors import SolverFailedError
-from tmask.judging.examining import PIECE_ENTRIES, Part
+from tmask.judging.examining import PIECE_ENTRIES, Judged
 from tmask.judging.tensor_judging import is_regular, magnitudes, proves_optimal, unproven
 from tmask.judging.worth import Worth
 from tmask.solving.reference import judge_blocks
@@ -54,9 +54,9 @@ class DeviceMasks:
         return self.proof.slack is not None or self.proof.col_prices is not None
 
     @property
-    def part(self) -> Part:
+    def part(self) -> Judged:
         """What is examined of them."""
-        return Part(self.values, self.masks, self.n, self._prices())
+        return Judged(self.values, self.masks, self.n, self._prices())
 
     def refuse_wrong(self, known: Sums) -> None:
         """Return if all masks are masks of this pattern; raise SolverFailedError if not."""

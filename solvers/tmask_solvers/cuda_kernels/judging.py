@@ -22,7 +22,7 @@ SHARES = 4096
 _LARGEST_SIDE = 32
 
 # As in `tmask.judging.examining`: values and masks (K, G, down, across, m, m), n, and column prices or None.
-Part = tuple[Tensor, Tensor, int, Tensor | None]
+_Judged = tuple[Tensor, Tensor, int, Tensor | None]
 
 
 def takes(device_type: str, side: int) -> bool:
@@ -30,7 +30,7 @@ def takes(device_type: str, side: int) -> bool:
     return device_type == "cuda" and side <= _LARGEST_SIDE and works_here()
 
 
-def examine_all(parts: Sequence[Part]) -> Tensor:
+def examine_all(parts: Sequence[_Judged]) -> Tensor:
     """(parts, FIGURES) float64, see `tmask.judging.tensor_judging.examine`; all are on one device."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for k, (values, _, n, prices) in enumerate(parts):
@@ -43,7 +43,7 @@ def examine_all(parts: Sequence[Part]) -> Tensor:
     return torch.cat(found)[to_device(order, found[0].device)]
 
 
-def _examine(parts: Sequence[Part]) -> Tensor:
+def _examine(parts: Sequence[_Judged]) -> Tensor:
     """The same for parts of one kind."""
     values, masks, n, _ = parts[0]
     origins = origin_of(values), origin_of(masks)

@@ -50,56 +50,52 @@ class Results:
 
 def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> list[Results]:
     """Masks of matrices of one dtype, on one device, with tiles of one side."""
-    batch = Batch(matrices)
-    count, m, dtype, many = batch.count, batch.side, batch.dtype, batch.many
-    col_prices = torch.empty((count, m), dtype=torch.float64, device=batch.device)
+    job = Job(matrices)
+    count, m, dtype, many = job.count, job.side, job.dtype, job.many
+    col_prices = torch.empty((count, m), dtype=torch.float64, device=job.device)
     # A kernel takes an array in any case; where it writes no row prices, any one will do.
     row_prices = torch.empty_like(col_prices) if prices == ALL_PRICES else col_prices
-    with on_device(batch.device) as device:
+    with on_device(job.device) as device:
         warps = -(-count // (WARP // lanes_per_tile(m)))
         rounds = Kernel("rounds", n, m, dtype, many)
-        device.launch(
-            rounds, warps, _MANY, *batch.memory, batch.where, count, row_prices, col_prices, prices, *batch.left
-        )
-        _finish(device, batch, n, row_prices, col_prices, prices, warm=True)
+        device.launch(rounds, warps, _MANY, *job.memory, job.where, count, row_prices, col_prices, prices, *job.left)
+        _finish(device, job, n, row_prices, col_prices, prices, warm=True)
     return [
         Results(
             row_prices[first : first + own] if prices == ALL_PRICES else None,
             col_prices[first : first + own] if prices != NO_PRICES else None,
             slack,
         )
-        for first, own, slack in zip(batch.firsts, batch.counts, batch.slack.unbind(), strict=True)
+        for first, own, slack in zip(job.firsts, job.counts, job.slack.unbind(), strict=True)
     ]
 
 
 def solve_closed(matrices: Sequence[Tiles], n: int) -> list[Results]:
     """The same for m = 4, of float32 or narrower, without prices."""
-    batch = Batch(matrices)
+    job = Job(matrices)
     words = [_words(tiles.mask) for tiles in matrices]
     packed = [Tiles(tiles.weight, word) for tiles, word in zip(matrices, words, strict=True) if word is not None]
     # A row of the mask as one word is one store a thread, not four.
     all_packed = len(packed) == len(matrices)
-    memory, where = _places(packed, batch.firsts) if all_packed else (batch.memory, batch.where)
-    nowhere = torch.empty((1, SIDE), dtype=torch.float64, device=batch.device)
-    with on_device(batch.device) as device:
-        kernel = Kernel("closed", n, SIDE, batch.dtype, batch.many, all_packed)
-        device.launch(kernel, -(-batch.count // WARP), _MANY, *memory, where, batch.count, *batch.left)
-        _finish(device, batch, n, nowhere, nowhere, NO_PRICES, warm=False)
-    return [Results(None, None, slack) for slack in batch.slack.unbind()]
+    memory, where = _places(packed, job.firsts) if all_packed else (job.memory, job.where)
+    nowhere = torch.empty((1, SIDE), dtype=torch.float64, device=job.device)
+    with on_device(job.device) as device:
+        kernel = Kernel("closed", n, SIDE, job.dtype, job.many, all_packed)
+        device.launch(kernel, -(-job.count // WARP), _MANY, *memory, where, job.count, *job.left)
+        _finish(device, job, n, nowhere, nowhere, NO_PRICES, warm=False)
+    return [Results(None, None, slack) for slack in job.slack.unbind()]
 
 
-def _finish(
-    device: Device, batch: Batch, n: int, row_prices: Tensor, col_prices: Tensor, prices: int, warm: bool
-) -> None:
+def _finish(device: Device, job: Job, n: int, row_prices: Tensor, col_prices: Tensor, prices: int, warm: bool) -> None:
     """Solve the tiles that the kernel before has left over."""
-    kernel = Kernel("paths", n, batch.side, batch.dtype, batch.many)
+    kernel = Kernel("paths", n, job.side, job.dtype, job.many)
     # As for all tiles: how many are left the device alone knows, and to ask it would be to wait for it.
-    warps = -(-batch.count // (WARP // lanes_per_tile(batch.side)))
-    arguments = (row_prices, col_prices, prices, int(warm), *batch.left, batch.slack)
-    device.launch(kernel, warps, _FEW, *batch.memory, batch.where, *arguments)
+    warps = -(-job.count // (WARP // lanes_per_tile(job.side)))
+    arguments = (row_prices, col_prices, prices, int(warm), *job.left, job.slack)
+    device.launch(kernel, warps, _FEW, *job.memory, job.where, *arguments)
 
 
-class Batch:
+class Job:
     """What the kernels of one call have in common.
 
     Attributes:
