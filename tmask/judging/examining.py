@@ -34,10 +34,17 @@ def examine_all(parts: Sequence[Judged]) -> Tensor:
     import torch
 
     kernels = find_device_kernels()
-    if kernels is not None and all(kernels.takes(part.values.device.type, part.values.shape[-1]) for part in parts):
-        figures: Tensor = kernels.examine_all(parts)
+    if kernels is None:
+        return torch.stack([_by_torch(part) for part in parts])
+    taken = [kernels.takes(part.values.device.type, part.values.shape[-1]) for part in parts]
+    own = [part for part, takes in zip(parts, taken, strict=True) if takes]
+    if len(own) == len(parts):  # no more kernels than that one
+        figures: Tensor = kernels.examine_all(own)
         return figures
-    return torch.stack([_by_torch(part) for part in parts])
+    by_kernel = iter(kernels.examine_all(own).unbind() if own else ())
+    return torch.stack(
+        [next(by_kernel) if takes else _by_torch(part) for part, takes in zip(parts, taken, strict=True)]
+    )
 
 
 def _by_torch(part: Judged) -> Tensor:

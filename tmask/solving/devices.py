@@ -167,31 +167,37 @@ def _choose(solver: Solver | None, region: Region, device_type: str) -> TensorSo
 def _solve_regions(regions: Sequence[tuple[_Job, Region]]) -> list[DeviceMasks]:
     """Write the masks of all; full regions of one pattern and solver together."""
     parts: list[DeviceMasks | None] = [None] * len(regions)
-    together: dict[tuple[TensorSolver | int, int, int], list[int]] = {}
-    solvers: dict[TensorSolver | int, TensorSolver] = {}
-    for k, (job, region) in enumerate(regions):
+    together: dict[object, list[int]] = {}
+    chosen = [_choose(job.request.solver, region, job.matrices.device.type) for job, region in regions]
+    for k, ((job, region), solver) in enumerate(zip(regions, chosen, strict=True)):
         pattern = job.request.pattern
-        chosen = _choose(job.request.solver, region, job.matrices.device.type)
         # n = m keeps everything, which takes no solver, and no solver's slack.
         if region.full and pattern.n < pattern.m:
-            own = chosen if is_ours(chosen) else id(chosen)  # which others' classes need not hash
-            solvers[own] = chosen
-            together.setdefault((own, pattern.n, pattern.m), []).append(k)
+            # Those of others one by one: each weight is copied for them, and that of a whole model would be much.
+            together.setdefault((solver, pattern) if is_ours(solver) else k, []).append(k)
         else:
-            parts[k] = _keep_all(chosen, job, region) if region.full else _solve_padded(chosen, job, region)
-    for (own, n, m), places in together.items():
-        solver = solvers[own]
-        pairs = [
-            tuple(cut_region(regions[k][1], x) for x in (regions[k][0].matrices, regions[k][0].masks)) for k in places
-        ]
-        shapes = ", ".join(str(tuple(weights.shape)) for weights, _ in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
-        # Others may write into what they read, and torch has no read-only tensors: what is judged is the original.
-        given = [(weights if is_ours(solver) else weights.clone(), kept) for weights, kept in pairs]
-        with faults_of(solver, f"blocks of a {shapes} tensor"):
-            proofs = solver.solve_many(given, n, m)
-        for k, (weights, kept), proof in zip(places, pairs, proofs, strict=True):
-            parts[k] = DeviceMasks(solver, n, cut_tiles(weights, m, m), cut_tiles(kept, m, m), proof)
+            parts[k] = _keep_all(solver, job, region) if region.full else _solve_padded(solver, job, region)
+    for places in together.values():
+        solved = _solve_whole(chosen[places[0]], [regions[k] for k in places])
+        for k, part in zip(places, solved, strict=True):
+            parts[k] = part
     return [part for part in parts if part is not None]
+
+
+def _solve_whole(solver: TensorSolver, regions: Sequence[tuple[_Job, Region]]) -> list[DeviceMasks]:
+    """Full regions of one pattern."""
+    pattern = regions[0][0].request.pattern
+    n, m = pattern.n, pattern.m
+    pairs = [(cut_region(region, job.matrices), cut_region(region, job.masks)) for job, region in regions]
+    # Others may write into what they read, and torch has no read-only tensors: what is judged is the original.
+    given = [(weights if is_ours(solver) else weights.clone(), kept) for weights, kept in pairs]
+    shapes = ", ".join(str(tuple(weights.shape)) for weights, _ in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+    with faults_of(solver, f"blocks of a {shapes} tensor"):
+        proofs = solver.solve_many(given, n, m)
+    return [
+        DeviceMasks(solver, n, cut_tiles(weights, m, m), cut_tiles(kept, m, m), proof)
+        for (weights, kept), proof in zip(pairs, proofs, strict=True)
+    ]
 
 
 def _keep_all(solver: TensorSolver, job: _Job, region: Region) -> DeviceMasks:

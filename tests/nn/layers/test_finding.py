@@ -70,6 +70,15 @@ def test_an_error_names_the_layer_and_the_step(solver):
         MaskFinder(solver).find_all(layers, 7)
 
 
+def test_a_solver_that_fails_names_all_layers(monkeypatch):
+    monkeypatch.setattr("tmask.solving.together.stays_on_device", lambda *_: True)
+    monkeypatch.setattr("tmask_solvers.midpoint_torch.MidpointTorch.solve_many", lambda *_: 1 / 0)
+    with pytest.raises(
+        tmask.SolverFailedError, match=r"^step 7, layer 'a, b, conv, stack, dense': .*ZeroDivisionError"
+    ):
+        MaskFinder("auto").find_all(wanted(), 7)
+
+
 @pytest.mark.parametrize("settings", [{"score": lambda name, weight: weight.abs()}, {"keep_zeros": True}])
 def test_scores_and_kept_zeros_take_one_layer_at_a_time(solver, fetched, settings):
     layers = [one for one in wanted() if one.pattern]

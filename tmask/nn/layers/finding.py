@@ -85,7 +85,9 @@ class MaskFinder:
         try:
             solutions = solve_together(requests)
         except TmaskError as error:
-            raise _of_layer(error, wanted[error.request].name, step) from error  # type: ignore[attr-defined]
+            place: int | None = getattr(error, "request", None)  # a solver that fails does so for all of them
+            name = ", ".join(one.name for one in wanted) if place is None else wanted[place].name
+            raise _of_layer(error, name, step) from error
         seconds = (time.perf_counter() - begin) / sum(weight.numel() for _, weight, *_ in wanted)
         return {
             one.name: FoundMask(
