@@ -2,18 +2,21 @@
 
     python -m bench.gpu [--patterns 2:4,4:8] [--sides 1024,4096] [--dtypes float32,bfloat16]
 
-Three kinds of calls are timed with CUDA events. `masks`: a solver alone, from the matrix to its mask, both on the
-device. `solve`: `tmask.solve` as a user calls it, checks and proof included. `memory`: a copy of the matrix, and the
-floor, which reads the matrix and writes a mask with no thought. The solver on the CPU includes both transfers. Calls of
-a group run in turn, so that a slow moment of the machine hits all of them; the first call of each, which may compile,
-is a row of its own (`repeat` -1).
+Five kinds of calls are timed with CUDA events. `masks`: a solver alone, from the matrix to its mask, both on the
+device; `ties` the same for the matrix rounded to small integers. `solve`: `tmask.solve` as a user calls it, checks and
+proof included; `layers` the same for the matrix as four layers, at once, as a renewal does. `memory`: a copy of the
+matrix, and the floor, which reads the matrix and writes a mask with no thought. The solver on the CPU includes both
+transfers. Calls of a group run in turn, so that a slow moment of the machine hits all of them; the first call of each,
+which may compile, is a row of its own (`repeat` -1).
 
-Without a CUDA device nothing is measured, nothing is written, and the exit code is 3.
+Without a CUDA device nothing is measured, nothing is written, and the exit code is 3. `--dry-run` makes every call once
+on the CPU, at a side of 64, and writes nothing either.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +52,13 @@ def by_events(call: Call) -> tuple[float, Row]:
     stop.record()
     torch.cuda.synchronize()
     return start.elapsed_time(stop) / 1000, row
+
+
+def by_clock(call: Call) -> tuple[float, Row]:
+    """The same on a CPU, for a dry run."""
+    begin = time.perf_counter()
+    row = call()
+    return time.perf_counter() - begin, row
 
 
 def measure(calls: dict[tuple[str, str], Call], timer: Timer, repeats: int, budget: float) -> Iterator[Row]:
@@ -98,18 +108,24 @@ def main(
     dtypes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(DTYPES),
     repeats: Annotated[int, typer.Option(help="Timed calls of each.")] = 15,
     budget: Annotated[float, typer.Option(help="Seconds for the repeats of a slow call, about.")] = 2.0,
+    dry_run: Annotated[bool, typer.Option(help="Only see whether all calls work, on the CPU.")] = False,
 ) -> None:
     """Run the benchmark, and print its table."""
     if unknown := [name for name in dtypes.split(",") if name not in (*DTYPES, "float16", "float64")]:
         raise InvalidProblemError(f"no dtype {unknown[0]!r}; there are: float16, bfloat16, float32, float64")
     chosen = [Pattern.parse(text) for text in patterns.split(",")]
     lengths = [int(text) for text in sides.split(",")]
+    if dry_run:
+        rows = [row for group in groups_of("cpu", chosen, [64], dtypes.split(","), by_clock, 1, 0.0) for row in group]
+        print(report([row | {"device": "no device"} for row in rows]))
+        print("a dry run: these are times of a CPU, and nothing was measured", file=sys.stderr)
+        return
     if not torch.cuda.is_available():
         print("there is no CUDA device here: nothing was measured", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     check_output(out, overwrite=True)
     machine = {"device": torch.cuda.get_device_name(), "commit": commit()} | environment()
-    rows: list[Row] = list(read_rows(out))
+    rows = list(read_rows(out))
     for group in groups_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget):
         # After each group, so that a run that is cut off loses one at most.
         rows = replaced(rows, [row | machine for row in group])

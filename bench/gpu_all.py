@@ -1,10 +1,11 @@
 """Everything that needs a GPU, in one command of at most six minutes: tests, a sanitizer, both benchmarks.
 
-    make gpu        or        python -m bench.gpu_all [--out FOLDER]
+    make gpu        or        python -m bench.gpu_all [--out FOLDER] [--dry-run]
 
 Needs torch, numba-cuda and the test tools; installs nothing. The most telling part comes first, and each has a limit
 and a log of its own, so that one that fails or is cut off loses nothing of the others. Logs, CSVs named by the device,
-and the table of parts go to one folder. Exit codes: 1 if a part failed or was cut off, 3 without a CUDA device.
+and the table of parts go to one folder. Exit codes: 1 if a part failed or was cut off, 3 without a CUDA device. A dry
+run needs none: it collects the tests and makes tiny calls on the CPU, in the same parts with the same limits.
 """
 
 from __future__ import annotations
@@ -29,34 +30,39 @@ _PYTEST = (sys.executable, "-m", "pytest", "-v", "--durations=10")
 _PACKED = "(cusparselt or cutlass or cuda) and not emulated"
 
 
-def parts(device: str, folder: Path) -> list[Part]:
-    """What is run on a device of this name, in order."""
+def parts(device: str, folder: Path, dry: bool = False) -> list[Part]:
+    """What is run on a device of this name, in order.
+
+    Args:
+        dry: only what shows on a CPU that each part would start: tests are collected, benchmarks make tiny calls.
+    """
     name = re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
-    small = (sys.executable, "-m", "bench.gpu_small")
+    small = (sys.executable, "-m", "bench.gpu_small", *(["--device=cpu"] if dry else []))
+    pytest = (*_PYTEST, *(["--collect-only", "-q"] if dry else []))
+    bench = ("--dry-run",) if dry else ()
     tests = "tests/bench/test_gpu.py", "tests/bench/test_gpu_training.py", "tests/cli/test_doctor.py"
     # How kernels are launched first: where that fails, all that follows is slow.
-    masks = "tests/solvers/test_cuda_direct.py", "tests/solvers/test_midpoint_cuda.py"
+    masks = "test_cuda_direct", "test_cuda_judging", "test_midpoint_cuda"
     solving = "tests/solving/test_tensors.py", "tests/solvers/test_cuda_code.py"
     sizes = "--patterns=2:4,4:8,8:16", "--sides=4096", "--dtypes=float32,bfloat16", "--repeats=7", "--budget=0.5"
     return [
         Part("small", small, 25),
-        Part("tests-packing", (*_PYTEST, "tests/nn/packing", "tests/nn/training/test_graphed.py", "-k", _PACKED), 50),
+        Part("tests-packing", (*pytest, "tests/nn/packing", "tests/nn/training/test_graphed.py", "-k", _PACKED), 45),
         Part(
             "bench-training",
-            (
-                sys.executable,
-                "-m",
-                "bench.gpu_training",
-                f"--out={folder / f'gpu-training-{name}.csv'}",
-                "--scale=small",
-            ),
-            70,
+            (*_bench("gpu_training", folder / f"gpu-training-{name}.csv"), "--scale=small", *bench),
+            65,
         ),
-        Part("tests-masks", (*_PYTEST, *masks, "-k", "gpu"), 80),
-        Part("tests-others", (*_PYTEST, *solving, *tests, "-k", "cuda or gpu or device or times"), 35),
-        Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 30, needs="compute-sanitizer"),
-        Part("bench-masks", (sys.executable, "-m", "bench.gpu", f"--out={folder / f'gpu-{name}.csv'}", *sizes), 70),
+        Part("first-call", (*_bench("gpu_first", folder / f"gpu-first-{name}.csv"), *bench), 25),
+        Part("tests-masks", (*pytest, *(f"tests/solvers/{file}.py" for file in masks), "-k", "gpu"), 80),
+        Part("tests-others", (*pytest, *solving, *tests, "-k", "cuda or gpu or device or times"), 30),
+        Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 25, needs="compute-sanitizer"),
+        Part("bench-masks", (*_bench("gpu", folder / f"gpu-{name}.csv"), *sizes, *bench), 65),
     ]
+
+
+def _bench(name: str, out: Path) -> tuple[str, ...]:
+    return sys.executable, "-m", f"bench.{name}", f"--out={out}"
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -67,18 +73,22 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def main(
     out: Annotated[Path, typer.Option(help="The folder for logs, CSVs and the table.")] = ROOT / "build" / "gpu",
+    dry_run: Annotated[bool, typer.Option(help="Only see on a CPU whether each part would start.")] = False,
 ) -> None:
     """Run all parts, and print what became of them."""
-    if not torch.cuda.is_available():
+    if not dry_run and not torch.cuda.is_available():
         print("there is no CUDA device here: nothing was measured", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     folder = out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = []
-    for outcome in run_parts(parts(torch.cuda.get_device_name(), folder), folder, child_environment(os.environ), ROOT):
+    wanted = parts("no device" if dry_run else torch.cuda.get_device_name(), folder, dry_run)
+    for outcome in run_parts(wanted, folder, child_environment(os.environ), ROOT):
         outcomes.append(outcome)
         print(f"{outcome.name}: {outcome.words}, {outcome.seconds:.0f} s", flush=True)
     print(f"\n{table(outcomes)}\n\nCSVs: {', '.join(sorted(path.name for path in folder.glob('*.csv'))) or 'none'}")
+    if dry_run:
+        print("a dry run: nothing was measured")
     if not all(outcome.good for outcome in outcomes):
         raise typer.Exit(1)
 

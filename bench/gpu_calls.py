@@ -12,7 +12,10 @@ from torch import Tensor
 import tmask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
-from tmask.solving.registry import available_solvers, get_solver, solver_class
+from tmask.judging.worth import Worth
+from tmask.solving.devices import solve_many_on_device
+from tmask.solving.registry import DEVICE_AUTO, available_solvers, get_solver, solver_class
+from tmask.solving.request import Request
 from tmask.solving.tensor_solver import TensorSolver
 from tmask_solvers.torch_kernels.closed import solve_closed
 from tmask_solvers.torch_kernels.rounds import iterate
@@ -21,6 +24,7 @@ Row = dict[str, Any]
 Call = Callable[[], Row]
 
 SOLVERS = ("midpoint-cuda", "midpoint-torch", "entropic", "greedy-keep")
+_LAYERS = 4
 _SHARE_ENTRIES = 1 << 22  # enough to know which share of blocks the rounds leave
 
 
@@ -43,6 +47,9 @@ def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
     for name in solvers_on(weight.device.type):
         calls["masks", name] = _masks_alone(name, weight, mask, pattern, {"blocks": blocks})
         calls["solve", name] = _solving(name, weight, pattern, {"blocks": blocks})
+        if name in DEVICE_AUTO:
+            calls["ties", name] = _masks_alone(name, (2 * weight).round(), mask, pattern, {"blocks": blocks})
+            calls["layers", name] = _together(name, weight, pattern, {"blocks": blocks})
     calls["solve", "midpoint, CPU"] = _through_cpu(weight, pattern, {"blocks": blocks})
     return calls
 
@@ -68,6 +75,19 @@ def _masks_alone(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, row:
     def call() -> Row:
         solver.solve_matrices(weight[None, None], pattern.n, pattern.m, mask[None, None])
         return row | {"left": left}
+
+    return call
+
+
+def _together(name: str, weight: Tensor, pattern: Pattern, row: Row) -> Call:
+    """The matrix as layers of a model, which a renewal solves, judges and fetches at once."""
+    solver = get_solver(name)
+    layers = weight.view(_LAYERS, -1, weight.shape[1]).unbind()
+    requests = [Request(layer, pattern, solver) for layer in layers]
+
+    def call() -> Row:
+        worth = Worth.sum(answer.worth for _, answers in solve_many_on_device(requests) for answer in answers)
+        return row | {"gap": worth.optimality_gap}
 
     return call
 

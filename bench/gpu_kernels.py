@@ -29,51 +29,43 @@ COLUMNS = ("kernel", "n", "m", "dtype", "registers", "stack", "spills", "shared_
 _REGISTERS, _SHARED_BYTES, _RESERVED_BYTES, _BLOCKS = 65536, 233472, 1024, 32
 
 
-def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] = (9, 0)) -> str:
-    """PTX of kernel "rounds", "paths" or "closed" of a pattern, as it is compiled for that compute capability."""
+def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] = (9, 0), many: bool = False) -> str:
+    """PTX of kernel "rounds", "paths", "closed" or "judge" of a pattern, for that compute capability.
+
+    Args:
+        many: of the kernel that takes many matrices at once.
+    """
     import numba.cuda
 
-    from tmask_solvers.cuda_kernels import launch
+    from tmask_solvers.cuda_kernels import direct
+    from tmask_solvers.cuda_kernels.code.kernels import Kernel
 
-    cuda: Any = numba.cuda  # which has no types
-    kind: torch.dtype = getattr(torch, dtype)
-    with _pretended(capability):
-        if kernel == "closed":
-            dispatcher = launch.closed_kernel(cuda, n, kind, True)
-        else:
-            make = {"rounds": launch.rounds_kernel, "paths": launch.paths_kernel}[kernel]
-            dispatcher = make(cuda, n, m, kind)
-        code, _ = cuda.compile(
-            dispatcher.py_func,
-            _signature(kernel, dtype),
-            cc=capability,
-            output="ptx",
-            device=False,
-            abi="numba",
-            launch_bounds=dispatcher.targetoptions["launch_bounds"],
-        )
-    return str(code)
+    described = Kernel(kernel, n, m, getattr(torch, dtype), many, packed=kernel == "closed")
+    with pretended(capability):
+        return direct.ptx_of(described.build(numba.cuda), _types(kernel, dtype, many), capability)
 
 
-def _signature(kernel: str, dtype: str) -> tuple[Any, ...]:
-    from numba import types
+def _types(kernel: str, dtype: str, many: bool) -> list[str]:
+    from tmask_solvers.cuda_kernels.code.places import NUMBERS
 
-    entry = {"bfloat16": types.int16}.get(dtype) or getattr(types, dtype)
-    weight = types.Array(entry, 6, "A")
-    mask = types.Array(types.int32 if kernel == "closed" else types.boolean, 6, "A")
-    prices, listed = types.Array(types.float64, 2, "C"), types.Array(types.int32, 1, "C")
-    number = types.int64
-    place = (number, number, number)
-    if kernel == "closed":
-        return (weight, mask, *place, number, listed, listed)
-    if kernel == "rounds":
-        return (weight, mask, *place, number, prices, prices, number, listed, listed)
-    slack = types.Array(types.float64, 1, "C")
-    return (weight, mask, *place, prices, prices, number, number, listed, listed, slack)
+    # bfloat16 as its bits, and rows of a mask as words.
+    memory = [
+        f"{dtype.replace('bfloat16', 'int16')} array 1",
+        f"{'int32' if kernel == 'closed' else 'boolean'} array 1",
+    ]
+    where = "int64 array 2" if many else f"int64 tuple {NUMBERS}"
+    prices, numbers, listed = "float64 array 2", "float64 array 1", ["int32 array 1", "int32 array 1"]
+    rest = {
+        "closed": ["int64", *listed],
+        "rounds": ["int64", prices, prices, "int64", *listed],
+        "paths": [prices, prices, "int64", "int64", *listed, numbers],
+        "judge": [numbers, "int64", "int64", numbers],
+    }
+    return [*memory, where, *rest[kernel]]
 
 
 @contextmanager
-def _pretended(capability: tuple[int, int]) -> Iterator[None]:
+def pretended(capability: tuple[int, int]) -> Iterator[None]:
     """numba asks the current device for its capability when it compiles a device function."""
     device = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
@@ -111,7 +103,7 @@ def rows() -> Iterator[dict[str, Any]]:
     """A row for each kernel, pattern and dtype."""
     for n, m in PATTERNS:
         for dtype in DTYPES:
-            for kernel in ("closed", "rounds", "paths"):
+            for kernel in ("closed", "rounds", "paths", "judge"):
                 if kernel == "closed" and (m != 4 or dtype == "float64"):
                     continue
                 used = assemble(ptx_of(kernel, n, m, dtype))

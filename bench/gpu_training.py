@@ -6,6 +6,7 @@ Parts: `check`, errors of packed and of dense masked linear layers against float
 `linear`, seconds of a layer by sizes and tokens; `packing`, of a weight at each step and of a mask at each renewal;
 `renewal`, of finding a mask; `block`, a training step of a GPT block by backend, and the renewals' share of it.
 Times are medians by CUDA events, taken in turn. Without a GPU it measures nothing, writes nothing, and exits with 3.
+`--dry-run` goes through all parts once on the CPU, in a small size, and writes nothing either.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import itertools
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +55,7 @@ SCALES = {
     ),
 }
 
+_TINY = Scale(((64, 64),), (32,), ((64, 1, 32),), repeats=1)
 
 Case = tuple[Row, Callable[[], Iterator[Row]]]  # a row to put a failure in, and what yields the real ones
 
@@ -114,10 +117,16 @@ def main(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = RESULTS / "gpu_training.csv",
     scale: Annotated[str, typer.Option(help="small or full.")] = "full",
     solver: Annotated[str, typer.Option(help="That finds the masks.")] = "auto",
+    dry_run: Annotated[bool, typer.Option(help="Only see whether all parts work, on the CPU.")] = False,
 ) -> None:
     """Check and measure the 2:4 kernels on this machine's GPU."""
     if scale not in SCALES:
         raise InvalidProblemError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
+    if dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(torch.device("cpu"), _TINY, solver, Path(folder, "rows.csv"))
+        print("a dry run: nothing was measured", file=sys.stderr)
+        return
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured, nothing was written", file=sys.stderr)
         raise typer.Exit(NO_GPU)

@@ -14,6 +14,8 @@ KERNELS = ROOT / "solvers" / "tmask_solvers"
 TMASK = ROOT / "tmask"
 CONDITIONS = "tests/solvers/test_exactness_conditions.py"
 CLOSED = "tests/solvers/test_closed.py"
+JUDGING = "tests/solvers/test_cuda_judging.py"
+CUDA, CODE = "tests/solvers/test_midpoint_cuda.py", "cuda_kernels/code"
 METHODS, BLOCKWISE = "tests/nn/methods", "tests/nn/blockwise"
 
 
@@ -131,5 +133,33 @@ MUTANTS = {
     "each process with its own gradients": Mutant(
         "nn/blockwise/tuning.py", "dist.all_reduce(gradient)", "gradient.add_(0.0)",
         f"{BLOCKWISE}/test_distributed.py", "tune_and_refit_as_one", TMASK,
+    ),
+    "CUDA: rounding errors of a tie left out": Mutant(
+        f"{CODE}/judge.py", "least_error >= most_error", "True", JUDGING, "rounding_ties",
+    ),
+    "CUDA: a tie taken for clear": Mutant(
+        f"{CODE}/judge.py", "return least > most\n", "return least >= most\n", JUDGING, "rounding_ties",
+    ),
+    "CUDA: prices that are no numbers prove": Mutant(
+        f"{CODE}/judge.py", " and abs(real(price)) < infinity", "", JUDGING, "not_finite_prove_nothing",
+    ),
+    "CUDA: idle teams are counted": Mutant(
+        f"{CODE}/judge.py", "mine = real_tile and t < m", "mine = t < m", JUDGING, "figures_are_those",
+    ),
+    "CUDA: tiles of the first matrix alone": Mutant(
+        f"{CODE}/places.py", "search if many else only", "only", JUDGING, "that_lie_anywhere",
+    ),
+    "CUDA: slacks of the first matrix alone": Mutant(
+        f"{CODE}/paths.py", "cuda.atomic.add(slack, r,", "cuda.atomic.add(slack, 0,", JUDGING, "slacks_belong",
+    ),
+    "CUDA: one place in the list for all": Mutant(
+        f"{CODE}/listing.py", "votes & ((1 << lane) - 1)", "votes & 0", CUDA, "closed_forms_leave_to_others",
+    ),
+    "CUDA: columns do not pay for a path": Mutant(
+        f"{CODE}/search.py", "v[lane] += apart", "v[lane] += 0", CUDA, "larger_blocks_are_optimal",
+    ),
+    "CUDA: prices change while they are read": Mutant(
+        f"{CODE}/search.py", "cuda.syncwarp()  # all have read the prices", "pass", CUDA,
+        "every_kind_are_optimal",
     ),
 }  # fmt: skip

@@ -10,11 +10,13 @@ GPU would compute in another precision than the kernel says.
 
 from __future__ import annotations
 
+import ctypes
 import random
 import threading
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 WARP = 32
 
@@ -92,6 +94,8 @@ class _Warp:
         if kind.startswith("shuffle"):
             step = int(kind.split()[1])
             replies = [values[index ^ step] for index in range(WARP)]
+        elif kind.startswith("broadcast"):
+            replies = [values[int(kind.split()[1])]] * WARP
         else:
             bits = sum(bool(value) << index for index, value in enumerate(values))
             signed = bits - (1 << 32) if bits >> 31 else bits  # an int32, as on a GPU
@@ -160,6 +164,13 @@ class SimulatedCuda:
         assert mask == 0xFFFFFFFF
         return self.warp.current.wait(f"shuffle {step}", value)
 
+    def shfl_sync(self, mask: int, value: object, lane: int) -> object:
+        assert mask == 0xFFFFFFFF
+        return self.warp.current.wait(f"broadcast {lane}", value)
+
+    def popc(self, word: object) -> int:
+        return (int(word) & 0xFFFFFFFFFFFFFFFF).bit_count()
+
     def _shared_array(self, size: int, dtype) -> np.ndarray:
         """The k-th array of every lane is the same one, and holds rubbish at first."""
         lane = self.warp.current
@@ -167,6 +178,32 @@ class SimulatedCuda:
         if lane.arrays > len(self.warp.arrays):
             self.warp.arrays.append(np.frombuffer(b"\xa5" * (size * np.dtype(dtype).itemsize), dtype).copy())
         return self.warp.arrays[lane.arrays - 1]
+
+
+class Memory:
+    """An array of one entry, and all that lies before and behind it in memory, as kernels reach it.
+
+    Args:
+        tensor: of one entry, on the CPU.
+        known: address and bytes of the memory that may be touched, of each tensor that has some.
+    """
+
+    def __init__(self, tensor: torch.Tensor, known: list[tuple[int, int]]) -> None:
+        self.at, self.dtype, self.known = tensor.data_ptr(), tensor.numpy().dtype, known
+
+    def _entry(self, index: object) -> np.ndarray:
+        offset = int(index)
+        offset -= 1 << 64 if offset >> 63 else 0  # unsigned, and wrapped
+        place = self.at + offset * self.dtype.itemsize
+        assert any(start <= place < start + length for start, length in self.known), "memory of nobody"
+        content = (ctypes.c_char * self.dtype.itemsize).from_address(place)
+        return np.frombuffer(content, self.dtype)
+
+    def __getitem__(self, index: object) -> object:
+        return self._entry(index)[0].copy()
+
+    def __setitem__(self, index: object, value: object) -> None:
+        self._entry(index)[0] = value
 
 
 def _product(kind):

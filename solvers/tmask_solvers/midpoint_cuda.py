@@ -1,9 +1,10 @@
 """The midpoint iteration in CUDA kernels, for tensors that lie on an NVIDIA GPU.
 
-The method is that of `midpoint`, with a warp on whole tiles: `cuda_kernels.rounds` iterates until the columns balance
-and lists the tiles that do not, and `cuda_kernels.paths` solves those by shortest augmenting paths. 1:4, 2:4 and 3:4
-have closed forms (`cuda_kernels.closed`). Weights are read and masks are written where they lie, whatever their
-strides, on PyTorch's current stream, and nothing waits for the host.
+The method is that of `midpoint`, with a warp on whole tiles: `cuda_kernels.code.rounds` iterates until the columns
+balance and lists the tiles that do not, and `cuda_kernels.code.paths` solves those by augmenting paths. 1:4, 2:4 and
+3:4 have closed forms (`cuda_kernels.code.closed`). Weights are read and masks are written where they lie, whatever
+their strides, on PyTorch's current stream, and nothing waits for the host. Matrices of one dtype and pattern are solved
+by one launch, whatever their shapes.
 
 Kernels are compiled for each n, m and dtype when they are first used on a machine, which takes some seconds.
 
@@ -12,6 +13,7 @@ Cost: O(m^2 log^2 m) a round and tile, as on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,8 +22,15 @@ from torch import Tensor
 
 from tmask.blocks.tensor_blocks import cut_tiles
 from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver
-from tmask_solvers.cuda_kernels.closed import SIDE
-from tmask_solvers.cuda_kernels.launch import ALL_PRICES, COL_PRICES, NO_PRICES, solve_by_rounds, solve_closed
+from tmask_solvers.cuda_kernels.launch import (
+    ALL_PRICES,
+    COL_PRICES,
+    NO_PRICES,
+    SIDE,
+    Tiles,
+    solve_by_rounds,
+    solve_closed,
+)
 from tmask_solvers.cuda_kernels.usable import require_gpu, require_tensors
 
 
@@ -51,16 +60,37 @@ class MidpointCuda(TensorSolver):
         require_tensors(self.name, self.device_types, scores)
         masks = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
         # By rounds at side 4, too: who calls this judges blocks by their prices, which closed forms do not have.
-        results = solve_by_rounds(scores[None, None, None], n, masks[None, None, None], ALL_PRICES)
+        (results,) = solve_by_rounds([Tiles(scores[None, None, None], masks[None, None, None])], n, ALL_PRICES)
         return TensorAnswer(masks, results.row_prices, results.col_prices)
 
     def solve_matrices(self, weights: Tensor, n: int, m: int, masks: Tensor) -> TensorProof:
-        require_tensors(self.name, self.device_types, weights, masks)
-        tiles, kept = cut_tiles(weights, m, m), cut_tiles(masks, m, m)
-        if tiles.numel() == 0:
-            return TensorProof(slack=weights.new_zeros((), dtype=torch.float64))
-        if m == SIDE and weights.dtype != torch.float64:
-            return TensorProof(slack=solve_closed(tiles, n, kept).slack)
+        return self.solve_many([(weights, masks)], n, m)[0]
+
+    def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
+        require_tensors(self.name, self.device_types, *(tensor for pair in matrices for tensor in pair))
+        proofs = [TensorProof(slack=weights.new_zeros((), dtype=torch.float64)) for weights, _ in matrices]
+        for dtype, chosen in _batches(matrices):
+            tiles = [Tiles(*(cut_tiles(tensor, m, m) for tensor in matrices[k])) for k in chosen]
+            for k, proof in zip(chosen, self._solve_alike(tiles, n, m, dtype), strict=True):
+                proofs[k] = proof
+        return proofs
+
+    def _solve_alike(self, tiles: list[Tiles], n: int, m: int, dtype: torch.dtype) -> list[TensorProof]:
+        """Matrices of one dtype, by the kernels that suit it."""
+        if m == SIDE and dtype != torch.float64:
+            return [TensorProof(slack=results.slack) for results in solve_closed(tiles, n)]
         if not self.prices:
-            return TensorProof(slack=solve_by_rounds(tiles, n, kept, NO_PRICES).slack)
-        return TensorProof(col_prices=solve_by_rounds(tiles, n, kept, COL_PRICES).col_prices)
+            return [TensorProof(slack=results.slack) for results in solve_by_rounds(tiles, n, NO_PRICES)]
+        return [TensorProof(col_prices=results.col_prices) for results in solve_by_rounds(tiles, n, COL_PRICES)]
+
+
+def _batches(matrices: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[torch.dtype, list[int]]]:
+    """Which matrices one launch can take, by their places in the list; those without entries are in none."""
+    found: dict[torch.dtype, list[int]] = {}
+    for k, (weights, _) in enumerate(matrices):
+        if weights.numel():
+            found.setdefault(weights.dtype, []).append(k)
+    # A graph would copy the numbers of many matrices at each replay, from memory that is gone by then.
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return [(dtype, [k]) for dtype, chosen in found.items() for k in chosen]
+    return list(found.items())

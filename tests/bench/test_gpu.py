@@ -42,6 +42,9 @@ def test_every_solver_is_timed_alone_and_as_a_user_calls_it(rows):
         for row in own:
             assert set(row) == {"device", *gpu.COLUMNS}
             assert row["blocks"] in ("", 1024 // pattern[1] ** 2)
+    for call in ("ties", "layers"):
+        assert {row["solver"] for row in rows if row["call"] == call} == {"midpoint-torch"}
+    assert {row["gap"] for row in rows if row["call"] == "layers"} == {0.0}
     assert {row["bytes"] for row in rows if row["solver"] == "copy"} == {2 * 2 * 1024}
     assert {row["bytes"] for row in rows if row["solver"] == "floor"} == {3 * 1024}
     assert {row["gap"] for row in rows if row["call"] == "solve" and row["solver"] == "midpoint-torch"} == {0.0}
@@ -124,6 +127,8 @@ def test_the_table_of_real_rows_has_a_line_for_each_call(rows):
 def test_without_a_device_nothing_is_measured(tmp_path, capsys):
     with pytest.raises(typer.Exit) as stop:
         gpu.main(tmp_path / "gpu.csv", "2:4", "64", "float32", 1, 1.0)
+    gpu.main(tmp_path / "gpu.csv", "2:4", "64", "float32", 1, 1.0, dry_run=True)
+    assert not list(tmp_path.iterdir())
     assert stop.value.exit_code == gpu.NO_DEVICE == 3
     assert "nothing was measured" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -106,7 +106,7 @@ def test_it_ends_with_a_table_and_says_by_its_code_whether_all_went_well(tmp_pat
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X1 (80 GB)")
     asked = []
 
-    def fake(device, folder):
+    def fake(device, folder, dry):
         asked.append(device)
         write = f"open({str(folder / 'rows.csv')!r}, 'w'); import bench, tmask_solvers; raise SystemExit({code})"
         return [Part("writes", python(write), 30)]
@@ -129,10 +129,12 @@ def test_the_parts_fit_the_limit_and_their_files_exist(tmp_path):
     assert sum(part.limit for part in found) <= gpu_all.LIMIT == 360
     words = [word for part in found for word in part.command]
     files = [word for word in words if word.startswith("tests/")]
-    assert len(files) >= 6
+    assert len(files) >= 9
+    assert "tests/solvers/test_cuda_judging.py" in files
     assert all((gpu_all.ROOT / file).exists() for file in files)
     outs = [word for word in words if word.startswith("--out=")]
     assert sorted(outs) == [
+        f"--out={tmp_path}/gpu-first-nvidia-x1-80-gb.csv",
         f"--out={tmp_path}/gpu-nvidia-x1-80-gb.csv",
         f"--out={tmp_path}/gpu-training-nvidia-x1-80-gb.csv",
     ]
@@ -152,13 +154,36 @@ def test_nothing_is_imported_that_a_machine_with_a_gpu_may_lack():
         import sys
         for name in ("ortools", "pulp", "networkx", "sklearn", "scipy", "pandas", "matplotlib", "tabulate"):
             sys.modules[name] = None
-        import bench.gpu, bench.gpu_all, bench.gpu_small, bench.gpu_training
+        import bench.gpu, bench.gpu_all, bench.gpu_first, bench.gpu_small, bench.gpu_training
     """
     subprocess.run(python(code), cwd=gpu_all.ROOT, env=gpu_all.child_environment({"HOME": "/"}), check=True)
 
 
 def test_the_small_solves_are_right_and_told_when_they_are_not(monkeypatch, capsys):
-    assert gpu_small.main("cpu") == 0
-    assert capsys.readouterr().out.splitlines()[0] == "2:4: off by 0 of the optimum"
+    assert gpu_small.wrong_ones("cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2:4: off by 0 of the optimum"
+    assert lines[-1].startswith("4:8, 3 layers at once: off by ")
     monkeypatch.setattr(gpu_small, "differing", lambda *_: 1e-6)
-    assert gpu_small.main("cpu") == 1
+    assert gpu_small.wrong_ones("cpu") == 4
+    with pytest.raises(typer.Exit) as stop:
+        gpu_small.main("cpu")
+    assert stop.value.exit_code == 1
+
+
+def test_a_dry_run_goes_through_every_part_and_measures_nothing(tmp_path, monkeypatch, capsys):
+    original = gpu_all.parts
+
+    def without_tests(device, folder, dry):
+        assert dry
+        # Collecting them is `test_every_part_of_tests_has_tests`; the largest benchmark has a test of its own.
+        return [part for part in original(device, folder, dry) if "pytest" not in part.command]
+
+    monkeypatch.setattr(gpu_all, "parts", without_tests)
+    gpu_all.main(tmp_path / "out", dry_run=True)
+    text = capsys.readouterr().out
+    assert "a dry run: nothing was measured" in text
+    assert text.count("passed") == 2 * 4, text
+    assert "CSVs: none" in text
+    first = (tmp_path / "out" / "first-call.log").read_text()
+    assert first.startswith("kernels compiled: ")

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.warp_simulator import SimulatedCuda
+from tests.warp_simulator import Memory, SimulatedCuda
 from tmask.solving.registry import solver_infos
 from tmask_solvers import midpoint_cuda
 from tmask_solvers.cuda_kernels import device as device_module
-from tmask_solvers.cuda_kernels import launch
+from tmask_solvers.cuda_kernels import judging, launch
+from tmask_solvers.cuda_kernels.code import places
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
@@ -39,18 +40,37 @@ def why_no_gpu() -> str:
 def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
     """Let the solver run on tensors on the CPU, by a simulated warp."""
     cuda = SimulatedCuda(seed)
-    cuda.as_cuda_array = lambda tensor, sync: tensor.numpy()
+    known: list[tuple[int, int]] = []
+    entries_between = places.entries_between
+
+    def noted(origin: torch.Tensor, tensor: torch.Tensor) -> int:
+        memory = tensor.untyped_storage()
+        known.append((memory.data_ptr(), memory.nbytes()))
+        return entries_between(origin, tensor)
+
+    def as_array(tensor: torch.Tensor, sync: bool) -> object:
+        if tensor.shape != (1,):
+            return tensor.numpy()
+        memory = tensor.untyped_storage()
+        return Memory(tensor, [*known, (memory.data_ptr(), memory.nbytes())])
+
+    for module in (places, judging):
+        monkeypatch.setattr(module, "entries_between", noted)
+    cuda.as_cuda_array = as_array
 
     @contextmanager
     def on_device(device: torch.device) -> Iterator[Device]:
-        yield Device(cuda, 0, processors=1, least=1)
+        yield Device(0, processors=1, cuda=cuda, least=1)
 
-    monkeypatch.setattr(launch, "on_device", on_device)
+    for module in (launch, judging):
+        monkeypatch.setattr(module, "on_device", on_device)
     monkeypatch.setattr(device_module, "numba_at", lambda cuda: nullcontext())
     cuda.external_stream = lambda stream: None
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)
     monkeypatch.setattr(MidpointCuda, "device_types", ("cpu",))
+    monkeypatch.setattr(judging, "takes", lambda device_type, side: side <= 32)
     # Few warps, so that each of them goes on to further tiles.
     monkeypatch.setattr(launch, "_MANY", 2)
     monkeypatch.setattr(launch, "_FEW", 2)
+    monkeypatch.setattr(judging, "SHARES", 3)
     return cuda

@@ -6,7 +6,11 @@ The driver is a fake; `test_kernels_take_the_numbers_of_their_arguments` compile
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
+import textwrap
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -19,6 +23,7 @@ from tests.solvers.cuda_machines import simulate, why_no_gpu
 from tests.solvers.test_cuda_code import why_not
 from tmask_solvers.cuda_kernels import cubins, direct, launch
 from tmask_solvers.cuda_kernels import device as device_module
+from tmask_solvers.cuda_kernels.code import kernels
 from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.midpoint_cuda import MidpointCuda
@@ -63,13 +68,14 @@ def compilations(monkeypatch) -> list[str]:
 
 def start(driver, *arguments, numbers, name="rounds-4-8-float32"):
     kernel = SimpleNamespace(name=name, numbers=numbers)
-    direct.start(driver, name, kernel, (9, 0), 7, 0xABC, arguments, lambda cuda: nullcontext())
+    kernel.build = lambda cuda: kernel
+    direct.start(driver, kernel, (9, 0), 7, 0xABC, arguments, nullcontext)
 
 
 def test_arrays_become_numbers_in_the_order_of_numba():
     view = torch.zeros(4, 6, dtype=torch.bfloat16).t()[1:]
     address = view.data_ptr()
-    assert direct.flattened((3, view, -1)) == [3, 0, 0, 20, 2, address, 5, 4, 2, 12, -1]
+    assert direct.flattened((3, view, (7, 8), -1)) == [3, 0, 0, 20, 2, address, 5, 4, 2, 12, 7, 8, -1]
 
 
 def test_a_kernel_is_compiled_and_loaded_once(compilations):
@@ -142,7 +148,7 @@ def test_a_key_tells_kernels_arguments_capabilities_and_compilers_apart(monkeypa
 def pretend_device(monkeypatch, cuda, driver, capability=(9, 0)) -> None:
     @contextmanager
     def on_device(device):
-        yield Device(cuda, 0xABC, 1, driver, capability, least=1)
+        yield Device(0xABC, 1, driver, cuda, capability, least=1)
 
     monkeypatch.setattr(launch, "on_device", on_device)
 
@@ -155,7 +161,7 @@ def test_whatever_fails_numba_launches_and_one_line_says_why(monkeypatch, caplog
     def fail(*arguments):
         raise RuntimeError(f"no {fault}\nhere")
 
-    monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 71, b""))
+    monkeypatch.setattr(direct, "compiled", lambda *arguments: Cubin("entry", 68, b""))
     if fault == "compiling":
         monkeypatch.setattr(direct, "compiled", fail)
     elif fault == "other numbers":
@@ -188,18 +194,81 @@ def test_kernels_take_the_numbers_of_their_arguments(monkeypatch, pattern, dtype
     simulate(monkeypatch)
     driver = FakeDriver()
     pretend_device(monkeypatch, numba_cuda, driver, capability)
-    monkeypatch.setattr(device_module, "numba_at", lambda cuda: bench.gpu_kernels._pretended(capability))
-    for kernel in (launch.rounds_kernel, launch.paths_kernel, launch.closed_kernel):
-        kernel.cache_clear()  # its device functions are compiled for one capability
+    monkeypatch.setattr(device_module, "numba_at", lambda cuda: bench.gpu_kernels.pretended(capability))
+    kernels._built.cache_clear()  # device functions are compiled for one capability
     n, m = map(int, pattern.split(":"))
     weight = torch.randn((1, 1, 2 * m, 2 * m)).to(getattr(torch, dtype))
-    with bench.gpu_kernels._pretended(capability):
+    with bench.gpu_kernels.pretended(capability):
         MidpointCuda().solve_matrices(weight, n, m, torch.zeros(weight.shape, dtype=torch.bool))
     assert [len(numbers) for *_, numbers in driver.launches] == [cubin.numbers for cubin in driver.loaded]
     assert len(driver.launches) == 2
     assert all(cubin.code.startswith(b"\x7fELF") for cubin in driver.loaded)
     kinds = [re.search("solve_(tiles|left)", cubin.entry)[1] for cubin in driver.loaded]
     assert kinds == ["tiles", "left"]
+
+
+PRETENDED = """
+    import contextlib, sys, time
+    import torch
+    import tmask
+    from tmask_solvers.cuda_kernels import direct, judging, launch, usable
+    from tmask_solvers.cuda_kernels.code.kernels import Kernel
+    from tmask_solvers.cuda_kernels.device import Device
+    from tmask_solvers.midpoint_cuda import MidpointCuda
+
+    class Driver:
+        launched = []
+        def load(self, cubin):
+            return cubin.entry
+        def launch(self, kernel, blocks, stream, numbers):
+            self.launched.append(kernel)
+
+    @contextlib.contextmanager
+    def on_device(device):
+        yield Device(0, 1, Driver(), capability=(9, 0))
+
+    launch.on_device = judging.on_device = on_device
+    torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
+    torch.cuda.is_current_stream_capturing = lambda: False
+    usable.properties = lambda index: (1, (9, 0))
+    judging.takes = lambda device_type, side: True
+    MidpointCuda.device_types = ("cpu",)
+    tmask.solving.api.stays_on_device = tmask.solving.entry._has_driver = lambda *_: True
+"""
+SOLVING = """
+    begin = time.perf_counter()
+    for pattern in ("2:4", "4:8"):
+        try:
+            tmask.solve(torch.randn(64, 64), pattern, "midpoint-cuda")
+        except tmask.TmaskError:
+            pass  # nothing has written the mask and its figures
+    print(*Driver.launched, f"seconds={time.perf_counter() - begin:.3f}", *(x for x in sys.modules if x == "numba"))
+"""
+
+
+def test_with_kernels_on_disk_a_process_does_without_numba(tmp_path):
+    """As far as a launch goes: devices are pretended, and what is kept on disk are names."""
+    compiling = """
+        usable.numba_cuda = lambda: type("cuda", (), {"jit": lambda *_: lambda kernel: None})
+        usable.numba_at = lambda cuda: contextlib.nullcontext()
+        Device._numba = lambda self: contextlib.nullcontext()
+        Kernel.build = lambda kernel, cuda: kernel
+        counts = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50}
+        direct.compiled = lambda kernel, *_: direct.Cubin(kernel.kind, counts[kernel.kind], b"")
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run(*texts):
+        code = "".join(textwrap.dedent(text) for text in texts)
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
+
+    kinds = ["closed", "paths", "judge", "rounds", "paths", "judge"]
+    first, second = run(PRETENDED, compiling, SOLVING), run(PRETENDED, SOLVING)
+    assert first[:6] == kinds, "or a kernel takes other numbers of arguments"
+    assert second[:6] == kinds
+    assert len(second) == 7, "numba was imported"
 
 
 @pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "none")

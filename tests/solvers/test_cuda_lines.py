@@ -14,11 +14,13 @@ import torch
 
 from tests.strategies import KINDS, make_blocks
 from tests.warp_simulator import SimulatedCuda
-from tmask_solvers.cuda_kernels.closed import make_formula
-from tmask_solvers.cuda_kernels.device import magnitude_of
-from tmask_solvers.cuda_kernels.lines import lanes_per_tile, make_lines
+from tmask_solvers.cuda_kernels.code.closed import make_formula
+from tmask_solvers.cuda_kernels.code.kernels import magnitude_of
+from tmask_solvers.cuda_kernels.code.lines import lanes_per_tile, make_lines
+from tmask_solvers.cuda_kernels.code.places import make_places, numbers_of
 
 N, M = 3, 6
+CORNER = np.uint64(0), np.uint64(4), np.uint64(1)  # of a tile that lies alone in memory, row by row
 
 
 class CompiledCuda:
@@ -67,18 +69,42 @@ def test_integers_on_the_grid(both, kind):
     for lines in both:
         q, v = np.zeros(M * (M + 1), np.int64), np.arange(M, dtype=np.int64) * 2**40
         rounded = lines.quantise(line, q, 0, s, t)
-        row = lines.keys(q, M + 1, v, 4)
+        row = lines.keys(q, M + 1, np.concatenate([v, v]), M, 4)
         least = lines.largest(row)
         found.append((bool(rounded), q.tolist(), [int(x) for x in row], int(least), int(lines.word(row, least))))
     assert found[0] == found[1]
     assert found[0][4].bit_count() == N
 
 
-def test_tiles_are_found_by_unsigned_indices(both):
-    shape = (2, 3, 5, 7)
-    for place in (0, 6, 7, 34, 35, 104, 105, 209):
-        expected = tuple(int(x) for x in np.unravel_index(place, shape))
-        assert [tuple(int(x) for x in lines.find(place, 7, 5, 3)) for lines in both] == [expected] * 2
+@pytest.mark.parametrize("many", [False, True])
+def test_every_entry_of_every_tile_is_found(many):
+    """In one matrix, and in many of any shapes and strides, also where one lies before the first."""
+    memory, m = torch.arange(4000, dtype=torch.float32), 3
+    shapes = [(2, 3, 5, 7), (1, 1, 1, 1), (1, 2, 3, 1)] if many else [(2, 3, 5, 7)]
+    # Weights as they come, from place 2000 on and from 0; masks transposed.
+    weights = [memory[2000 * (k == 0) + 20 * k :][: np.prod(s) * 9].view(*s, m, m) for k, s in enumerate(shapes)]
+    masks = [weight.transpose(4, 5) for weight in weights]
+    origins, counts = (weights[0], masks[0]), [int(np.prod(s)) for s in shapes]
+    firsts = [sum(counts[:k]) for k in range(len(counts))]
+    rows = [numbers_of(w, k, origins, first, 0) for w, k, first in zip(weights, masks, firsts, strict=True)]
+    where = np.array(rows) if many else tuple(rows[0])
+    for cuda in (CompiledCuda(), SimulatedCuda()):
+        places = make_places(cuda, many)
+        for place in range(sum(counts)):
+            r = int(places.matrix_of(where, place))
+            assert firsts[r] <= place < firsts[r] + counts[r]
+            tile = np.unravel_index(place - firsts[r], shapes[r])
+            corner = places.corner(where, r, place - firsts[r])
+            for at, apart, beside, tensor, origin in _corners(corner, weights, masks, r):
+                steps = np.arange(m, dtype=np.uint64)
+                found = np.uint64(at) + steps[:, None] * np.uint64(apart) + steps * np.uint64(beside)
+                np.testing.assert_array_equal(found.astype(np.int64), (tensor[tile] - origin).numpy())
+
+
+def _corners(found, weights, masks, r):
+    """Place and strides in the weight and in the mask, that tensor, and what stands at its origin's first entry."""
+    yield *found[:3], weights[r], float(weights[0].flatten()[0])
+    yield *found[3:], masks[r], float(masks[0].flatten()[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -100,8 +126,7 @@ def test_closed_forms(n):
     quick = numba.njit(widen)
     for kind in sorted(KINDS):
         for block in make_blocks(kind, 3, 4, seed=n):
-            tile = block[None, None, None, None]
-            one, two = compiled(tile, 0, 0, 0, 0, quick), plain(tile, 0, 0, 0, 0, widen)
+            one, two = compiled(block.ravel(), *CORNER, quick), plain(block.ravel(), *CORNER, widen)
             assert [int(x) for x in one] == [int(x) for x in two], kind
             rows = np.array([[int(word) >> 8 * j & 1 for j in range(4)] for word in one[:4]])
             assert (rows.sum(0) == n).all()
@@ -113,10 +138,10 @@ def test_closed_forms_do_not_trust_narrow_leads(n):
     formula = make_formula(SimulatedCuda(), n)
     steps = np.random.default_rng(0).integers(0, 50, (20, 4, 4))
     close = (np.float32(0.1).view(np.int32) + steps.astype(np.int32)).view(np.float32)
-    proven = [formula(tile[None, None, None, None], 0, 0, 0, 0, abs)[4] for tile in close]
+    proven = [formula(tile.ravel(), *CORNER, abs)[4] for tile in close]
     assert not any(proven)
     apart = make_blocks("normal", 20, 4)
-    assert all(formula(tile[None, None, None, None], 0, 0, 0, 0, abs)[4] for tile in apart)
+    assert all(formula(tile.ravel(), *CORNER, abs)[4] for tile in apart)
 
 
 @pytest.mark.parametrize(("m", "lanes"), [(2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16), (17, 32), (32, 32)])

@@ -27,8 +27,9 @@ from tmask_solvers.midpoint_cuda import MidpointCuda
 
 
 @pytest.fixture(autouse=True)
-def afresh(monkeypatch):
-    """Nothing that was found out, or said, by another test."""
+def afresh(monkeypatch, tmp_path):
+    """Nothing that was found out, kept or said by another test."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     usable._problem_of_numba.cache_clear()
     registry._say_once.cache_clear()
     yield
@@ -64,7 +65,8 @@ def pretend_numba(monkeypatch, error=None):
 
     pretend_torch(monkeypatch)
     monkeypatch.setattr(usable, "numba_at", lambda cuda: nullcontext())
-    monkeypatch.setattr(usable.numba, "cuda", SimpleNamespace(jit=jit))
+    monkeypatch.setattr(usable, "properties", lambda index: (1, (9, 0)))
+    monkeypatch.setattr(usable, "numba_cuda", lambda: SimpleNamespace(jit=jit))
     return tries
 
 
@@ -124,6 +126,8 @@ def test_a_machine_that_works_is_tried_once(monkeypatch):
     tries = pretend_numba(monkeypatch)
     MidpointCuda(prices=False)
     MidpointCuda()
+    usable._problem_of_numba.cache_clear()  # as in a process to come, which finds on disk that it works
+    MidpointCuda()
     assert tries == ["void()"]
 
 
@@ -138,6 +142,7 @@ def test_a_numpy_that_numba_cannot_load_is_found_before_any_gpu_is_needed():
         torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
         from tmask_solvers.cuda_kernels import usable
         usable.numba_at = lambda cuda: contextlib.nullcontext()
+        usable.properties = lambda index: (1, (9, 0))
         import numba.cuda.dispatcher
         numba.cuda.dispatcher.get_current_device = lambda: types.SimpleNamespace(compute_capability=(9, 0))
         print(usable._problem_of_numba())

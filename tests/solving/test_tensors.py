@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, pieces, to_matrices  # noqa: E402
 from tmask.judging import tensor_judging  # noqa: E402
+from tmask.judging.examining import examine_all  # noqa: E402
 from tmask.solving.device_masks import DeviceMasks, Sums  # noqa: E402
 from tmask.solving.devices import solve_on_device, stays_on_device  # noqa: E402
 from tmask.solving.region_answer import make_solution  # noqa: E402
@@ -206,7 +207,7 @@ def test_a_strided_view_is_read_as_it_is():
 def test_small_pieces_give_the_same_sums(monkeypatch):
     weight = torch.from_numpy(make_blocks("ties", 60, 8).reshape(2, 240, 8))[:, :, :, None].permute(1, 2, 3, 0)
     whole = on_device(weight, "4:8")
-    monkeypatch.setattr("tmask.solving.device_masks._PIECE_ENTRIES", 3 * 64)
+    monkeypatch.setattr("tmask.judging.examining.PIECE_ENTRIES", 3 * 64)
     parts = on_device(weight, "4:8")
     assert (parts.objective, parts.dual_bound, parts.total) == (whole.objective, whole.dual_bound, whole.total)
 
@@ -324,7 +325,7 @@ def test_prices_of_another_mask_prove_nothing():
     part = DeviceMasks(
         Fixed(), 2, scores.view(1, 1, 1, 1, 4, 4), band.view(1, 1, 1, 1, 4, 4), TensorProof(None, prices)
     )
-    known = Sums(*part.sums().tolist())
+    known = Sums(*examine_all([part.part])[0].tolist(), slack=0.0)
     assert known.unproven == 1
     assert part.excess(known) > 0
 

@@ -7,29 +7,20 @@ Legend: scores, masks (..., m, m), of one piece of the tiles or of some blocks; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What is known of the masks of a piece.
+def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Tensor:
+    """Look at all entries once; scores are |values|, of any floating dtype.
 
-    Args:
-        sums: (5,) float64: kept scores; all scores; lines that keep more than n; blocks in which a line does not keep
-            exactly n; blocks that are not proven. The first two are not finite if a score is not.
-        unproven: (...) bool, or None if no prices were given.
+    Returns:
+        (5,) float64: kept scores; all scores; lines that keep more than n; blocks in which a line does not keep
+        exactly n; blocks that prices do not prove at first sight, 0 without prices. The first two are not finite if a
+        score is not.
     """
-
-    sums: Tensor
-    unproven: Tensor | None
-
-
-def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Examined:
-    """Look at all entries once; scores are |values|, of any floating dtype."""
     import torch  # late here and below: the core is imported without it
 
     scores = magnitudes(values)
@@ -37,12 +28,16 @@ def examine(values: Tensor, masks: Tensor, n: int, v: Tensor | None) -> Examined
     total = scores.sum(dtype=torch.float64)
     rows, cols = count_lines(masks)
     over = (rows > n).sum() + (cols > n).sum()
-    regular = (rows == n).all(-1) & (cols == n).all(-1)
-    unproven = None if v is None else ~(regular & clearly_optimal(scores, masks, v))
-    left = over.new_zeros(()) if unproven is None else unproven.sum()
+    irregular = (~((rows == n).all(-1) & (cols == n).all(-1))).sum()
+    left = over.new_zeros(()) if v is None else unproven(scores, masks, n, v).sum()
     # Counts as float64, which is exact up to 2^53: one tensor with the sums is one transfer.
-    counts = torch.stack((over, (~regular).sum(), left)).to(torch.float64)
-    return Examined(torch.cat((torch.stack((kept, total)), counts)), unproven)
+    counts = torch.stack((over, irregular, left)).to(torch.float64)
+    return torch.cat((torch.stack((kept, total)), counts))
+
+
+def unproven(scores: Tensor, masks: Tensor, n: int, v: Tensor) -> Tensor:
+    """(...) bool: masks that prices do not prove optimal at first sight."""
+    return ~(is_regular(masks, n) & clearly_optimal(scores, masks, v))
 
 
 def count_lines(masks: Tensor) -> tuple[Tensor, Tensor]:

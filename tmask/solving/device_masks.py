@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tmask.blocks.tensor_blocks import Index, pieces
 from tmask.errors import SolverFailedError
-from tmask.judging.tensor_judging import examine, is_regular, magnitudes, proves_optimal
+from tmask.judging.examining import PIECE_ENTRIES, Judged
+from tmask.judging.tensor_judging import is_regular, magnitudes, proves_optimal, unproven
 from tmask.judging.worth import Worth
 from tmask.solving.reference import judge_blocks
 from tmask.solving.tensor_solver import TensorProof, TensorSolver
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_PIECE_ENTRIES = 1 << 25  # looked at together, which bounds the memory for it
 
 
 class Sums(NamedTuple):
@@ -48,30 +47,16 @@ class DeviceMasks:
     values: Tensor
     masks: Tensor
     proof: TensorProof
-    _unproven: list[tuple[Index, Tensor]] = field(default_factory=list)
 
     @property
     def has_proof(self) -> bool:
         """Whether the solver gave anything that bounds the optimum."""
         return self.proof.slack is not None or self.proof.col_prices is not None
 
-    def sums(self) -> Tensor:
-        """(6,) float64, the numbers of `Sums`, not fetched yet."""
-        import torch
-
-        # In pieces, since what is looked at is copied: as float32, as differences, as counts.
-        prices = self._prices()
-        rows = []
-        self._unproven.clear()
-        for index in pieces(self.values.shape[:4], _PIECE_ENTRIES // self.values.shape[5] ** 2):
-            v = None if prices is None else prices[index]
-            looked = examine(self.values[index], self.masks[index], self.n, v)
-            rows.append(looked.sums)
-            if looked.unproven is not None:
-                self._unproven.append((index, looked.unproven))
-        sums = torch.stack(rows).sum(0)
-        slack = self.proof.slack
-        return torch.cat((sums, (sums.new_zeros(()) if slack is None else slack).reshape(1)))
+    @property
+    def part(self) -> Judged:
+        """What is examined of them."""
+        return Judged(self.values, self.masks, self.n, self._prices())
 
     def refuse_wrong(self, known: Sums) -> None:
         """Return if all masks are masks of this pattern; raise SolverFailedError if not."""
@@ -89,11 +74,14 @@ class DeviceMasks:
             return known.slack
         if not known.unproven:
             return 0.0
-        return sum(self._excess_of_piece(index, at.nonzero(as_tuple=True), prices) for index, at in self._unproven)
+        limit = PIECE_ENTRIES // self.values.shape[5] ** 2
+        return sum(self._excess_of_piece(index, prices[index]) for index in pieces(self.values.shape[:4], limit))
 
-    def _excess_of_piece(self, index: Index, at: tuple[Tensor, ...], prices: Tensor) -> float:
-        """The same for the blocks `at` of a piece: exactly on the device, on the CPU for what that does not prove."""
-        scores, masks, v = magnitudes(self.values[index][at]), self.masks[index][at], prices[index][at]  # (b, m, m)
+    def _excess_of_piece(self, index: Index, prices: Tensor) -> float:
+        """The same for a piece: exactly on the device, on the CPU for the blocks that this does not prove."""
+        values, masks_here = self.values[index], self.masks[index]
+        at = unproven(magnitudes(values), masks_here, self.n, prices).nonzero(as_tuple=True)
+        scores, masks, v = magnitudes(values[at]), masks_here[at], prices[at]  # (b, m, m)
         # What ties after rounding is looked at as pairs; that leaves next to nothing for the transfer.
         left = (~(is_regular(masks, self.n) & proves_optimal(scores, masks, v))).nonzero()[:, 0]
         if not len(left):

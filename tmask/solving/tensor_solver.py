@@ -8,6 +8,7 @@ Nothing here imports torch when it is imported: a tensor can only come from a pr
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -100,6 +101,13 @@ class TensorSolver(Solver):
         refuse_wrong_types(self, answer, tuple(scores.shape))
         cut_tiles(masks, m, m).copy_(answer.masks.reshape(tiles.shape))
         return answer.proof
+
+    def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
+        """`solve_matrices` for pairs of weights and masks, on one device.
+
+        This implementation takes one after the other; a solver that can take them together overrides it.
+        """
+        return [self.solve_matrices(weights, n, m, masks) for weights, masks in matrices]
 
     def _solve(self, scores: Scores, n: int) -> Answer:
         import torch

@@ -21,10 +21,14 @@ import torch
 from torch import Tensor
 
 from tmask_solvers.cuda_kernels import cubins
+from tmask_solvers.cuda_kernels.code.kernels import Kernel
+from tmask_solvers.cuda_kernels.code.lines import WARP
 from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
-from tmask_solvers.cuda_kernels.lines import WARP
 
 log = logging.getLogger("tmask")
+
+Argument = Tensor | int | tuple[int, ...]
+Numba = Callable[[], AbstractContextManager[Any]]
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Cubin]] = {}
 
@@ -49,36 +53,35 @@ def _core() -> Any:
 
 def start(
     driver: Driver,
-    name: str,
-    kernel: Any,
+    kernel: Kernel,
     capability: tuple[int, int],
     blocks: int,
     stream: int,
-    arguments: Sequence[Tensor | int],
-    numba_at: Callable[[Any], AbstractContextManager[Any]],
+    arguments: Sequence[Argument],
+    numba: Numba,
 ) -> None:
     """Launch a kernel of blocks of one warp; compiles it if no process has done so before.
 
     Args:
-        name: of the kernel with its n, m and dtype; kernels of one name have one source.
-        kernel: what `cuda.jit` made of it.
-        arguments: tensors and integers.
-        numba_at: makes the device numba's for as long as something is compiled, given numba.cuda.
+        arguments: tensors, integers, and tuples of integers.
+        numba: gives numba.cuda at this device for as long as something is compiled; not called otherwise.
     """
     types = tuple(map(_type_name, arguments))
     # One cubin serves all GPUs of a capability: the driver loads it for each when it is first used there.
-    at = (driver, name, types, capability)
+    at = (driver, kernel.name, types, capability)
     if at not in _loaded:
-        cubin = _cubin(CubinKey(name, types, capability), kernel, numba_at)
+        cubin = _cubin(CubinKey(kernel.name, types, capability), kernel, numba)
         _loaded[at] = driver.load(cubin), cubin
     code, cubin = _loaded[at]
     numbers = flattened(arguments)
     if len(numbers) != cubin.numbers:
-        raise RuntimeError(f"kernel {name} takes {cubin.numbers} numbers, and not the {len(numbers)} of its arguments")
+        raise RuntimeError(
+            f"kernel {kernel.name} takes {cubin.numbers} numbers, and not the {len(numbers)} of its arguments"
+        )
     driver.launch(code, blocks, stream, numbers)
 
 
-def flattened(arguments: Sequence[Tensor | int]) -> list[int]:
+def flattened(arguments: Sequence[Argument]) -> list[int]:
     """The numbers that stand for tensors and integers, in the order that numba's kernels take them."""
     numbers: list[int] = []
     for argument in arguments:
@@ -86,6 +89,8 @@ def flattened(arguments: Sequence[Tensor | int]) -> list[int]:
             size = argument.element_size()
             strides = (stride * size for stride in argument.stride())
             numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape, *strides)
+        elif isinstance(argument, tuple):
+            numbers += argument
         else:
             numbers.append(argument)
     return numbers
@@ -121,14 +126,12 @@ def ptx_of(kernel: Any, types: Sequence[str], capability: tuple[int, int]) -> st
     return str(ptx)
 
 
-def _cubin(key: CubinKey, kernel: Any, numba_at: Callable[[Any], AbstractContextManager[Any]]) -> Cubin:
+def _cubin(key: CubinKey, kernel: Kernel, numba: Numba) -> Cubin:
     if (found := cubins.read(key)) is not None:
         return found
-    import numba.cuda
-
     log.info("compiling the CUDA kernel %s: some seconds, once on this machine", key.kernel)
-    with numba_at(numba.cuda):
-        made = compiled(kernel, key.arguments, key.capability)
+    with numba() as cuda:
+        made = compiled(kernel.build(cuda), key.arguments, key.capability)
     cubins.write(key, made)
     return made
 
@@ -136,19 +139,23 @@ def _cubin(key: CubinKey, kernel: Any, numba_at: Callable[[Any], AbstractContext
 _NAMES = {torch.bool: "boolean", torch.bfloat16: "int16"}  # bfloat16 as its bits, which kernels widen
 
 
-def _type_name(argument: Tensor | int) -> str:
+def _type_name(argument: Argument) -> str:
+    if isinstance(argument, tuple):
+        return f"int64 tuple {len(argument)}"
     if not isinstance(argument, Tensor):
         return "int64"
-    entry = _NAMES.get(argument.dtype) or str(argument.dtype).removeprefix("torch.")
-    # Weights and masks of any strides, in one code for all; lists and prices are made here, without gaps.
-    return f"{entry} {argument.dim()} {'A' if argument.dim() == 6 else 'C'}"
+    # All without gaps: weights and masks come as the memory that they lie in.
+    return f"{_NAMES.get(argument.dtype) or str(argument.dtype).removeprefix('torch.')} array {argument.dim()}"
 
 
 def _numba_type(name: str) -> Any:
     import numba
 
     types: Any = numba.types
-    if name == "int64":
-        return types.int64
-    entry, axes, layout = name.split()
-    return types.Array(getattr(types, entry), int(axes), layout)
+    entry, *kind = name.split()
+    if not kind:
+        return getattr(types, entry)
+    shape, length = kind
+    if shape == "tuple":
+        return types.UniTuple(getattr(types, entry), int(length))
+    return types.Array(getattr(types, entry), int(length), "C")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
-import numba.cuda
 import numpy as np
 import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError, SolverUnavailableError
-from tmask_solvers.cuda_kernels.device import numba_at
+from tmask_solvers.cuda_kernels import cubins
+from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
+from tmask_solvers.cuda_kernels.device import numba_at, numba_cuda, properties
 
 
 def require_gpu(solver: str) -> None:
@@ -32,6 +32,11 @@ def require_gpu(solver: str) -> None:
             f"solver {solver!r}: numba-cuda {version('numba-cuda')} cannot compile here: {problem}; solver "
             "'midpoint-torch' runs on a GPU without it"
         )
+
+
+def works_here() -> bool:
+    """Whether `require_gpu` would return."""
+    return not _problem_of_torch() and not _problem_of_numba()
 
 
 def require_tensors(solver: str, device_types: tuple[str, ...], *tensors: Tensor) -> None:
@@ -79,14 +84,19 @@ def _problem_of_numba() -> str:
     """Why numba-cuda cannot compile and load an empty kernel on the current device, or ""; tried once in a process.
 
     An empty kernel needs what any kernel needs: numba's own imports, NVIDIA's compilers, and a driver that knows what
-    they write.
+    they write. That it was compiled is kept like a kernel, under the same sources and versions: to load numba again
+    takes longer than to load kernels that are kept, which do without it.
     """
-    cuda: Any = numba.cuda  # which has no types
+    key = CubinKey("nothing", (), properties(torch.cuda.current_device())[1])
+    if cubins.read(key) is not None:
+        return ""
     try:
+        cuda = numba_cuda()
         with numba_at(cuda):
             cuda.jit("void()")(_nothing)
     except Exception as error:  # the libraries' own errors, of many types
         return f"{type(error).__name__}, {' '.join(str(error).split()).rstrip(' .:')}{_cure(str(error))}"
+    cubins.write(key, Cubin("nothing", 0, b""))
     return ""
 
 

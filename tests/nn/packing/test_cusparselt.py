@@ -10,6 +10,7 @@ from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
 from tmask.nn.packing import attaching
 from tmask.nn.packing.operators import packed_product
+from tmask.nn.packing.routes import ROUTES
 from tmask.nn.packing.values import kept_places, write_kept
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -145,3 +146,43 @@ def test_a_backward_pass_over_values_that_were_written_since_fails_loudly(emulat
     attaching.refresh(layer)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         result.sum().backward()
+
+
+@pytest.mark.parametrize(("dtype", "views"), [(torch.float16, True), (torch.bfloat16, False)])
+@pytest.mark.parametrize("count", [16, 13])
+def test_a_result_that_comes_transposed_stays_so_where_that_is_allowed(emulated_cusparselt, dtype, views, count):
+    """And the next product takes it as it is; what is not a whole number of eights is padded, by a copy."""
+    route = ROUTES["cusparselt"]
+    mask = random_mask(64, 64)
+    weight = torch.randn(64, 64).to(dtype)
+    packed, _ = route.pack(weight, route.plan(mask, dtype))
+    tokens = torch.randn(count, 64).to(dtype)
+    plain = packed_product(tokens, packed, 64, "cusparselt")
+    free = packed_product(tokens, packed, 64, "cusparselt", any_strides=True)
+    assert plain.is_contiguous()
+    assert torch.equal(plain, free)
+    assert (free.stride() == (1, 16)) == views
+    for allowed, result in ((False, plain), (True, free)):
+        with torch._subclasses.FakeTensorMode() as mode:
+            fakes = mode.from_tensor(tokens), [mode.from_tensor(part) for part in packed]
+            foretold = packed_product(*fakes, 64, "cusparselt", any_strides=allowed)
+        assert (foretold.shape, foretold.stride()) == (result.shape, result.stride()), "compiled code goes by it"
+    again = packed_product(free, packed, 64, "cusparselt")
+    assert torch.equal(again, packed_product(plain, packed, 64, "cusparselt"))
+
+
+def test_tokens_that_lie_by_columns_are_not_copied(emulated_cusparselt, monkeypatch):
+    seen = []
+    route = ROUTES["cusparselt"]
+    original = type(route).product
+    monkeypatch.setattr(
+        type(route),
+        "product",
+        lambda self, tokens, *rest: seen.append(tokens.data_ptr()) or original(self, tokens, *rest),
+    )
+    packed, _ = route.pack(torch.randn(64, 64).half(), route.plan(random_mask(64, 64), torch.float16))
+    tokens = torch.randn(64, 16).half().t()
+    packed_product(tokens, packed, 64, "cusparselt")
+    packed_product(tokens[:8], packed, 64, "cusparselt")
+    assert seen[0] == tokens.data_ptr()
+    assert seen[1] != tokens.data_ptr(), "rows with gaps are"

@@ -1,11 +1,11 @@
-"""Find one layer's mask, with its worth, and say which layer and step an error belongs to."""
+"""Find masks of layers, with their worth, and say which layer and step an error belongs to."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ from tmask.errors import InvalidProblemError, TmaskError
 from tmask.judging.solution import Status
 from tmask.judging.worth import Worth
 from tmask.nn.mask.cutting import Cutting
+from tmask.solving.request import Request
 from tmask.solving.solver import Solver
+from tmask.solving.together import go_together, solve_together
 
 ScoreFn = Callable[[str, Tensor], Tensor]
+
+_ALL = Pattern(1, 1)  # every entry is a block of its own, and kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,20 @@ class FoundMask:
     fingerprint: int | None = None
 
 
+class Wanted(NamedTuple):
+    """A weight that needs a mask: its layer, the pattern (None for all True), how it is cut, and which mask it has.
+
+    Args:
+        kept: the mask in force, which hysteresis favours; None where none is.
+    """
+
+    name: str
+    weight: Tensor
+    pattern: Pattern | None
+    cutting: Cutting
+    kept: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFinder:
     """How masks are found.
@@ -57,6 +75,47 @@ class MaskFinder:
     certify: bool = True
     keep_zeros: bool = False
     hysteresis: float = 0.0
+
+    @torch.no_grad()
+    def find_all(self, wanted: Sequence[Wanted], step: int) -> dict[str, FoundMask]:
+        """The masks of several weights, by name; on one device together, which is then waited for once.
+
+        Raises:
+            TmaskError: as `find`.
+        """
+        requests = [self._request(one.weight, one.pattern, one.cutting) for one in wanted]
+        # Scores of all layers at once would take as much memory as all weights; what is kept at zero is rare.
+        scored = self.score is not None or any(one.kept is not None for one in wanted)
+        alone = scored or self.keep_zeros or isinstance(self._solver, str)
+        if alone or len(wanted) < 2 or not go_together(requests):
+            return {one.name: self.find(*one[:4], step, one.kept) for one in wanted}
+        begin = time.perf_counter()
+        try:
+            solutions = solve_together(requests)
+        except TmaskError as error:
+            place: int | None = getattr(error, "request", None)  # a solver that fails does so for all of them
+            name = ", ".join(one.name for one in wanted) if place is None else wanted[place].name
+            raise _of_layer(error, name, step) from error
+        seconds = (time.perf_counter() - begin) / sum(weight.numel() for _, weight, *_ in wanted)
+        return {
+            one.name: FoundMask(
+                solution.mask,
+                Worth(solution.objective, solution.total, solution.dual_bound),
+                seconds * one.weight.numel(),
+                solution.status is not Status.UNDERFILLED,
+            )
+            for one, solution in zip(wanted, solutions, strict=True)
+        }
+
+    @property
+    def _solver(self) -> Solver | str | None:
+        """None for "auto"."""
+        return None if self.solver == "auto" else self.solver
+
+    def _request(self, weight: Tensor, pattern: Pattern | None, cutting: Cutting) -> Request:
+        solver = None if isinstance(self._solver, str) else self._solver
+        kept = pattern or _ALL
+        return Request(weight, kept, solver, None, cutting.groups, cutting.layout, self.certify)
 
     @torch.no_grad()
     def find(
@@ -81,7 +140,7 @@ class MaskFinder:
             if kept is not None and self.hysteresis:
                 score = (weight.abs() if score is None else score) * torch.where(kept, 1 + self.hysteresis, 1.0)
             if pattern is None:
-                pattern = Pattern(1, 1)  # every entry is a block of its own, and kept
+                pattern = _ALL
             solution = tmask.solve(
                 weight,
                 pattern,
@@ -92,7 +151,7 @@ class MaskFinder:
                 **cutting.options,
             )
         except TmaskError as error:
-            raise type(error)(f"step {step}, layer {name!r}: {error}") from error
+            raise _of_layer(error, name, step) from error
         worth = Worth(solution.objective, solution.total, solution.dual_bound)
         complete = solution.status is not Status.UNDERFILLED and not self.keep_zeros
         return FoundMask(solution.mask, worth, time.perf_counter() - begin, complete)
@@ -124,3 +183,8 @@ class MaskFinder:
         if score is None:
             raise InvalidProblemError("score: the function gave None; give the importance of every entry, >= 0")
         return score
+
+
+def _of_layer(error: TmaskError, name: str, step: int) -> TmaskError:
+    """The same error, with step and layer in front."""
+    return type(error)(f"step {step}, layer {name!r}: {error}")

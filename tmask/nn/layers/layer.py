@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of,
 from tmask.nn.mask.shards import is_sharded, local_part
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
+from tmask.nn.packing.first_batch import FirstBatch, being_captured
 
 MaskStamp = tuple[int, int, int]
 
@@ -43,7 +45,8 @@ class SparseLayer:
         pattern: that training ends with.
         cutting: into the matrices that are tiled.
         requested: the backend that the user wants, perhaps "auto".
-        tokens, graphs: for which "auto" measures: in a batch, and whether in a CUDA graph.
+        tokens, graphs: for which "auto" measures: in a batch (None: as its first one turns out to be), and whether in
+            a CUDA graph.
         backend: what multiplies; `reason` says why, where another one was conceivable.
         worth, step: of the mask in force, and when it was found; None while there is none.
         in_force: the present pattern; None while dense, before the schedule begins and in its dense tail.
@@ -53,7 +56,7 @@ class SparseLayer:
     pattern: Pattern
     cutting: Cutting = WHOLE
     requested: str = backends.MASKED
-    tokens: int = backends.TOKENS
+    tokens: int | None = None
     graphs: bool = False
     backend: str = backends.MASKED
     reason: str = ""
@@ -62,6 +65,8 @@ class SparseLayer:
     in_force: Pattern | None = None
     _masked: Masked | None = field(default=None, repr=False)
     _print: tuple[MaskStamp, int] | None = field(default=None, repr=False)
+    _first_batch: FirstBatch | None = field(default=None, repr=False)
+    _on_first_batch: Callable[[SparseLayer, int], None] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -167,13 +172,14 @@ class SparseLayer:
         if known is not None:
             self._print = self._stamp(), known
 
-    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> int:
-        """Replace the mask in place; returns how many of its bits changed."""
+    def set_mask(self, found: FoundMask, pattern: Pattern | None, step: int) -> Tensor:
+        """Replace the mask in place; returns how many of its bits changed, () on the mask's device, not fetched yet."""
         masked = self.masked
-        changed = (masked.mask != found.mask).sum()
-        flips = int(changed.full_tensor() if is_sharded(changed) else changed)  # type: ignore[attr-defined]
+        flips = (masked.mask != found.mask).sum()
         masked.mask.copy_(found.mask)
-        masked.terms.copy_(torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers()))
+        terms = torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers())
+        # The source is copied away before this returns; without the flag, all that the device has to do is waited for.
+        masked.terms.copy_(terms, non_blocking=True)
         masked.smooth(self.weight.detach(), pattern, self.cutting, anew=pattern != self.in_force)
         self.note(found.fingerprint)
         self.in_force, self.worth, self.step = pattern, found.worth, step
@@ -186,6 +192,7 @@ class SparseLayer:
         Raises:
             TmaskError: the backend refuses the mask, such as one of a heuristic that left rows short.
         """
+        self._tell_of_first_batch()
         for owner in self.owners:
             try:
                 backends.update(owner.module, self.backend, complete=self.in_force == self.pattern)
@@ -198,6 +205,24 @@ class SparseLayer:
         weight, masked = local_part(self.weight), self.masked
         # A shard and its mask are cut alike, and shards have hard masks alone.
         weight.copy_(apply_mask(weight, local_part(masked.mask)) if is_sharded(self.weight) else masked.values(weight))
+
+    def observe(self, on_first_batch: Callable[[SparseLayer, int], None]) -> None:
+        """Call this with the tokens of the first batch, at the first `refresh` after it."""
+        self._first_batch, self._on_first_batch = FirstBatch(self.owners[0].module), on_first_batch
+
+    def end_observation(self) -> None:
+        """Look at batches no more."""
+        if self._first_batch is not None:
+            self._first_batch.end()
+        self._first_batch = self._on_first_batch = None
+
+    def _tell_of_first_batch(self) -> None:
+        tokens = None if self._first_batch is None else self._first_batch.tokens
+        # A capture holds what was chosen before it.
+        if tokens is not None and self._on_first_batch is not None and not being_captured():
+            call = self._on_first_batch
+            self.end_observation()
+            call(self, tokens)
 
     def release(self) -> None:
         """Multiply with the dense masked weight, until `refresh` with another backend."""
@@ -212,6 +237,7 @@ class SparseLayer:
 
     def remove(self) -> None:
         """Leave the dense master weight as a plain parameter. A mask that another Sparsifier has put on stays."""
+        self.end_observation()
         for owner in self.owners:
             if self._holds(owner):
                 backends.release(owner.module)

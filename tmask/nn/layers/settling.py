@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+import torch
 from torch import Tensor
 
 from tmask.blocks.pattern import Pattern
@@ -11,6 +14,8 @@ from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
 from tmask.nn.packing.packable import completed
+
+log = logging.getLogger("tmask")
 
 
 def choose(layer: SparseLayer) -> None:
@@ -27,13 +32,34 @@ def choose(layer: SparseLayer) -> None:
                 layer.weight,
                 layer.pattern,
                 layer.requested,
-                layer.tokens,
+                layer.tokens or backends.TOKENS,
                 layer.graphs,
             )
         except TmaskError as error:
             raise type(error)(f"layer {owner.name!r}: {error}") from error
         if layer.backend == backends.MASKED:
             break  # one owner that cannot be packed keeps the weight's other owners masked, for its reason
+    _observe(layer)
+
+
+def _observe(layer: SparseLayer) -> None:
+    """Let "auto" see the first batch, where nobody has said how many tokens it has and packing is possible at all."""
+    layer.end_observation()
+    if layer.requested != backends.AUTO or layer.tokens is not None:
+        return
+    if not any(backends.unfit(one.module, one.tensor, layer.weight, layer.pattern) for one in layer.owners):
+        layer.observe(_choose_for_batch)
+
+
+def _choose_for_batch(layer: SparseLayer, tokens: int) -> None:
+    """Choose "auto" once more, for a batch that was seen."""
+    layer.tokens = tokens
+    before = layer.backend
+    # Between steps, where gradients may be off, which the measured products have.
+    with torch.enable_grad(), torch.autocast(layer.weight.device.type, enabled=False):
+        choose_anew(layer)
+    text = "stays on" if layer.backend == before else f"goes from {before!r} to"
+    log.info("layer %r %s backend %r, for the %d tokens of its first batch", layer.name, text, layer.backend, tokens)
 
 
 def prepare(layer: SparseLayer, pattern: Pattern | None, mask: Tensor, complete: bool) -> None:
@@ -79,6 +105,7 @@ def choose_anew(layer: SparseLayer) -> None:
     """
     masked = layer.masked
     if layer.requested != backends.AUTO or is_sharded(layer.weight):
+        layer.end_observation()
         return
     choose(layer)
     prepare(layer, layer.in_force, masked.mask, Terms.of(masked.terms.tolist(), layer.name).complete)

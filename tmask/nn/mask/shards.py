@@ -5,6 +5,9 @@ Apart from `tmask.nn.mask.sharding`, so that training in one process loads none 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
@@ -25,3 +28,13 @@ def put_together(tensor: Tensor) -> Tensor:
     from tmask.nn.mask.sharding import whole  # late: see above
 
     return whole(tensor)
+
+
+def counted(counts: Sequence[Tensor]) -> list[int]:
+    """Numbers () that stand on devices, each of which is waited for once; all ranks must call it for sharded ones."""
+    whole: list[Tensor] = [x.full_tensor() if is_sharded(x) else x for x in counts]  # type: ignore[attr-defined]
+    fetched = {
+        device: iter(torch.stack([x for x in whole if x.device == device]).tolist())
+        for device in {x.device for x in whole}
+    }
+    return [int(next(fetched[x.device])) for x in whole]

@@ -29,7 +29,12 @@ _DEVICES = ("cuda",)
 
 @dataclass(frozen=True, slots=True)
 class SparseProduct:
-    """What the choice depends on: a packed (rows, cols) matrix times so many tokens."""
+    """What the choice depends on: a packed (rows, cols) matrix times so many tokens.
+
+    Args:
+        transposed: whether the library transposes the result as it writes.
+        by_columns: whether the tokens lie in memory column by column.
+    """
 
     rows: int
     cols: int
@@ -37,6 +42,7 @@ class SparseProduct:
     dtype: torch.dtype
     transposed: bool
     bias: bool
+    by_columns: bool = False
 
 
 _chosen: dict[tuple[torch.device, SparseProduct], int] = {}
@@ -103,6 +109,7 @@ def _search(product: SparseProduct, device: torch.device) -> int | None:
 def _searched(product: SparseProduct, device: torch.device) -> tuple[int, bool]:
     weight, tokens, bias = _whole_numbers(product, device)
     compressed, dense = torch._cslt_compress(weight), tokens.t()
+    dense = dense.contiguous() if product.by_columns else dense
     bias = bias if product.bias else None
     found = int(torch._cslt_sparse_mm_search(compressed, dense, bias=bias, transpose_result=product.transposed))
     result = torch._cslt_sparse_mm(compressed, dense, bias=bias, transpose_result=product.transposed, alg_id=found)

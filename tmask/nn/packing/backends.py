@@ -48,6 +48,18 @@ def misuse(module: nn.Module, tensor: str) -> str:
     return ""
 
 
+def unfit(module: nn.Module, tensor: str, weight: Tensor, pattern: Pattern) -> str:
+    """Why a module's weight cannot be multiplied packed on the device that it is on now, or ""."""
+    if problem := misuse(module, tensor):
+        return problem
+    return supported(tuple(weight.shape), _product_dtype(weight), weight.device, pattern)[1]
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    # Autocast is entered in the training loop, later than this choice, which therefore assumes it.
+    return torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
+
+
 def choose_backend(
     module: nn.Module,
     tensor: str,
@@ -71,11 +83,7 @@ def choose_backend(
     """
     if requested == MASKED:
         return MASKED, ""
-    # Autocast is entered in the training loop, later than this choice, which therefore assumes it.
-    dtype = torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype
-    problem = misuse(module, tensor)
-    if not problem:
-        _, problem = supported(tuple(weight.shape), dtype, weight.device, pattern)
+    problem = unfit(module, tensor, weight, pattern)
     if requested == SEMI_STRUCTURED:
         if problem:
             move = "; move the model to its GPU before sparsify" if weight.device.type == "cpu" else ""
@@ -85,7 +93,7 @@ def choose_backend(
         return SEMI_STRUCTURED, ""
     if problem:
         return MASKED, problem
-    pays, measured = payoff.pays(tuple(weight.shape), dtype, weight.device, tokens, graphs)
+    pays, measured = payoff.pays(tuple(weight.shape), _product_dtype(weight), weight.device, tokens, graphs)
     return (SEMI_STRUCTURED if pays else MASKED), measured
 
 

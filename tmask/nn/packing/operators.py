@@ -17,15 +17,24 @@ from torch import Tensor
 from tmask.nn.packing.routes import ROUTES, TOKENS_MULTIPLE
 
 
-def packed_product(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
+def packed_product(
+    tokens: Tensor,
+    operand: list[Tensor],
+    rows: int,
+    route: str,
+    bias: Tensor | None = None,
+    any_strides: bool = False,
+) -> Tensor:
     """tokens (T, K) @ A^T + bias -> (T, rows), for the packed A (rows, K); T is padded as the kernels need it.
 
     Args:
         tokens: in the packed dtype, of any strides.
         operand: one direction, as the route of this name packs it.
         bias: (rows,) in the tokens' dtype.
+        any_strides: whether the result may be a view of its transpose, which saves a copy where kernels make that;
+            else it is contiguous, as that of a linear layer.
     """
-    result: Tensor = torch.ops.tmask.packed_product(tokens, operand, rows, route, bias)
+    result: Tensor = torch.ops.tmask.packed_product(tokens, operand, rows, route, bias, any_strides)
     return result
 
 
@@ -51,19 +60,40 @@ def packed_linear(
     return result
 
 
-def _product(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
+def _product(
+    tokens: Tensor,
+    operand: list[Tensor],
+    rows: int,
+    route: str,
+    bias: Tensor | None = None,
+    any_strides: bool = False,
+) -> Tensor:
     count = tokens.shape[0]
     if count == 0:
         return tokens.new_empty(0, rows)
     if missing := -count % TOKENS_MULTIPLE:
         tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
-    # The kernels take the transposed view, so the rows themselves must be contiguous.
-    result = ROUTES[route].product(tokens.contiguous(), operand, rows, bias)  # (T + missing, rows)
-    return result[:count]
+    kernels = ROUTES[route]
+    # What another product has left transposed some kernels read as it is.
+    if not (kernels.takes_transposed and tokens.t().is_contiguous()):
+        tokens = tokens.contiguous()
+    result = kernels.product(tokens, operand, rows, bias)[:count]  # before, (T + missing, rows)
+    return result if any_strides else result.contiguous()
 
 
-def _product_fake(tokens: Tensor, operand: list[Tensor], rows: int, route: str, bias: Tensor | None = None) -> Tensor:
-    return tokens.new_empty(tokens.shape[0], rows)
+def _product_fake(
+    tokens: Tensor,
+    operand: list[Tensor],
+    rows: int,
+    route: str,
+    bias: Tensor | None = None,
+    any_strides: bool = False,
+) -> Tensor:
+    count = tokens.shape[0]
+    # Compiled code goes by these strides.
+    if any_strides and ROUTES[route].transposes(tokens.dtype):
+        return tokens.new_empty(rows, count + -count % TOKENS_MULTIPLE).t()[:count]
+    return tokens.new_empty(count, rows)
 
 
 def _linear(
@@ -104,7 +134,8 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad_x = grad_weight = grad_bias = None
     # The first layer of a model needs no gradient of its input, and a frozen one none of its weight.
     if ctx.needs_input_grad[0]:
-        grad_x = packed_product(grad, rest, x.shape[1], ctx.route)
+        # Autograd's next operation takes any strides, and the gradient may be as large as the layer's input.
+        grad_x = packed_product(grad, rest, x.shape[1], ctx.route, any_strides=True)
     if ctx.needs_input_grad[1]:
         grad_weight = (grad.t() @ x).to(ctx.weight_dtype)  # dense: neither factor is sparse
         if mask is not None:
@@ -121,7 +152,8 @@ torch.library.custom_op(
     "tmask::packed_product",
     _product,
     mutates_args=(),
-    schema="(Tensor tokens, Tensor[] operand, SymInt rows, str route, Tensor? bias=None) -> Tensor",
+    schema="(Tensor tokens, Tensor[] operand, SymInt rows, str route, Tensor? bias=None, bool any_strides=False) "
+    "-> Tensor",
 ).register_fake(_product_fake)
 
 _operator = torch.library.custom_op(

@@ -89,7 +89,8 @@ def sparsify(
             the same model are refused.
         check_finite_every: steps between two looks for weights that are NaN or infinite, 0 for none but at renewals;
             None for every step where the weights are on the CPU and every 40 on a GPU, which has to be waited for.
-        tokens: in a batch of one device, for which backend "auto" measures; 8192 if None.
+        tokens: in a batch of one device, for which backend "auto" measures. If None, 8192, and then once more those of
+            each layer's first batch, after that batch's step.
         cuda_graphs: whether the training step is captured in a CUDA graph (`GraphedStep`, torch.compile with
             mode="reduce-overhead"), so that "auto" measures in one.
     Returns:

@@ -10,11 +10,11 @@ from torch import Tensor
 from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.distributed.ranks import Ranks, together
-from tmask.nn.layers.finding import FoundMask, MaskFinder
+from tmask.nn.layers.finding import FoundMask, MaskFinder, Wanted
 from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.layers.renewals import LayerRenewal
 from tmask.nn.layers.settling import prepare
-from tmask.nn.mask.shards import is_sharded
+from tmask.nn.mask.shards import counted, is_sharded
 
 
 def find_masks(
@@ -36,11 +36,15 @@ def find_masks(
         TmaskError: as `MaskFinder`, and as `sharing` on several ranks.
     """
 
-    def find(layer: SparseLayer, weight: Tensor, kept: Tensor | None) -> FoundMask:
-        name, pattern = layer.name, patterns[layer.name]
-        if pattern is not None and name in given:
-            return finder.judge(name, weight, given[name], pattern, layer.cutting)
-        return finder.find(name, weight, pattern, layer.cutting, step, kept)
+    def find(weights: Sequence[tuple[SparseLayer, Tensor, Tensor | None]]) -> dict[str, FoundMask]:
+        found, wanted = {}, []
+        for layer, weight, kept in weights:
+            name, pattern = layer.name, patterns[layer.name]
+            if pattern is not None and name in given:
+                found[name] = finder.judge(name, weight, given[name], pattern, layer.cutting)
+            else:
+                wanted.append(Wanted(name, weight, pattern, layer.cutting, kept))
+        return found | finder.find_all(wanted, step)
 
     # At each renewal: torch.distributed may have been started since the last one.
     ranks = Ranks.of(distributed)
@@ -52,7 +56,7 @@ def find_masks(
         )
     # One rank alone holds shards all the same where `fully_shard` was called, and they must be put together.
     if ranks is None or (ranks.size == 1 and not sharded):
-        return {layer.name: find(layer, layer.weight.detach(), _in_force(layer, finder)) for layer in layers}
+        return find([(layer, layer.weight.detach(), _in_force(layer, finder)) for layer in layers])
     from tmask.nn.training.sharing import Shared  # late: it loads torch's tensors over ranks
 
     favoured = {layer.name: _in_force(layer, finder) for layer in layers}
@@ -80,9 +84,9 @@ def put_on(
     with together(ranks):
         for layer in layers:
             prepare(layer, patterns[layer.name], found[layer.name].mask, found[layer.name].complete)
-    rows = []
-    for layer in layers:
-        new, pattern = found[layer.name], patterns[layer.name]
-        flips = layer.set_mask(new, pattern, step)
-        rows.append(LayerRenewal(layer.name, pattern, new.worth, flips, new.mask.numel(), new.seconds))
-    return tuple(rows)
+    flips = counted([layer.set_mask(found[layer.name], patterns[layer.name], step) for layer in layers])
+    return tuple(
+        LayerRenewal(layer.name, patterns[layer.name], new.worth, changed, new.mask.numel(), new.seconds)
+        for layer, changed in zip(layers, flips, strict=True)
+        for new in [found[layer.name]]
+    )

@@ -21,7 +21,7 @@ from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.mask.sharding import shard_like, whole
 from tmask.nn.mask.shards import is_sharded
 
-Find = Callable[[SparseLayer, Tensor, Tensor | None], FoundMask]
+Find = Callable[[Sequence[tuple[SparseLayer, Tensor, Tensor | None]]], dict[str, FoundMask]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Shared:
 
     Args:
         layers: of the model, the same on every rank.
-        find: called with a layer, its whole weight, and the whole mask that is to be favoured.
+        find: called with layers, their whole weights, and the whole masks that are to be favoured.
         favoured: by layer, the mask in force, perhaps in shards; None where none is favoured.
         given: names of the layers whose masks come from the user, on every rank.
         ranks: that train the model.
@@ -123,7 +123,7 @@ class Shared:
         """This rank's share of the masks, once no rank has failed."""
         found: dict[str, FoundMask] = {}
         with together(self.ranks):
-            found.update({la.name: self.find(la, *weights[la.name]) for la in self.layers if la.name in weights})
+            found.update(self.find([(la, *weights[la.name]) for la in self.layers if la.name in weights]))
         return found
 
     def _room(self, layer: SparseLayer, own: Mapping[str, FoundMask]) -> Tensor:

@@ -23,6 +23,7 @@ class Route(ABC):
         hardware: where it runs, for reports.
         dtypes: of the weight and the tokens.
         multiple: of both sides of a weight; each is the row length of one direction.
+        takes_transposed: whether `product` takes tokens whose transpose is contiguous, too.
     """
 
     name: ClassVar[str]
@@ -30,6 +31,7 @@ class Route(ABC):
     hardware: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float16, torch.bfloat16)
     multiple: ClassVar[int]
+    takes_transposed: ClassVar[bool] = False
 
     @abstractmethod
     def problem(self, device: torch.device) -> str:
@@ -59,12 +61,18 @@ class Route(ABC):
 
     @abstractmethod
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
-        """tokens (T, K) @ A^T + bias -> (T, rows) contiguous, for the packed A (rows, K).
+        """tokens (T, K) @ A^T + bias -> (T, rows), for the packed A (rows, K).
+
+        The result is contiguous, or its transpose is, as `transposes` says: a view, which nobody has copied yet.
 
         Args:
-            tokens: contiguous, T a positive multiple of 8.
+            tokens: contiguous, or as `takes_transposed` says; T a positive multiple of 8.
             bias: (rows,) in the tokens' dtype.
         """
+
+    def transposes(self, dtype: torch.dtype) -> bool:
+        """Whether products of this dtype come as views of their transposes."""
+        return False
 
 
 def cuda_problem(device: torch.device) -> str:

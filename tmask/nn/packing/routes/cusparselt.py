@@ -25,6 +25,7 @@ class Cusparselt(Route):
     name: ClassVar[str] = "cusparselt"
     hardware: ClassVar[str] = "compute capability 9.0 and later (H100, H200, B200, RTX 50), with cuSPARSELt"
     multiple: ClassVar[int] = 16
+    takes_transposed: ClassVar[bool] = True
 
     def problem(self, device: torch.device) -> str:
         if problem := cuda_problem(device):
@@ -68,13 +69,18 @@ class Cusparselt(Route):
         In bfloat16 the library transposes it as it writes. In float16 that is slow: measured once, on an H200 with
         cuSPARSELt 0.8, a product of any size took 167 ms or more that way, and 0.47 ms without.
         """
-        transpose = tokens.dtype != torch.float16
+        transpose = not self.transposes(tokens.dtype)
         sizes = rows, tokens.shape[1], len(tokens)
-        number = algorithm(SparseProduct(*sizes, tokens.dtype, transpose, bias is not None), tokens.device)
+        by_columns = not tokens.is_contiguous()
+        product = SparseProduct(*sizes, tokens.dtype, transpose, bias is not None, by_columns)
+        number = algorithm(product, tokens.device)
         result: Tensor = torch._cslt_sparse_mm(
             operand[0], tokens.t(), bias=bias, transpose_result=transpose, alg_id=number
         )
-        return result if transpose else result.t().contiguous()  # (T, rows)
+        return result if transpose else result.t()  # (T, rows)
+
+    def transposes(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.float16
 
 
 def _with_room(metadata: Tensor, values: int, lines: int) -> Tensor:

@@ -85,7 +85,10 @@ class Cutlass(Route):
             result = torch._sparse_semi_structured_mm(values, meta, tokens.t())  # (rows, T)
         else:
             result = torch._sparse_semi_structured_addmm(bias, values, meta, tokens.t())
-        return result.t().contiguous()
+        return result.t()
+
+    def transposes(self, dtype: torch.dtype) -> bool:
+        return True
 
 
 def tile_bits(mask: Tensor) -> Tensor:

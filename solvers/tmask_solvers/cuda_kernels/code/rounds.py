@@ -19,22 +19,26 @@ from typing import Any
 
 import numpy as np
 
-from tmask_solvers.cuda_kernels.lines import WARP, Real, lanes_per_tile, make_lines
+from tmask_solvers.cuda_kernels.code.lines import WARP, Real, lanes_per_tile, make_lines
+from tmask_solvers.cuda_kernels.code.listing import make_list
+from tmask_solvers.cuda_kernels.code.places import FIRST, make_places
 from tmask_solvers.shared.constants import EARLY_ROUNDS, LARGEST_TAME, momentum, most_rounds
 
 _EVERYONE = 0xFFFFFFFF
 
 
-def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
+def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any, many: bool) -> Any:
     """The kernel for n:m.
 
     Args:
         cuda: numba.cuda.
         real: float32 or float64, in which it computes.
         widen: device function from an entry of the weight to its magnitude as `real`.
+        many: whether `where` tells of many matrices.
     """
-    lines = make_lines(cuda, n, m, real)
-    find, load, spread, gather, total = lines.find, lines.load, lines.spread, lines.gather, lines.total
+    lines, places = make_lines(cuda, n, m, real), make_places(cuda, many)
+    matrix_of, number, corner, take_place = places.matrix_of, places.number, places.corner, make_list(cuda)
+    load, spread, gather, total = lines.load, lines.spread, lines.gather, lines.total
     pair, above, keep = lines.pair, lines.above, lines.keep
     multiply = cuda.libdevice.fmul_rn if real is np.float32 else cuda.libdevice.dmul_rn
     lanes = lanes_per_tile(m)
@@ -49,9 +53,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
     def solve_tiles(
         weight: Any,
         mask: Any,
-        across: Any,
-        down: Any,
-        groups: Any,
+        where: Any,
         tiles: Any,
         row_prices: Any,
         col_prices: Any,
@@ -62,7 +64,7 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
         """Masks of the tiles that balance, and the list of the others.
 
         Args:
-            weight, mask: (K, G, down, across, m, m), mask bool; tiles = K * G * down * across.
+            weight, mask, where: see `places`; `tiles` of all matrices.
             row_prices, col_prices: (tiles, m) float64. Column prices are written for tiles left over; for all of them
                 if prices >= 1, row prices too if prices == 2.
             left, used: (tiles,) and (1,) int32; the tiles left over, in any order, and how many (0 at first).
@@ -81,8 +83,9 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             place = first + lane // lanes
             real_tile = place < tiles
             place = min(place, tiles - 1)  # idle teams read a tile that exists, and write none
-            k, g, y, x = find(place, across, down, groups)
-            column = load(weight, k, g, y, x, line, widen)
+            r = matrix_of(where, place)
+            at, down, across, spot, mask_down, mask_across = corner(where, r, place - number(where, r, FIRST))
+            column = load(weight, at + np.uint64(line) * across, down, widen)
             cuda.syncwarp()  # all have read the tile before; votes alone would not order that
             if t < m:
                 spread(column, stage, base * stride + t)
@@ -121,13 +124,12 @@ def make_rounds(cuda: Any, n: int, m: int, real: Real, widen: Any) -> Any:
             # The mask is made again from prices and bounds: to keep it through the rounds would take registers.
             if real_tile and t < m:
                 if solved:
-                    keep(mask, k, g, y, x, t, column, v[lane], bounds, base)
+                    keep(mask, spot + np.uint64(line) * mask_across, mask_down, column, v[lane], bounds, base)
                 if prices >= 1 or not solved:
                     col_prices[place, t] = v[lane]
                 if prices == 2:
                     row_prices[place, t] = u[lane]
-                if t == 0 and not solved:
-                    left[cuda.atomic.add(used, 0, 1)] = place
+            take_place(lane, place, real_tile and t == 0 and not solved, left, used)
             first += cuda.gridDim.x * together
 
     return solve_tiles

@@ -25,31 +25,22 @@ def lanes_per_tile(m: int) -> int:
     return 1 << (m - 1).bit_length()  # masks of lanes are shifts then, and no tile lies in two warps
 
 
-def find(place: Any, across: Any, down: Any, groups: Any) -> Any:
-    """Indices (k, g, y, x) of a tile in (K, G, down, across); unsigned, so that no index counts from the end."""
-    # In 32 bits, since a GPU divides 64 by a long routine; `launch` refuses more tiles than that.
-    tile = np.uint32(place)
-    x, tile = tile % np.uint32(across), tile // np.uint32(across)
-    y, tile = tile % np.uint32(down), tile // np.uint32(down)
-    return tile // np.uint32(groups), tile % np.uint32(groups), y, x
-
-
 def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
     """Device functions for lines of m numbers; a line is a tuple, the place of its first entry in an array is `at`.
 
-    - find: see above
-    - load(weight, k, g, y, x, j, widen): column j of a tile of (K, G, down, across, m, m), magnitudes as `real`
+    - load(weight, at, apart, widen): entries of a column, magnitudes as `real`; the first is weight[at], the others
+      `apart` entries from each other
     - spread(line, stage, at): to stage[at], stage[at + m + 1], ...
     - gather(stage, at): from stage[at], stage[at + 1], ...
     - total(line): the sum
     - pair(line, prices, at): n-th and (n+1)-th largest of line[j] - prices[at + j]
     - above(line, price, bounds, at): how many line[i] - price exceed bounds[at + i]; as `real`, which takes one
       instruction less an entry than an integer does
-    - keep(mask, k, g, y, x, j, line, price, bounds, at): which do, to column j of a tile of the mask
+    - keep(mask, place, apart, line, price, bounds, at): which do, to a column of the mask, like that of the weight
     - extremes(line): the least, the largest, and whether all are finite (where not, the others may be anything)
     - quantise(line, q, at, s, t): s * t * entry, rounded to integers, to q[at], q[at + m + 1], ...; whether any was
-    - keys(q, at, v, turn): q[at + j] - v[j], above the bits of a place: the later a column comes, counted from `turn`
-      on, the lower
+    - keys(q, at, v, base, turn): q[at + j] - v[base + j], above the bits of a place: the later a column comes, counted
+      from `turn` on, the lower
     - largest(line): the n-th largest
     - word(line, least): bit j is set if entry j is at least `least`
 
@@ -63,8 +54,8 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
     unpacked = [f"x{j} = line[{j}]" for j in every]
     listed = ", ".join(f"x{j}" for j in every)
     bodies = {
-        "load(weight, k, g, y, x, j, widen)": [
-            *(f"x{i} = widen(weight[k, g, y, x, {i}, j])" for i in every),
+        "load(weight, at, apart, widen)": [
+            *(f"x{i} = widen(weight[at + uint64({i}) * apart])" for i in every),
             f"return ({listed},)",
         ],
         "spread(line, stage, at)": [f"stage[at + {i * (m + 1)}] = line[{i}]" for i in every],
@@ -79,8 +70,8 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
             *(f"x{i} = one if line[{i}] - price > bounds[at + {i}] else zero" for i in every),
             f"return {' + '.join(f'x{i}' for i in every)}",
         ],
-        "keep(mask, k, g, y, x, j, line, price, bounds, at)": [
-            f"mask[k, g, y, x, {i}, j] = line[{i}] - price > bounds[at + {i}]" for i in every
+        "keep(mask, place, apart, line, price, bounds, at)": [
+            f"mask[place + uint64({i}) * apart] = line[{i}] - price > bounds[at + {i}]" for i in every
         ],
         "extremes(line)": [
             *unpacked,
@@ -92,9 +83,9 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
             *(line for i in every for line in _quantised(i, f"at + {i * (m + 1)}")),
             "return rounded",
         ],
-        "keys(q, at, v, turn)": [
+        "keys(q, at, v, base, turn)": [
             *(
-                f"x{j} = ((q[at + {j}] - v[{j}]) << {PLACE_BITS}) + {LAST_PLACE} - ({j + m} - turn) % {m}"
+                f"x{j} = ((q[at + {j}] - v[base + {j}]) << {PLACE_BITS}) + {LAST_PLACE} - ({j + m} - turn) % {m}"
                 for j in every
             ),
             f"return ({listed},)",
@@ -110,10 +101,11 @@ def make_lines(cuda: Any, n: int, m: int, real: Real) -> SimpleNamespace:
         "zero": real(0),
         "infinity": real(np.inf),
         "int64": np.int64,
+        "uint64": np.uint64,
         "float64": np.float64,
         "multiply": cuda.libdevice.dmul_rn,
     }
-    functions = {"find": find}
+    functions = {}
     # Text, because m numbers in m variables is nothing that a loop in Python can write.
     for head, body in bodies.items():
         exec("\n    ".join([f"def {head}:", *body]), scope)

@@ -14,7 +14,9 @@ import numpy as np
 
 from tmask_solvers.cpu_kernels.closed.solve import GUARD, LARGEST, masks_of, nothing_rounded, total_of
 from tmask_solvers.cpu_kernels.vector import Vector
-from tmask_solvers.cuda_kernels.lines import WARP, find, inlined
+from tmask_solvers.cuda_kernels.code.lines import WARP, inlined
+from tmask_solvers.cuda_kernels.code.listing import make_list
+from tmask_solvers.cuda_kernels.code.places import FIRST, make_places
 
 SIDE = 4
 
@@ -84,59 +86,70 @@ class Term(Vector):
 
 
 def make_formula(cuda: Any, n: int) -> Any:
-    """formula(weight, k, g, y, x, widen): words of the four rows (`masks_of`), and whether float32 proves them."""
+    """formula(weight, at, down, across, widen): words of the rows (`masks_of`), and whether float32 proves them."""
     # Written out, since the formulas handle lists of terms, which numba-cuda does not take.
     lines: list[str] = []
     tile = Term(lines, "")
-    rows: Any = [[tile.new(f"widen(weight[k, g, y, x, {i}, {j}])") for j in range(SIDE)] for i in range(SIDE)]
+    rows: Any = [
+        [tile.new(f"widen(weight[at + uint64({i}) * down + uint64({j}) * across])") for j in range(SIDE)]
+        for i in range(SIDE)
+    ]
     total = total_of(rows)
     words, sure = masks_of(rows, n, total * GUARD)
     proven = (sure | nothing_rounded(rows, total)) & (tile.new(f"float32({LARGEST!r})") > total)
     results: Any = (*words, proven)
     body = [*lines, f"return {', '.join(term.name for term in results)}"]
-    scope: dict[str, Any] = {"float32": np.float32, "int32": np.int32, "multiply": cuda.libdevice.fmul_rn}
-    exec("\n    ".join(["def formula(weight, k, g, y, x, widen):", *body]), scope)
+    scope: dict[str, Any] = {
+        "float32": np.float32,
+        "int32": np.int32,
+        "uint64": np.uint64,
+        "multiply": cuda.libdevice.fmul_rn,
+    }
+    exec("\n    ".join(["def formula(weight, at, down, across, widen):", *body]), scope)
     return inlined(cuda, scope["formula"])
 
 
-def make_closed(cuda: Any, n: int, widen: Any, packed: bool) -> Any:
+def make_closed(cuda: Any, n: int, widen: Any, packed: bool, many: bool) -> Any:
     """The kernel for n:4.
 
     Args:
         cuda: numba.cuda.
         widen: device function from an entry of the weight to its magnitude as float32.
         packed: whether rows of the mask are written as one int32, of four bytes 0 or 1, and not as four bool.
+        many: whether `where` tells of many matrices.
     """
-    find_tile, formula = inlined(cuda, find), make_formula(cuda, n)
+    places, formula, take_place = make_places(cuda, many), make_formula(cuda, n), make_list(cuda)
+    matrix_of, number, corner = places.matrix_of, places.number, places.corner
 
-    def solve_tiles(
-        weight: Any, mask: Any, across: Any, down: Any, groups: Any, tiles: Any, left: Any, used: Any
-    ) -> None:
+    def solve_tiles(weight: Any, mask: Any, where: Any, tiles: Any, left: Any, used: Any) -> None:
         """Masks of all tiles, and the list of those that are not proven.
 
         Args:
-            weight: (K, G, down, across, 4, 4).
-            mask: of that shape, bool; (K, G, down, across, 4, 1) int32 if packed.
+            weight, mask, where: see `places`; the mask's entries are its rows if packed.
             tiles, left, used: see `rounds`.
         """
-        tile = cuda.blockIdx.x * WARP + (cuda.threadIdx.x & 31)
-        while tile < tiles:
-            k, g, y, x = find_tile(tile, across, down, groups)
-            first, second, third, fourth, proven = formula(weight, k, g, y, x, widen)
+        lane = cuda.threadIdx.x & 31
+        first = cuda.blockIdx.x * WARP
+        while first < tiles:
+            real_tile = first + lane < tiles
+            tile = min(first + lane, tiles - 1)  # votes need all threads, so idle ones read a tile that exists
+            r = matrix_of(where, tile)
+            at, down, across, spot, mask_down, mask_across = corner(where, r, tile - number(where, r, FIRST))
+            one, two, three, four, proven = formula(weight, at, down, across, widen)
             # Four words in four variables: indexed in a loop, they would lie in memory.
-            if packed:
-                mask[k, g, y, x, 0, 0] = first
-                mask[k, g, y, x, 1, 0] = second
-                mask[k, g, y, x, 2, 0] = third
-                mask[k, g, y, x, 3, 0] = fourth
-            else:
+            if real_tile and packed:
+                mask[spot] = one
+                mask[spot + mask_down] = two
+                mask[spot + np.uint64(2) * mask_down] = three
+                mask[spot + np.uint64(3) * mask_down] = four
+            elif real_tile:
                 for j in range(SIDE):
-                    mask[k, g, y, x, 0, j] = (first >> 8 * j) & 1 == 1
-                    mask[k, g, y, x, 1, j] = (second >> 8 * j) & 1 == 1
-                    mask[k, g, y, x, 2, j] = (third >> 8 * j) & 1 == 1
-                    mask[k, g, y, x, 3, j] = (fourth >> 8 * j) & 1 == 1
-            if not proven:
-                left[cuda.atomic.add(used, 0, 1)] = tile
-            tile += cuda.gridDim.x * WARP
+                    column = spot + np.uint64(j) * mask_across
+                    mask[column] = (one >> 8 * j) & 1 == 1
+                    mask[column + mask_down] = (two >> 8 * j) & 1 == 1
+                    mask[column + np.uint64(2) * mask_down] = (three >> 8 * j) & 1 == 1
+                    mask[column + np.uint64(3) * mask_down] = (four >> 8 * j) & 1 == 1
+            take_place(lane, tile, real_tile and not proven, left, used)
+            first += cuda.gridDim.x * WARP
 
     return solve_tiles

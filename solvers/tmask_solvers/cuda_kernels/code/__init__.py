@@ -1,0 +1,1 @@
+"""What runs on the device: Python functions that numba compiles for CUDA. Nothing here launches anything."""
