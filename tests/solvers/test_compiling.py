@@ -1,4 +1,4 @@
-"""The key of the cache of compiled kernels: a kernel that is out of date would be loaded without a word."""
+"""How kernels are compiled: parts within what calls them, and a cache whose key no kernel out of date fits."""
 
 import gc
 import re
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
+import numba
 from numba.core import event
 
 import tmask_solvers
