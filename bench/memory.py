@@ -59,7 +59,7 @@ TEXT = """\
 
 Peak by file size: layers of {side} x {side} float32, {pattern}. `beyond`: what goes beyond the same command's peak on
 one 8 x 8 layer (Python, numpy, numba and compiled kernels), in sizes of one layer. Seconds hold imports, and kernels
-that are loaded.
+that are loaded; those by the clock hold whatever else the machine did, the CPU's are the command's own.
 
 {table}
 

@@ -112,14 +112,14 @@ import numpy as np, tmask
 from tmask.judging.certificate import objectives
 from tmask_solvers.cpu_kernels import late
 scores = np.load("scores.npy")
-solution = tmask.solve(scores, "2:5", "midpoint", threads=2)
+solution = tmask.solve(scores, "4:8", "midpoint", threads=2)
 names = {name.rpartition(".")[2] for name, kernel in late._kernels.items() if kernel.overloads}
 print(solution.objective, *sorted(names))
 """
 
 
 def run(folder, blocks) -> list[str]:
-    np.save(folder / "scores.npy", np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(5, -1)))
+    np.save(folder / "scores.npy", np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(8, -1)))
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", CODE], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -128,9 +128,9 @@ def run(folder, blocks) -> list[str]:
 
 def test_the_fallback_is_compiled_for_those_who_need_it(tmp_path):
     """Also where the kernel that calls it comes from the disk, and the next time it does itself."""
-    assert run(tmp_path, np.ones((40, 5, 5), np.float32))[1:] == []
-    huge = make_blocks("normal", 40, 5) * np.float32(2.0**120)  # too large for the rounds
-    expected = objectives(huge, tmask.get_solver("augmenting-paths").solve(huge, 2).masks).sum()
+    assert run(tmp_path, np.ones((40, 8, 8), np.float32))[1:] == []
+    huge = make_blocks("normal", 40, 8) * np.float32(2.0**120)  # too large for the rounds
+    expected = objectives(huge, tmask.get_solver("augmenting-paths").solve(huge, 4).masks).sum()
     for _ in range(2):
         objective, *names = run(tmp_path, huge)
         assert float(objective) == pytest.approx(expected, rel=1e-12)

@@ -83,8 +83,9 @@ def solve(
     if place is not None:
         output = shard_path(output, place)
         note(f"shard {place.index} of {place.count}, to {output}; `tmask merge` puts them together")
-    folder = place is not None or masked_weights is None or is_folder(masked_weights, file.is_dir())
-    weights_file = None if folder or masked_weights is None else Path(masked_weights)
+    weights_file = None
+    if masked_weights is not None and place is None and not is_folder(masked_weights, file.is_dir()):
+        weights_file = Path(masked_weights)
     check_outputs([file], [output, weights_file, csv], overwrite)
     check_csv_name(csv)
     check_masks_name(output)

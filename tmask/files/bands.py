@@ -34,6 +34,7 @@ class Band:
         unit = unit_lines(self.whole, self.groups, self.layout)
         if not 0 <= self.first < self.last <= num_lines(self.whole, self.layout):
             raise ValueError(f"lines {self.first} to {self.last} of a weight of shape {self.whole}")
+        # Tiles begin anew with each unit, so such lines are no weight that is tiled alike.
         if not self._units and self.first // unit != (self.last - 1) // unit:
             raise ValueError(f"lines {self.first} to {self.last} hold a part of one matrix or group and of another")
 

@@ -82,7 +82,6 @@ def _calling(wanted: bytes) -> Callable[..., Any]:
     return codegen
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 def _resolve(place: int, size: int, slot: int) -> None:
     """Write the address of the kernel whose name and types stand there, if it can be had. Called by compiled code.
 
@@ -113,4 +112,6 @@ def address_of(dispatcher: Any, arguments: tuple[Any, ...], result: Any) -> int:
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
-llvm.add_symbol(_RESOLVER, ctypes.cast(_resolve, ctypes.c_void_p).value)
+# Kept here, since compiled code calls it as long as there is any.
+_for_c = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(_resolve)
+llvm.add_symbol(_RESOLVER, ctypes.cast(_for_c, ctypes.c_void_p).value)

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# (numba has no types inside)
 """A SIMD vector inside a numba intrinsic, with Python's operators: formulas read as on paper and become vector code.
 
 Every operator is one LLVM instruction without fast-math flags: rounded once or not at all, never fused or reordered. So
@@ -12,6 +14,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from llvmlite import ir
+from numba.core import cgutils
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
@@ -132,6 +135,15 @@ def address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vecto
     """A pointer to LLVM type `vector` at entry `index` (an i64) of a contiguous array of numba type `kind`."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def prefetch(builder: Any, place: Any) -> None:
+    """Have the processor bring the line at a place, which may lie beyond the array, into its nearest cache."""
+    pointer = I8.as_pointer()
+    takes = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, takes, "llvm.prefetch.p0")
+    to_read, near, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+    builder.call(function, [builder.bitcast(place, pointer), to_read, near, data])
 
 
 def _splat(kind: Any, number: float) -> Any:
