@@ -1,4 +1,4 @@
-"""Scratch of the midpoint iteration: what the lanes hold, and what the blocks that wait for a proof hold.
+"""Scratch of the midpoint iteration: what the lanes hold, and what a block on its way out holds.
 
 L lanes, one block each: 16 of float32, 8 of float64. Entry (i, j) of the block in `lane` stands at
 [(i*m + j)*L + lane], row or column k's price at [k*L + lane], and word k of a row's mask (`lanes`) likewise.
@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tmask_solvers.shared.parting import amounts
-
 Array = npt.NDArray[Any]
 
 
@@ -25,51 +23,37 @@ class Lanes(NamedTuple):
     v: Array
     target: Array
     momentum: Array
-    noise: Array  # (m * m,) what parts ties (`shared.parting`)
+    base: Array  # what was subtracted from all entries
     kept: Array
     counts: Array
     block: Array  # the number of its tile
     at: Array  # where the tile begins in the weight,
     mask_at: Array  # and in the mask
     born: Array  # the round before its first
-    parted: Array  # whether its ties were parted
-
-
-class Pool(NamedTuple):
-    """Masks found with parted ties, which need a proof on the true scores; reals are float64."""
-
-    score: Array
-    u: Array
-    v: Array
-    kept: Array
-    block: Array  # as in Lanes
-    at: Array
-    mask_at: Array
-    bound: Array  # sums of scores and prices up to this are not rounded
-    used: Array  # (1,) how many places are taken
 
 
 class Paths(NamedTuple):
-    """One block for shortest augmenting paths (`cpu_kernels.augment`), int64."""
+    """One block on its way out (`fallback`): reals are float64, sets of lines int64 (`bits`)."""
 
-    q: Array
+    q: Array  # scores in units of the grid, rows padded with -inf
     u: Array
     v: Array
-    key: Array
+    to_row: Array  # distances
+    to_column: Array
+    above: Array  # of each row, the entries above its price,
+    level: Array  # those at it,
+    kept: Array  # and those that are kept
+    planes: Array
+    row_of: Array
+    into: Array
     top: Array
-    counts: Array
-    best: Array
-    closed: Array
-    parent: Array
-    kept: Array  # (m, m) bool
-    score: Array  # (m, m) float64
-    start: Array  # (m,) float64
+    start: Array  # (m,) column prices to start from, then the final ones
+    rows: Array  # (m,) row prices likewise
     tiles: Array  # (1,) how many tiles were solved so
 
 
 class Room(NamedTuple):
     lanes: Lanes
-    pool: Pool
     paths: Paths
 
 
@@ -78,7 +62,7 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     # Kernels that count no references can allocate nothing, so all their scratch is made here, once a thread.
     real = np.dtype(dtype)
     lanes = 64 // real.itemsize
-    words = (m + 3) // 4
+    words, width = (m + 3) // 4, padded(m)
 
     def per_lane(count: int, kind: npt.DTypeLike) -> Array:
         return _aligned(count * lanes, kind)
@@ -86,22 +70,26 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     def integers(count: int = lanes) -> Array:
         return np.zeros(count, np.int64)
 
+    def reals() -> Array:
+        return np.zeros(width)
+
     return Room(
         Lanes(
             per_lane(m * m, real), per_lane(m, real), per_lane(m, real), per_lane(m, real), per_lane(1, real),
-            amounts(n, m).ravel().astype(real), per_lane(m * words, np.int32), per_lane(words, np.int32),
-            integers(), integers(), integers(), integers(), integers(),
-        ),
-        Pool(
-            per_lane(m * m, np.float64), per_lane(m, np.float64), per_lane(m, np.float64),
-            per_lane(m * words, np.int32), integers(), integers(), integers(), np.zeros(lanes), integers(1),
+            per_lane(1, real), per_lane(m * words, np.int32), per_lane(words, np.int32),
+            integers(), integers(), integers(), integers(),
         ),
         Paths(
-            np.zeros((m, m), np.int64), integers(m), integers(m), integers(m), integers(n + 1), integers(m),
-            integers(2 * m), integers(2 * m), integers(2 * m),
-            np.zeros((m, m), np.bool_), np.zeros((m, m)), np.zeros(m), integers(1),
+            np.full(m * width, -np.inf), reals(), reals(), reals(), reals(),
+            integers(m), integers(m), integers(m), integers(8), integers(m), integers(m),
+            np.zeros(n + 1), np.zeros(m), np.zeros(m), integers(1),
         ),
     )  # fmt: skip
+
+
+def padded(m: int) -> int:
+    """m raised to a multiple of 8, the entries of a register of float64."""
+    return (m + 7) // 8 * 8
 
 
 def _aligned(count: int, dtype: npt.DTypeLike) -> Array:
