@@ -72,15 +72,29 @@ def least(typingctx, distance, k, chosen, bound):  # type: ignore[no-untyped-def
     """The least of the bound and of those that are chosen among eight."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x = _load(context, builder, sig, args, 0, 1)
-        wanted = Vector(builder, builder.bitcast(builder.trunc(args[2], I8), _TRUTHS))
-        bound = _everywhere(builder, args[3])
-        x = smaller(wanted.where(x, bound), bound)
-        for width in (4, 2, 1):
-            x = smaller(x, x.pick([(i + width) % STEP for i in range(STEP)]))
-        return x.lane(0)
+        return _least(builder, _load(context, builder, sig, args, 0, 1), args[2], args[3])
 
     return types.float64(distance, types.int64, types.int64, types.float64), codegen
+
+
+@intrinsic
+def least_left(typingctx, q, at, v, k, chosen, bound):  # type: ignore[no-untyped-def]
+    """The least of the bound and of q - v for those that are chosen among eight."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x = _load(context, builder, sig, args, 0, 1) - _load(context, builder, sig, args, 2, 3)
+        return _least(builder, x, args[4], args[5])
+
+    return types.float64(q, types.int64, v, types.int64, types.int64, types.float64), codegen
+
+
+def _least(builder: Any, x: Vector, chosen: Any, bound: Any) -> Any:
+    wanted = Vector(builder, builder.bitcast(builder.trunc(chosen, I8), _TRUTHS))
+    limit = _everywhere(builder, bound)
+    x = smaller(wanted.where(x, limit), limit)
+    for width in (4, 2, 1):
+        x = smaller(x, x.pick([(i + width) % STEP for i in range(STEP)]))
+    return x.lane(0)
 
 
 @intrinsic

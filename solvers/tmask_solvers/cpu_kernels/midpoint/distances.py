@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from tmask_solvers.cpu_kernels.compiling import inlined
-from tmask_solvers.cpu_kernels.midpoint.bits import STEP, equal, least, shorten
+from tmask_solvers.cpu_kernels.midpoint.bits import STEP, equal, least, least_left, shorten
 from tmask_solvers.cpu_kernels.midpoint.lanes import lowest_bit
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Paths, padded
 
@@ -35,15 +35,20 @@ def change_prices(paths: Paths, reached: int, reached_rows: int, under: int, m: 
     while True:
         left_columns &= ~columns
         left_rows &= ~rows
+        todo = left_rows
+        while todo:
+            i = lowest_bit(todo)
+            todo &= todo - 1
+            hit = paths.kept[i] & columns
+            if hit:
+                near = to_row[i] - (distance - u[i])
+                for k in range(0, width, STEP):
+                    near = least_left(q, i * width + k, v, k, (hit >> k) & _BYTE, near)
+                to_row[i] = near + (distance - u[i])
         while columns:
             j = lowest_bit(columns)
             columns &= columns - 1
             to_column[j] = distance
-            keeping = _rows_keeping(paths.kept, j, m) & left_rows
-            while keeping:
-                i = lowest_bit(keeping)
-                keeping &= keeping - 1
-                to_row[i] = min(to_row[i], (distance - v[j]) + (q[i * width + j] - u[i]))
         while rows:
             i = lowest_bit(rows)
             rows &= rows - 1
@@ -65,12 +70,3 @@ def change_prices(paths: Paths, reached: int, reached_rows: int, under: int, m: 
     for k in range(m):
         v[k] += max(distance - to_column[k], 0.0)
         u[k] -= max(distance - to_row[k], 0.0)
-
-
-@inlined
-def _rows_keeping(kept: Array, column: int, m: int) -> int:
-    """The rows that keep an entry in a column."""
-    rows = np.int64(0)
-    for i in range(m):
-        rows |= ((kept[i] >> column) & 1) << i
-    return rows

@@ -10,7 +10,37 @@ import numpy as np
 
 from tmask_solvers.cpu_kernels.compiling import inlined
 from tmask_solvers.cpu_kernels.midpoint.lanes import lowest_bit
-from tmask_solvers.cpu_kernels.midpoint.room import Array
+from tmask_solvers.cpu_kernels.midpoint.room import Array, Paths
+
+
+@inlined
+def exchange_at_once(paths: Paths, over: int, under: int, digits: int, m: int) -> tuple[int, int]:
+    """The exchanges that one row makes alone; returns the columns that then keep too many, and those too few."""
+    level, kept = paths.level, paths.kept
+    many, few = over, under
+    for i in range(m):
+        give, take = level[i] & kept[i] & many, level[i] & ~kept[i] & few
+        while give and take:
+            old, new = lowest_bit(give), lowest_bit(take)
+            kept[i] ^= (np.int64(1) << old) | (np.int64(1) << new)
+            give &= give - 1
+            take &= take - 1
+            many &= ~counted(paths.planes, digits, old, 1)
+            few &= ~counted(paths.planes, digits, new, -1)
+    return many, few
+
+
+@inlined
+def counted(planes: Array, digits: int, column: int, more: int) -> int:
+    """Let a column lack so many more; the column's bit if it lacks none then."""
+    bit = np.int64(1) << column
+    lacking = np.int64(0)
+    for p in range(digits):
+        lacking |= ((planes[p] >> column) & 1) << p
+    lacking += more
+    for p in range(digits):
+        planes[p] = (planes[p] & ~bit) | (((lacking >> p) & 1) << column)
+    return bit if lacking == 1 << (digits - 1) else np.int64(0)
 
 
 @inlined

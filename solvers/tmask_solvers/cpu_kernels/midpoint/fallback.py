@@ -17,7 +17,7 @@ import numpy as np
 from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.bits import STEP, compare, how_many
 from tmask_solvers.cpu_kernels.midpoint.distances import change_prices
-from tmask_solvers.cpu_kernels.midpoint.exchange import exchange, reach
+from tmask_solvers.cpu_kernels.midpoint.exchange import counted, exchange, exchange_at_once, reach
 from tmask_solvers.cpu_kernels.midpoint.filling import fill
 from tmask_solvers.cpu_kernels.midpoint.lanes import lowest_bit
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Paths, padded
@@ -160,6 +160,7 @@ def _balance(paths: Paths, n: int, m: int) -> None:
         rest |= planes[p]
     everyone = (np.int64(1) << m) - 1
     over, under = ~high & everyone, high & rest & everyone
+    over, under = exchange_at_once(paths, over, under, digits, m)
     while over:
         columns, rows, steps = reach(paths.level, paths.kept, over, under, paths.row_of, paths.into, m)
         if steps == 0:
@@ -169,18 +170,5 @@ def _balance(paths: Paths, n: int, m: int) -> None:
             continue
         end = lowest_bit(paths.into[steps - 1] & under)
         begin = exchange(paths.level, paths.kept, over, end, steps, paths.row_of, paths.into)
-        over &= ~_full(planes, digits, begin, -1)
-        under &= ~_full(planes, digits, end, 1)
-
-
-@inlined
-def _full(planes: Array, digits: int, column: int, less: int) -> int:
-    """Count an entry in a column; the column's bit if it lacks none then."""
-    bit = np.int64(1) << column
-    lacking = np.int64(0)
-    for p in range(digits):
-        lacking |= ((planes[p] >> column) & 1) << p
-    lacking -= less
-    for p in range(digits):
-        planes[p] = (planes[p] & ~bit) | (((lacking >> p) & 1) << column)
-    return bit if lacking == 1 << (digits - 1) else np.int64(0)
+        over &= ~counted(planes, digits, begin, 1)
+        under &= ~counted(planes, digits, end, -1)

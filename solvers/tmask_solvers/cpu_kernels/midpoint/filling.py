@@ -13,6 +13,8 @@ from tmask_solvers.cpu_kernels.midpoint.bits import how_many
 from tmask_solvers.cpu_kernels.midpoint.room import Array
 
 
+_PLACES = 5  # digits of a column's number, below 32
+
 
 @inlined
 def fill(above: Array, level: Array, kept: Array, planes: Array, n: int, m: int, digits: int) -> None:
@@ -33,7 +35,7 @@ def fill(above: Array, level: Array, kept: Array, planes: Array, n: int, m: int,
     for i in range(m):
         wanted = n - how_many(kept[i])
         if wanted > 0:
-            taken = _neediest(level[i], wanted, planes, digits)
+            taken = _neediest(level[i], wanted, planes, digits, i)
             kept[i] |= taken
             _subtract(planes, digits, taken)
 
@@ -49,13 +51,20 @@ def _subtract(planes: Array, digits: int, columns: int) -> None:
 
 
 @inlined
-def _neediest(columns: int, count: int, planes: Array, digits: int) -> int:
-    """So many columns of a set, those that lack most; of equal ones the first."""
+def _neediest(columns: int, count: int, planes: Array, digits: int, row: int) -> int:
+    """So many columns of a set, those that lack most; which of equal ones, changes from row to row."""
     among, wanted = columns, count
     taken = np.int64(0)
-    p = digits - 1
-    while p >= 0 and wanted > 0:
-        high = among & planes[p]
+    # The digits of what columns lack, then those of their places: so no two are equal in the end.
+    for p in range(digits + _PLACES):
+        if wanted == 0:
+            break
+        if p < digits:
+            plane = planes[digits - 1 - p]
+        else:
+            place = _PLACES - 1 - (p - digits)
+            plane = _place_digit(place) ^ -((row >> place) & 1)
+        high = among & plane
         found = how_many(high)
         if found > wanted:
             among = high
@@ -63,10 +72,10 @@ def _neediest(columns: int, count: int, planes: Array, digits: int) -> int:
             taken |= high
             among ^= high
             wanted -= found
-        p -= 1
-    while wanted > 0:
-        first = among & -among
-        taken |= first
-        among ^= first
-        wanted -= 1
-    return taken
+    return taken | among if wanted > 0 else taken
+
+
+@inlined
+def _place_digit(p: int) -> int:
+    """The columns below 32 whose number has digit p."""
+    return (0xAAAAAAAA, 0xCCCCCCCC, 0xF0F0F0F0, 0xFF00FF00, 0xFFFF0000)[p]
