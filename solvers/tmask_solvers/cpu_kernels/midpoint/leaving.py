@@ -14,6 +14,9 @@ from tmask_solvers.shared.constants import EARLY_ROUNDS, most_rounds
 # called with.
 SEARCHING, STORED, LOST = np.int64(0), np.int64(1), np.int64(2)
 
+# 2^-4 over half a unit in the last place of float32; float64 has more places, and then few blocks are coarse.
+_STEPS = 1.5 * 2.0**19
+
 _most_rounds = inlined(most_rounds)
 
 
@@ -26,7 +29,9 @@ def outcome_of(lanes: Lanes, lane: int, success: bool, now: int, ns: tuple[int, 
     # Half as many again as where the rounds are run together: who is late here keeps nobody waiting.
     if age >= _most_rounds(len(ms)) * 3 // 2:
         return LOST
-    if age >= EARLY_ROUNDS and tied(lanes.counts, lane, len(lanes.block), len(ns), ms):
+    if age < EARLY_ROUNDS:
+        return SEARCHING
+    if tied(lanes.counts, lane, len(lanes.block), len(ns), ms) or (age == EARLY_ROUNDS and _coarse(lanes, lane, ms)):
         return LOST
     return SEARCHING
 
@@ -40,6 +45,27 @@ def tied(counts: Array, lane: int, width: int, n: int, ms: tuple[int, ...]) -> b
         word = np.int64(counts[np.uint64(k * width + lane)])
         total += ((word * 0x01010101) >> 24) & 0xFF  # the sum of its bytes
     return total < n * m
+
+
+@inlined
+def _coarse(lanes: Lanes, lane: int, ms: tuple[int, ...]) -> bool:
+    """Whether the entries of the diagonal are whole steps, of about a sixteenth of the largest of them.
+
+    Such a block will hardly balance without ties, though its prices, which have finer steps, may hide them for long. A
+    wrong answer costs time alone.
+    """
+    m = len(ms)
+    weight, width = lanes.weight, len(lanes.block)
+    high = weight[lane]
+    for k in range(m):
+        high = max(high, weight[np.uint64(k * (m + 1) * width + lane)])
+    # Adding and subtracting it rounds to such steps.
+    large = high * weight.dtype.type(_STEPS)
+    whole = True
+    for k in range(m):
+        x = weight[np.uint64(k * (m + 1) * width + lane)]
+        whole &= (x + large) - large == x
+    return whole
 
 
 @inlined
