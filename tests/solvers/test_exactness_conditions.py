@@ -98,7 +98,7 @@ WIDE = {
 
 @pytest.mark.parametrize("kind", sorted(WIDE))
 def test_what_may_be_lost_is_stated(kind):
-    """Conditions: parted ties are proven on the true scores, on a grid that holds them; else the slack says so."""
+    """Conditions: what ties is solved on the true scores, on a grid that holds them; else the slack says so."""
     n, m = 2, 4
     masks = regular_masks(n)
     room, nothing = make_room(n, m, np.float64), np.empty((0, m))

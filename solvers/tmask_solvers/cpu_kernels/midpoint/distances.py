@@ -1,4 +1,4 @@
-"""Prices changed where ties do not balance the columns: shortest paths in the sense of Dijkstra, a set of lines at once.
+"""Prices changed where ties do not balance the columns: shortest paths as by Dijkstra, a set of lines at once.
 
 From a column that is reached, a row that keeps an entry there is as far as that entry is above the row's price; from a
 row, a column is as far as the entry there is below it. Columns that keep too many are at 0, and the search ends at the
@@ -15,7 +15,7 @@ import numpy as np
 from tmask_solvers.cpu_kernels.compiling import inlined
 from tmask_solvers.cpu_kernels.midpoint.bits import STEP, equal, least, least_left, shorten
 from tmask_solvers.cpu_kernels.midpoint.lanes import lowest_bit
-from tmask_solvers.cpu_kernels.midpoint.room import Array, Paths, padded
+from tmask_solvers.cpu_kernels.midpoint.room import Paths, padded
 
 _padded = inlined(padded)
 _BYTE = (1 << STEP) - 1
@@ -23,7 +23,7 @@ _BYTE = (1 << STEP) - 1
 
 @inlined
 def change_prices(paths: Paths, reached: int, reached_rows: int, under: int, m: int) -> None:
-    """Move prices until a column of `under` can be reached along ties; those given are what is reached by ties alone."""
+    """Move prices until ties lead to a column of `under`; the lines given are what they lead to now."""
     q, u, v, to_row, to_column = paths.q, paths.u, paths.v, paths.to_row, paths.to_column
     everyone = (np.int64(1) << m) - 1
     width = _padded(m)

@@ -44,9 +44,7 @@ def counted(planes: Array, digits: int, column: int, more: int) -> int:
 
 
 @inlined
-def reach(
-    level: Array, kept: Array, over: int, under: int, row_of: Array, into: Array, m: int
-) -> tuple[int, int, int]:
+def reach(level: Array, kept: Array, over: int, under: int, row_of: Array, into: Array, m: int) -> tuple[int, int, int]:
     """Columns and rows that are reached from columns `over`, and how many steps were made, 0 if `under` is not met.
 
     Step k went by row row_of[k] into columns into[k]; the last one is the first that meets `under`.

@@ -12,7 +12,6 @@ from tmask_solvers.cpu_kernels.compiling import inlined
 from tmask_solvers.cpu_kernels.midpoint.bits import how_many
 from tmask_solvers.cpu_kernels.midpoint.room import Array
 
-
 _PLACES = 5  # digits of a column's number, below 32
 
 

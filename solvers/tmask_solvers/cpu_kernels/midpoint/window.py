@@ -4,9 +4,8 @@ In each round a row keeps what is above its (n+1)-th largest of s - v. If every 
 optimal (docs/explanation/exactness.md, section 1).
 
 A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every second round a block
-that is not done is looked at: rows that tie exactly, with fewer than n entries above b, are parted (`ties`), and so is
-one that does not balance within the limit; if it has been parted before, it takes the fallback (`fallback`). What
-becomes of a block does not depend on its neighbours.
+that is not done is looked at: where rows tie exactly, with fewer than n entries above b, or where it does not balance
+within the limit, it takes the fallback (`leaving`). What becomes of a block does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def solve_window(
     tiles = (window.rows // m) * (window.cols // m)
     _reset(room)
     following, row, col = np.int64(0), np.int64(0), np.int64(0)  # the tile that follows, and where it begins
-    # A bit for each lane: whether it is at work, and whether it was filled (or parted) after an odd round.
+    # A bit for each lane: whether it is at work, and whether it was filled after an odd round.
     busy, odd, now = np.int64(0), np.int64(0), np.int64(0)
     slack = 0.0
     while True:
