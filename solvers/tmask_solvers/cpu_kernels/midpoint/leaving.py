@@ -29,9 +29,11 @@ def outcome_of(lanes: Lanes, lane: int, success: bool, now: int, ns: tuple[int, 
     # Half as many again as where the rounds are run together: who is late here keeps nobody waiting.
     if age >= _most_rounds(len(ms)) * 3 // 2:
         return LOST
-    if age < EARLY_ROUNDS:
-        return SEARCHING
-    if tied(lanes.counts, lane, len(lanes.block), len(ns), ms) or (age == EARLY_ROUNDS and _coarse(lanes, lane, ms)):
+    if age == EARLY_ROUNDS and _coarse(lanes, lane, ms):
+        return LOST
+    # Where a round is cheap beside what it saves the fallback, ties wait for better prices.
+    patience = EARLY_ROUNDS if len(ms) <= 8 else 2 * EARLY_ROUNDS
+    if age >= patience and tied(lanes.counts, lane, len(lanes.block), len(ns), ms):
         return LOST
     return SEARCHING
 
