@@ -28,7 +28,7 @@ from tmask.files.csv_files import write_csv
 _ULP = 2.0**-23
 CORNERS = (
     *(case for case in CASES if case.name in ("normal", "half-zeros", "small-integers")),
-    Case("zero or one", 8, lambda rng, shape: rng.integers(0, 2, shape)),
+    Case("zero or one", 8, lambda rng, shape: rng.integers(0, 2, shape).astype(np.float32)),
     Case("two values an ulp apart", 9, lambda rng, shape: 1 + _ULP * rng.integers(0, 2, shape)),
     Case("four values an ulp apart", 10, lambda rng, shape: 0.7 + _ULP * rng.integers(0, 4, shape)),
     Case("powers of two over 2^22", 11, lambda rng, shape: 2.0 ** -rng.integers(0, 22, shape)),

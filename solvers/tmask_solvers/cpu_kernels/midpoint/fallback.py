@@ -142,7 +142,7 @@ def _rank(paths: Paths, i: int, n: int, m: int) -> float:
                 top[last] = top[last - 1]
                 last -= 1
             top[last] = x
-    return top[n - 1]
+    return np.float64(top[n - 1])
 
 
 @inlined
