@@ -47,21 +47,20 @@ MUTANTS = {
         "cpu_kernels/vector.py", "self.builder.fsub(self.value, self._other(other))",
         'self.builder.fsub(self.value, self._other(other), flags=("fast",))', CLOSED, "told_apart or exactly_optimal",
     ),
-    "no grid for parted ties": Mutant(
-        "cpu_kernels/midpoint/ties.py",
-        "good &= (score + magic) - magic == score", "good &= True", CONDITIONS, "lost_is_stated",
+    "columns left as ties fill them": Mutant(
+        "cpu_kernels/midpoint/fallback.py", "    while over:", "    while False:", CONDITIONS, "lost_is_stated",
     ),
-    "no proof of parted ties": Mutant(
-        "cpu_kernels/midpoint/ties.py",
-        "good = (unproven >> place) & 1 == 0", "good = True", CONDITIONS, "lost_is_stated",
+    "entries below the price taken": Mutant(
+        "cpu_kernels/midpoint/fallback.py",
+        "level |= (both >> 32) << k", "level |= (~both & 0xFF) << k", CONDITIONS, "lost_is_stated",
     ),
     "rounding to the grid kept quiet": Mutant(
         "cpu_kernels/midpoint/fallback.py",
         "if rounded else 0.0", "if False else 0.0", CONDITIONS, "lost_is_stated",
     ),
     "scores scaled to nothing kept quiet": Mutant(
-        "cpu_kernels/augment.py",
-        " or (score[i, j] > 0 and q[i, j] == 0)", "", CONDITIONS, "lost_is_stated",
+        "cpu_kernels/midpoint/fallback.py",
+        " | np.int64((score > 0.0) & (whole == 0.0))", "", CONDITIONS, "lost_is_stated",
     ),
     "wild prices in paths": Mutant(
         "cpu_kernels/midpoint/fallback.py",

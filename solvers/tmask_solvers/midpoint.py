@@ -4,9 +4,9 @@ The best mask at given column prices keeps each row's n largest of score - price
 counts n too, and then it is optimal (`cpu_kernels.midpoint.window` has the argument). Setting every price half way
 between the n-th and the (n+1)-th largest of its line, rows and columns in turn, with a little momentum, finds such
 prices in a few rounds for nearly all blocks. The order statistics come from branch-free min-max networks
-(`shared.selection`) whose SIMD lanes are 16 blocks (`midpoint.lanes`). Exact ties are parted (`midpoint.ties`), and
-what does not balance then is finished by shortest augmenting paths (`cpu_kernels.augment`). Blocks of side 4 in float32
-have closed forms instead (`cpu_kernels.closed.solve`).
+(`shared.selection`) whose SIMD lanes are 16 blocks (`midpoint.lanes`). Blocks that tie, or
+do not balance, are finished one by one: ties are filled and exchanged, and prices moved where that does not suffice
+(`midpoint.fallback`). Blocks of side 4 in float32 have closed forms instead (`cpu_kernels.closed.solve`).
 
 Compiled once for each n and m, which takes some seconds, and cached on disk from then on.
 

@@ -16,7 +16,7 @@ import tmask_solvers
 from tests.grid import assert_same_objectives
 from tests.strategies import make_blocks
 from tmask_solvers.cpu_kernels.compiling import kernel
-from tmask_solvers.cpu_kernels.midpoint import lanes, proof
+from tmask_solvers.cpu_kernels.midpoint import bits, lanes
 from tmask_solvers.cpu_kernels.midpoint.fallback import fall_back
 from tmask_solvers.cpu_kernels.midpoint.room import make_room
 from tmask_solvers.cpu_kernels.midpoint.window import solve_window
@@ -32,14 +32,16 @@ def row_of_lanes(weight, v, u, kept, counts, i, ns, ms):
 
 @numba.njit
 def all_kernels(weight, u, v, target, momentum, kept, counts, score, ns, ms):
+    bits.shorten(score, 0, 1.0, score, score, 8, 255)
+    above = bits.compare(score, 0, score, 8, bits.least(score, 0, 255, bits.least_left(score, 0, score, 8, 255, 1.0)))
     lanes.column_step(weight, u, v, target, momentum, 0, ns, ms)
     lanes.row_step(weight, v, u, kept, counts, 0, ns, ms)
-    return lanes.balanced(weight, counts, ns, ms) + proof.row_proof(weight, score, score, score, kept, 0, ms)
+    return lanes.balanced(weight, counts, ns, ms) + above
 
 
 @kernel
-def fall_back_from_python(window, ns, ms, paths):
-    return fall_back(window, 0, 0, ns, ms, paths)
+def fall_back_from_python(window, n, m, paths):
+    return fall_back(window, 0, 0, n, m, paths)
 
 
 def kept_in_row(row: list[float], v: list[float], n: int) -> list[int]:
@@ -102,7 +104,7 @@ WIDE = {
 
 @pytest.mark.parametrize("kind", sorted(WIDE))
 def test_what_may_be_lost_is_stated(kind):
-    """Conditions: parted ties are proven on the true scores, on a grid that holds them; else the slack says so."""
+    """Conditions: what ties is solved on the true scores, on a grid that holds them; else the slack says so."""
     n, m = 2, 4
     masks = regular_masks(n)
     room, nothing = make_room(n, m, np.float64), np.empty((0, m))
@@ -130,7 +132,7 @@ def test_the_fallback_starts_from_anything(start):
         mask = np.empty((m, m), np.bool_)
         room.paths.start[:] = 0.1
         room.paths.start[2:4] = start
-        assert fall_back_from_python(make_window(block, mask), (0,) * n, (0,) * m, room.paths) == 0
+        assert fall_back_from_python(make_window(block, mask), n, m, room.paths) == 0
         np.testing.assert_array_equal(mask, best)
 
 

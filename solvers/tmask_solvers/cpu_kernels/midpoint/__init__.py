@@ -1,1 +1,1 @@
-"""The midpoint iteration as vector code, a block a SIMD lane, with its ties and its way out."""
+"""The midpoint iteration as vector code, a block a SIMD lane, and the exact way out for what ties or gets stuck."""

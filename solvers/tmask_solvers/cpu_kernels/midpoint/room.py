@@ -1,4 +1,4 @@
-"""Scratch of the midpoint iteration: what the lanes hold, and what the blocks that wait for a proof hold.
+"""Scratch of the midpoint iteration: what the lanes hold, and what a block on its way out holds.
 
 L lanes, one block each: 16 of float32, 8 of float64. Entry (i, j) of the block in `lane` stands at
 [(i*m + j)*L + lane], row or column k's price at [k*L + lane], and word k of a row's mask (`lanes`) likewise.
@@ -16,8 +16,6 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from tmask_solvers.shared.parting import amounts
-
 Array = npt.NDArray[Any]
 Fields = dict[str, tuple[np.dtype[Any], Any]]  # by name, the dtype and the shape
 
@@ -32,45 +30,32 @@ class Lanes(Protocol):
     v: Array
     target: Array
     momentum: Array
-    noise: Array  # (m * m,) what parts ties (`shared.parting`)
+    base: Array  # what was subtracted from all entries
     kept: Array
     counts: Array
     block: Array  # the number of its tile
     at: Array  # where the tile begins in the weight,
     mask_at: Array  # and in the mask
     born: Array  # the round before its first
-    parted: Array  # whether its ties were parted
-
-
-class Pool(Protocol):
-    """Masks found with parted ties, which need a proof on the true scores; reals are float64."""
-
-    score: Array
-    u: Array
-    v: Array
-    kept: Array
-    block: Array  # as in Lanes
-    at: Array
-    mask_at: Array
-    bound: Array  # sums of scores and prices up to this are not rounded
-    used: Array  # (1,) how many places are taken
 
 
 class Paths(Protocol):
-    """One block for shortest augmenting paths (`cpu_kernels.augment`), int64."""
+    """One block on its way out (`fallback`): reals are float64, sets of lines int64 (`bits`)."""
 
-    q: Array
+    q: Array  # scores in units of the grid, rows padded with -inf
     u: Array
     v: Array
-    key: Array
+    to_row: Array  # distances
+    to_column: Array
+    above: Array  # of each row, the entries above its price,
+    level: Array  # those at it,
+    kept: Array  # and those that are kept
+    planes: Array
+    row_of: Array
+    into: Array
     top: Array
-    counts: Array
-    best: Array
-    closed: Array
-    parent: Array
-    kept: Array  # (m, m) bool
-    score: Array  # (m, m) float64
-    start: Array  # (m,) float64
+    start: Array  # (m,) column prices to start from, then the final ones
+    rows: Array  # (m,) row prices likewise
     tiles: Array  # (1,) how many tiles were solved so
 
 
@@ -78,7 +63,6 @@ class Room(Protocol):
     """The record."""
 
     lanes: Lanes
-    pool: Pool
     paths: Paths
 
 
@@ -90,7 +74,7 @@ def make_room(n: int, m: int, dtype: npt.DTypeLike) -> Room:
     # numpy may align to less, so there is room to move the start: a vector that straddles two lines is two loads.
     start = -raw.ctypes.data % _LINE
     room: Any = raw[start : start + kind.itemsize].view(kind)[0]
-    room.lanes.noise[:] = amounts(n, m).ravel()
+    room.paths.q[:] = -np.inf  # what pads its rows
     return cast("Room", room)
 
 
@@ -102,37 +86,23 @@ def _room_kind(n: int, m: int, real: np.dtype[Any]) -> np.dtype[Any]:
     integer, word, double = np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.float64)
     a_lane = (integer, width)
     lanes: Fields = {
-        "weight": (real, m * m * width),
-        "u": (real, m * width),
-        "v": (real, m * width),
-        "target": (real, m * width),
-        "momentum": (real, width),
-        "noise": (real, m * m),
-        "kept": (word, m * words * width),
-        "counts": (word, words * width),
-        "block": a_lane,
-        "at": a_lane,
-        "mask_at": a_lane,
-        "born": a_lane,
-        "parted": a_lane,
-    }
-    pool: Fields = {
-        "score": (double, m * m * width),
-        "u": (double, m * width),
-        "v": (double, m * width),
-        "kept": (word, m * words * width),
-        "block": a_lane,
-        "at": a_lane,
-        "mask_at": a_lane,
-        "bound": (double, width),
-        "used": (integer, 1),
-    }
-    paths: Fields = {
-        "q": (integer, (m, m)), "u": (integer, m), "v": (integer, m), "key": (integer, m), "top": (integer, n + 1),
-        "counts": (integer, m), "best": (integer, 2 * m), "closed": (integer, 2 * m), "parent": (integer, 2 * m),
-        "kept": (np.dtype(np.uint8), (m, m)), "score": (double, (m, m)), "start": (double, m), "tiles": (integer, 1),
+        "weight": (real, m * m * width), "u": (real, m * width), "v": (real, m * width),
+        "target": (real, m * width), "momentum": (real, width), "base": (real, width),
+        "kept": (word, m * words * width), "counts": (word, words * width),
+        "block": a_lane, "at": a_lane, "mask_at": a_lane, "born": a_lane,
     }  # fmt: skip
-    return _record({"lanes": (_record(lanes), ()), "pool": (_record(pool), ()), "paths": (_record(paths), ())})
+    sets, line = (integer, m), (double, padded(m))
+    paths: Fields = {
+        "q": (double, m * padded(m)), "u": line, "v": line, "to_row": line, "to_column": line,
+        "above": sets, "level": sets, "kept": sets, "planes": (integer, 8), "row_of": sets, "into": sets,
+        "top": (double, n + 1), "start": (double, m), "rows": (double, m), "tiles": (integer, 1),
+    }  # fmt: skip
+    return _record({"lanes": (_record(lanes), ()), "paths": (_record(paths), ())})
+
+
+def padded(m: int) -> int:
+    """m raised to a multiple of 8, the entries of a register of float64."""
+    return (m + 7) // 8 * 8
 
 
 def _record(fields: Fields) -> np.dtype[Any]:

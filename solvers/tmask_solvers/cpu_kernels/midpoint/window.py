@@ -4,9 +4,8 @@ In each round a row keeps what is above its (n+1)-th largest of s - v. If every 
 optimal (docs/explanation/exactness.md, section 1).
 
 A lane that is done is stored and refilled at once, so lanes do not wait for one another. Every second round a block
-that is not done is looked at: rows that tie exactly, with fewer than n entries above b, are parted (`ties`), and so is
-one that does not balance within the limit; if it has been parted before, it takes the fallback (`fallback`). What
-becomes of a block does not depend on its neighbours.
+that is not done is looked at: where rows tie exactly, with fewer than n entries above b, or where it does not balance
+within the limit, it takes the fallback (`leaving`). What becomes of a block does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from tmask_solvers.cpu_kernels.compiling import inlined, lean_entry, lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.lanes import balanced, column_step, lowest_bit, row_step
 from tmask_solvers.cpu_kernels.midpoint.leaving import SEARCHING, leave, outcome_of, solve_apart
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Lanes, Room
-from tmask_solvers.cpu_kernels.midpoint.ties import settle
 from tmask_solvers.cpu_kernels.tiles import Window, extremes, load
 from tmask_solvers.shared.constants import momentum
 
@@ -40,12 +38,12 @@ def solve_window(
             the lanes found them. (0, m) to start from zeros.
     """
     m = len(ms)
-    lanes, pool = room.lanes, room.pool
+    lanes = room.lanes
     everyone = (1 << len(lanes.block)) - 1
     tiles = (window.rows // m) * (window.cols // m)
     _reset(room)
     following, row, col = np.int64(0), np.int64(0), np.int64(0)  # the tile that follows, and where it begins
-    # A bit for each lane: whether it is at work, and whether it was filled (or parted) after an odd round.
+    # A bit for each lane: whether it is at work, and whether it was filled after an odd round.
     busy, odd, now = np.int64(0), np.int64(0), np.int64(0)
     slack = 0.0
     while True:
@@ -58,7 +56,6 @@ def solve_window(
                 busy |= 1 << lane
                 odd = _noted(odd, lane, now)
             else:
-                room.paths.start[:] = 0  # not where the last tile left them
                 slack += solve_apart(window, following, at, mask_at, room.paths, prices, ns, ms)
             following += 1
             row, col = _after(row, col, window.cols, m)
@@ -71,15 +68,10 @@ def solve_window(
         while due:
             lane = lowest_bit(due)
             due ^= 1 << lane
-            outcome = outcome_of(window, lane, (good >> lane) & 1 != 0, now, room, ns, ms)
-            if outcome == SEARCHING:
-                odd = _noted(odd, lane, lanes.born[lane])
-            else:
+            outcome = outcome_of(lanes, lane, (good >> lane) & 1 != 0, now, ns, ms)
+            if outcome != SEARCHING:
                 busy ^= 1 << lane
                 slack += leave(outcome, window, lane, room, prices, start, ns, ms)
-    # A pool that is not full is all that is left: what it lacks of a register is wasted once a window.
-    if pool.used[0]:
-        slack += settle(window, room, prices, start, ns, ms)
     return slack
 
 
@@ -124,14 +116,13 @@ def _constant(window: Window, at: int, ms: tuple[int, ...]) -> bool:
 
 @lean_kernel
 def _reset(room: Room) -> None:
-    """Idle lanes compute on zeros, and nothing waits for a proof."""
+    """Idle lanes compute on zeros."""
     lanes = room.lanes
     lanes.weight[:] = 0
     lanes.u[:] = 0
     lanes.v[:] = 0
     lanes.target[:] = 0
     lanes.momentum[:] = 0
-    room.pool.used[0] = 0
 
 
 @inlined
@@ -142,7 +133,6 @@ def _enlist(
     width = len(lanes.block)
     lanes.block[lane], lanes.at[lane], lanes.mask_at[lane] = tile, at, mask_at
     lanes.born[lane] = now
-    lanes.parted[lane] = 0
     lanes.momentum[lane] = 0
     for i in range(len(ms)):
         lanes.u[np.uint64(i * width + lane)] = start[tile, i] if len(start) else 0
