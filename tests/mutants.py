@@ -155,10 +155,7 @@ MUTANTS = {
         f"{CODE}/listing.py", "votes & ((1 << lane) - 1)", "votes & 0", CUDA, "closed_forms_leave_to_others",
     ),
     "CUDA: columns do not pay for a path": Mutant(
-        f"{CODE}/search.py", "v[lane] += apart", "v[lane] += 0", CUDA, "larger_blocks_are_optimal",
-    ),
-    "CUDA: prices change while they are read": Mutant(
-        f"{CODE}/search.py", "cuda.syncwarp()  # all have read the prices", "pass", CUDA,
-        "every_kind_are_optimal",
+        f"{CODE}/search.py", "v[lane] += apart", "v[lane] += 0", CUDA,
+        "prices_prove_the_masks or every_kind_are_optimal",
     ),
 }  # fmt: skip

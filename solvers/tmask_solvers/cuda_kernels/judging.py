@@ -16,8 +16,8 @@ from tmask_solvers.cuda_kernels.code.places import entries_between, numbers_of, 
 from tmask_solvers.cuda_kernels.device import on_device, to_device
 from tmask_solvers.cuda_kernels.usable import works_here
 
-# Records of a matrix: as many warps as fill a large GPU, and few enough to be summed in one go. Sums depend on it, and
-# on nothing else but the matrix.
+# Records of a matrix, whatever its size: as many warps as fill a large GPU, and few enough to be summed in one go. With
+# a number that depended on the GPU, so would the last digits of sums.
 SHARES = 4096
 _LARGEST_SIDE = 32
 

@@ -1,8 +1,8 @@
 """The checks of a mask as a CUDA kernel: what it keeps, whether it is one, and whether column prices prove it optimal.
 
 One pass reads the weight and the mask as they lie in memory, whoever wrote them. Each block of threads sums its share
-of a matrix in float64 and writes one small record; shares depend on the matrix alone, and so do the sums, to the last
-bit, on every GPU. The meaning of each number is that of `tmask.judging.tensor_judging.examine`.
+of a matrix in float64, in one order, and writes one small record; shares depend on the matrix alone. What each number
+means, `tmask.judging.tensor_judging.examine` says.
 
 Prices prove a mask if in each row no pruned s - v exceeds a kept one. Rounded differences decide it where they differ,
 since rounding is monotone; what ties is looked at again in float64, as pairs of a difference and its rounding error,
