@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tmask_solvers.cpu_kernels.compiling import inlined
+from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.lanes import lowest_bit
 from tmask_solvers.cpu_kernels.midpoint.room import Array, Paths
 
@@ -30,7 +30,7 @@ def exchange_at_once(paths: Paths, over: int, under: int, digits: int, m: int) -
     return many, few
 
 
-@inlined
+@lean_kernel
 def counted(planes: Array, digits: int, column: int, more: int) -> int:
     """Let a column lack so many more; the column's bit if it lacks none then."""
     bit = np.int64(1) << column

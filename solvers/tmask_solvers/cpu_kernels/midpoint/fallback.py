@@ -117,7 +117,7 @@ def _settle_row(paths: Paths, i: int, unit: float, n: int, m: int) -> None:
     compare_row(paths, i, m)
 
 
-@inlined
+@lean_kernel
 def compare_row(paths: Paths, i: int, m: int) -> None:
     """Which entries of row i are above its price, and which are at it."""
     width = _padded(m)
@@ -130,7 +130,7 @@ def compare_row(paths: Paths, i: int, m: int) -> None:
     paths.level[i] = level
 
 
-@inlined
+@lean_kernel
 def _rank(paths: Paths, i: int, n: int, m: int) -> float:
     """The n-th largest q - v of row i."""
     top = paths.top

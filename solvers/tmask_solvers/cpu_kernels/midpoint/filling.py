@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tmask_solvers.cpu_kernels.compiling import inlined
+from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
 from tmask_solvers.cpu_kernels.midpoint.bits import how_many
 from tmask_solvers.cpu_kernels.midpoint.room import Array
 
@@ -39,7 +39,7 @@ def fill(above: Array, level: Array, kept: Array, planes: Array, n: int, m: int,
             _subtract(planes, digits, taken)
 
 
-@inlined
+@lean_kernel
 def _subtract(planes: Array, digits: int, columns: int) -> None:
     """One less in each column of a set."""
     borrow = columns
@@ -49,7 +49,7 @@ def _subtract(planes: Array, digits: int, columns: int) -> None:
         borrow &= ~plane
 
 
-@inlined
+@lean_kernel
 def _neediest(columns: int, count: int, planes: Array, digits: int, row: int) -> int:
     """So many columns of a set, those that lack most; which of equal ones, changes from row to row."""
     among, wanted = columns, count
