@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from tmask_solvers.cpu_kernels.compiling import inlined
+from tmask_solvers.cpu_kernels.compiling import inlined, lean_kernel
 from tmask_solvers.cpu_kernels.late import late_kernel
 from tmask_solvers.cpu_kernels.midpoint.bits import STEP, compare, how_many
 from tmask_solvers.cpu_kernels.midpoint.distances import change_prices
