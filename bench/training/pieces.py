@@ -8,7 +8,7 @@ from bench import markdown
 from bench.training.cells import p_value, signed, verdict
 from bench.training.paired import difference
 from bench.training.results import TaskResults
-from bench.training.settings import GROUPS, Setting
+from bench.training.settings import CHOSEN_ON, FRESH, GROUPS, Setting
 
 RECIPE = Setting("exact", "2:4", levers="recipe")
 
@@ -45,6 +45,22 @@ def alone_table(results: TaskResults) -> str:
 def without_table(results: TaskResults) -> str:
     """The recipe with one piece less or more, beside the whole."""
     return pieces_table(results, [RECIPE, *GROUPS["without"]], [RECIPE])
+
+
+def fresh_table(results: TaskResults) -> str:
+    """The recipe on seeds on which nothing was chosen."""
+    rows = []
+    for setting in FRESH[1:]:
+        ours, theirs = (
+            {seed: loss for seed, loss in results.final(name, "test_loss").items() if seed >= CHOSEN_ON}
+            for name in (setting.name, setting.reference)
+        )
+        if ours.keys() & theirs.keys():
+            found = difference(ours, theirs)
+            rows.append([setting.name, str(found.seeds), signed(found), p_value(found), verdict(found)])
+    if not rows:
+        return "Not run."
+    return markdown.table(("setting", "seeds", "loss - dense", "p", "within noise"), rows)
 
 
 def rates_table(results: TaskResults) -> str:

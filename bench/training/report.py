@@ -17,9 +17,9 @@ from bench.rows import RESULTS, read_rows
 from bench.training.cells import p_value, signed, spread, verdict
 from bench.training.figures import draw_figures
 from bench.training.paired import difference, judge
-from bench.training.pieces import alone_table, rates_table, without_table
+from bench.training.pieces import alone_table, fresh_table, rates_table, without_table
 from bench.training.results import Row, TaskResults, read_results
-from bench.training.settings import GROUPS, PATTERNS, Setting
+from bench.training.settings import CHOSEN_ON, GROUPS, PATTERNS, Setting
 
 _EXPLANATION = """\
 `exact` and `greedy` are transposable masks from `midpoint` and from `greedy-keep` with its repair (both keep n of m in
@@ -163,6 +163,9 @@ def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) ->
             alone_table(result),
             "\nTaken away from the recipe, or added to it:\n",
             without_table(result),
+            "\n### On seeds that chose nothing\n",
+            f"The recipe was chosen by losses of seeds 0 to {CHOSEN_ON - 1}, which flatter it. Later ones alone:\n",
+            fresh_table(result),
             "\n### At other learning rates\n",
             rates_table(result),
             "\n### What does it cost that masks are transposable?\n",

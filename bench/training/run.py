@@ -29,7 +29,18 @@ from bench.progress import progress_bar
 from bench.rows import RESULTS, commit, read_rows
 from bench.training.data import Data, load_images, load_text
 from bench.training.loop import Outcome, run
-from bench.training.settings import GROUPS, SCALES, SETTINGS, TASKS, LanguageSize, Setting, VisionSize, every, recipe
+from bench.training.settings import (
+    FRESH,
+    GROUPS,
+    SCALES,
+    SETTINGS,
+    TASKS,
+    LanguageSize,
+    Setting,
+    VisionSize,
+    every,
+    recipe,
+)
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
 from tmask.files.atomic import atomic_path, check_output
@@ -70,10 +81,10 @@ class Runs:
             )
         self.finished = {(row["setting"], int(row["seed"])) for row in mine}
 
-    def todo(self, seeds: int, settings: Sequence[Setting]) -> list[tuple[Setting, int]]:
+    def todo(self, seeds: range, settings: Sequence[Setting]) -> list[tuple[Setting, int]]:
         """What is not finished of the settings that suit the task, seed by seed."""
         mine = [setting for setting in settings if setting.suits(self.task)]
-        return [(s, seed) for seed in range(seeds) for s in mine if (s.name, seed) not in self.finished]
+        return [(s, seed) for seed in seeds for s in mine if (s.name, seed) not in self.finished]
 
     def do(self, setting: Setting, seed: int, progress: Any = lambda step: None) -> Rows:
         """Train, write the rows, return them."""
@@ -170,13 +181,15 @@ def _chosen(groups: str) -> list[Setting]:
     Raises:
         InvalidProblemError: a group that does not exist.
     """
+    if groups == "fresh":
+        return list(FRESH)
     names = groups.split(",") if groups else list(GROUPS)
     if unknown := [name for name in names if name not in GROUPS]:
         raise InvalidProblemError(f"no group {unknown[0]!r}; there are: {', '.join(GROUPS)}")
     return [setting for name in names for setting in GROUPS[name]]
 
 
-def _run_all(runs: Runs, seeds: int, settings: Sequence[Setting]) -> None:
+def _run_all(runs: Runs, seeds: range, settings: Sequence[Setting]) -> None:
     """What is left to do of a task, with a bar on a terminal and a line on stdout for each run."""
     todo, steps = runs.todo(seeds, settings), runs.size.steps
     print(f"{runs.task} on {runs.data.name}: {len(todo)} runs to do, {len(runs.finished)} finished before", flush=True)
@@ -195,10 +208,13 @@ def _run_all(runs: Runs, seeds: int, settings: Sequence[Setting]) -> None:
 
 def main(
     task: Task = "",
-    groups: Annotated[str, typer.Option(help=f"Of settings, by commas: {', '.join(GROUPS)}; all if empty.")] = "",
+    groups: Annotated[
+        str, typer.Option(help=f"Of settings, by commas: {', '.join(GROUPS)}; all if empty, or fresh.")
+    ] = "",
     images: Images = None,
     text: Text = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of every setting.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, of every setting.")] = 5,
+    first: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     scale: Scale = "small",
     device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="The CSV file to write, or to go on with.")] = RESULTS / "training.csv",
@@ -210,7 +226,7 @@ def main(
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for name in tasks:
         data = load(name, scale, images, text)
-        _run_all(Runs(name, scale, data, torch.device(device), out), seeds, settings)
+        _run_all(Runs(name, scale, data, torch.device(device), out), range(first, first + seeds), settings)
     print(f"{len(read_rows(out))} rows in {out}")
 
 
