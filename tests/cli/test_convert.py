@@ -130,7 +130,8 @@ def test_tensors_keep_the_dtype_of_the_file(folder, dtype):
     run("convert", folder / "half.safetensors", folder / "inputs.npy", *outputs, *BUILD)
     converted = load_file(folder / "out.safetensors")
     assert {name: t.dtype for name, t in converted.items()} == {name: t.dtype for name, t in state.items()}
-    tmask.check_mask(converted["2.weight"] != 0, "3:4")
+    tmask.check_mask(tmask.read_masks(folder / "masks.safetensors")["2.weight"].mask, "3:4")
+    tmask.check_mask(converted["2.weight"] != 0, "3:4", at_most=True)  # a kept weight may be 0, and stay it
     run("check", folder / "masks.safetensors", folder / "out.safetensors")
 
 

@@ -54,7 +54,7 @@ def test_all_layers_are_fetched_once_and_have_the_masks_that_each_has_alone(solv
     finder = MaskFinder(solver)
     found = finder.find_all(wanted(), 3)
     assert fetched == [5]
-    for name, weight, pattern, cutting in wanted():
+    for name, weight, pattern, cutting, _ in wanted():
         alone = MaskFinder("auto").find(name, weight, pattern, cutting, 3)
         assert torch.equal(found[name].mask, alone.mask)
         assert found[name].worth.objective == pytest.approx(alone.worth.objective, rel=1e-14)
