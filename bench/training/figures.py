@@ -110,7 +110,9 @@ def _flips(results: Sequence[TaskResults]) -> Figure:
     shown = [Setting("none"), *(Setting(m, "2:4", levers=v) for v in ("", "recipe") for m in ("exact", "greedy"))]
     for axes, result in zip(row, results, strict=True):
         for setting in shown:
-            curve = {step: [100 * v for v in values] for step, values in result.curve(setting, "flip_rate").items()}
+            found = result.curve(setting, "flip_rate")
+            # Nothing flips while all is kept, which a logarithm cannot show.
+            curve = {step: [100 * v for v in values] for step, values in found.items() if all(values)}
             if curve:
                 label = "dense, as its masks would flip" if setting.masks == "none" else setting.name
                 _line(axes, curve, label=label, band=False, **_style(setting))
