@@ -23,7 +23,7 @@ from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.smoothing import ShrunkStraightThrough, fitting_scale, shrink, thresholds
 from tmask.nn.mask.terms import Terms
 
-_NO_SHARDS = "smoothing needs whole weights, and fully_shard has cut these; call sparsify without smoothing"
+_NO_SHARDS = "smoothing needs whole weights, and fully_shard has cut these; give smoothing=0"
 
 
 class Masked(nn.Module):
