@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from tmask.errors import InvalidProblemError
 from tmask.judging.worth import Worth
 from tmask.nn import Frozen, MaskedDecay, Renewal, Schedule, Sparsifier, add_low_rank, estimate_gradients, sparsify
 from tmask.nn.layers.eligibility import select_layers
-from tmask.nn.layers.finding import FoundMask, MaskFinder
+from tmask.nn.layers.finding import FoundMask, MaskFinder, Wanted
 from tmask.nn.layers.rules import LayerRules
 from tmask.nn.mask.cutting import Cutting
 from tmask_solvers.greedy_keep import GreedyKeep
@@ -93,6 +93,10 @@ def put_plain(
 
 class PlainFinder(MaskFinder):
     """Finds the best mask of plain N:M, whose groups of m can be chosen apart."""
+
+    def find_all(self, wanted: Sequence[Wanted], step: int) -> dict[str, FoundMask]:
+        """One by one on every device: what solves all layers together there finds transposable masks."""
+        return {one.name: self.find(*one[:4], step, one.kept) for one in wanted}
 
     @torch.no_grad()
     def find(

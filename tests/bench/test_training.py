@@ -26,6 +26,7 @@ from tmask import check_mask
 from tmask.blocks.pattern import Pattern
 from tmask.errors import FileFormatError, InvalidProblemError
 from tmask.nn import transposable_recipe
+from tmask.nn.layers import finding
 
 CPU = torch.device("cpu")
 MEASURED = ("step_seconds", "renewal_seconds", "date")  # what no two runs share
@@ -247,6 +248,16 @@ def test_masks_are_what_the_setting_says_and_leave_the_classifier_dense(task, se
         assert layer.masked.gradient == ("masked" if frozen else setting.combination.gradient)
         assert layer.masked.smoothing == setting.combination.smoothing
     assert (sparsifier._decay is None) == (setting.pretrained and not setting.levers)
+
+
+def test_plain_masks_are_found_one_by_one_where_layers_are_solved_together(monkeypatch):
+    """As on a GPU, where all layers would else get transposable masks."""
+    monkeypatch.setattr(finding, "go_together", lambda requests: True)
+    size = SCALES["tiny"]["language"]
+    model = build(size, runner.load("language", "tiny", None, None), 0)
+    sparsifier = put_masks(model, Setting("plain", "2:4"), *optimizer_for(model, size), 4, 8, lambda renewal: None)
+    for layer in sparsifier.layers:
+        assert torch.equal(layer.masked.mask, plain_mask(layer.weight.detach().abs(), layer.pattern))
 
 
 def test_settings_have_names_of_their_own():
