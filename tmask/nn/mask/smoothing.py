@@ -8,7 +8,6 @@ is kept where |W_ij| > u_i + v_j, and pruned where it is less.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -99,8 +98,3 @@ class ShrunkStraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, None, None, None]:
         return grads[0], None, None, None
-
-
-def is_share(value: Any) -> bool:
-    """Whether it is a number from 0 to 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 and math.isfinite(value)

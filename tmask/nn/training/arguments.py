@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.smoothing import is_share
 from tmask.nn.training.decay import MaskedDecay
 from tmask.nn.training.schedules import Schedule
 from tmask.solving.solver import Solver
@@ -29,8 +28,8 @@ _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "decay": (lambda value: value is None or isinstance(value, MaskedDecay), "MaskedDecay(rate), or None"),
     "keep_zeros": (lambda value: isinstance(value, bool), "True or False"),
-    "hysteresis": (lambda value: is_share(value), "a share from 0 to 1"),
-    "smoothing": (lambda value: is_share(value), "a share from 0 to 1"),
+    "hysteresis": (lambda value: _is_share(value), "a share from 0 to 1"),
+    "smoothing": (lambda value: _is_share(value), "a share from 0 to 1"),
     "on_renewal": (lambda value: value is None or callable(value), "a function of a Renewal, or None"),
     # To Python, True is an int; as a number of steps it is a mistake.
     "check_finite_every": (
@@ -54,6 +53,11 @@ def check_arguments(**arguments: Any) -> None:
         raise InvalidProblemError(
             "sparsify is called inside torch.inference_mode, whose tensors no training can change; call it outside"
         )
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it is a number from 0 to 1; NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _is_texts(value: Any) -> bool:
