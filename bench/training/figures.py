@@ -35,13 +35,16 @@ _UNITS = {"vision": "loss (nats an image)", "language": "loss (nats a character)
 
 
 def draw_figures(results: Sequence[TaskResults], csv: Path) -> list[Path]:
-    """Write CSV_curves, CSV_flips, CSV_differences and CSV_pieces beside the CSV."""
+    """Write CSV_curves, CSV_flips, CSV_differences and, where pieces were run, CSV_pieces beside the CSV."""
     import matplotlib
 
     matplotlib.use("Agg")
+    figures = {"curves": _curves, "flips": _flips, "differences": _differences}
+    if any(piece.name in result.rows for piece in (*GROUPS["alone"], *GROUPS["without"]) for result in results):
+        figures["pieces"] = _pieces
     paths = []
     with matplotlib.rc_context(RC_PANELS):
-        for name, draw in (("curves", _curves), ("flips", _flips), ("differences", _differences), ("pieces", _pieces)):
+        for name, draw in figures.items():
             figure = draw(results)
             for suffix in (".png", ".svg"):
                 path = csv.with_name(f"{csv.stem}_{name}{suffix}")

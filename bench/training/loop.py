@@ -75,7 +75,7 @@ def build(size: Size, data: Data, seed: int) -> nn.Module:
         assert isinstance(data, Images)
         return ResNet(data.train[0].shape[1], data.classes, size.width, size.blocks)
     assert isinstance(data, Text)
-    return Gpt(data.classes, size.context, size.width, size.layers, size.heads)
+    return Gpt(data.classes, size.context, size.width, size.layers, size.heads, size.autocast)
 
 
 def optimizer_for(model: nn.Module, size: Size, factor: float = 1.0) -> tuple[Optimizer, MaskedDecay]:

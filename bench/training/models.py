@@ -80,10 +80,17 @@ class GptLayer(nn.Module):
 
 
 class Gpt(nn.Module):
-    """Characters (B, T) int64 -> logits (B, T, V) for the character behind each."""
+    """Characters (B, T) int64 -> logits (B, T, V) for the character behind each.
 
-    def __init__(self, vocabulary: int, context: int, width: int, layers: int, heads: int) -> None:
+    Args:
+        autocast: products in bfloat16.
+    """
+
+    def __init__(
+        self, vocabulary: int, context: int, width: int, layers: int, heads: int, autocast: bool = False
+    ) -> None:
         super().__init__()
+        self.autocast = autocast
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(context, width)
         self.layers = nn.Sequential(*(GptLayer(width, heads) for _ in range(layers)))
@@ -99,6 +106,7 @@ class Gpt(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         places = torch.arange(characters.shape[1], device=characters.device)
-        x = self.tokens(characters) + self.positions(places)  # (B, T, D)
-        logits: Tensor = self.head(self.norm(self.layers(x)))
+        with torch.autocast(characters.device.type, torch.bfloat16, enabled=self.autocast):
+            x = self.tokens(characters) + self.positions(places)  # (B, T, D)
+            logits: Tensor = self.head(self.norm(self.layers(x)))
         return logits

@@ -8,7 +8,7 @@ from bench import markdown
 from bench.training.cells import p_value, signed, verdict
 from bench.training.paired import difference
 from bench.training.results import TaskResults
-from bench.training.settings import CHOSEN_ON, FRESH, GROUPS, Setting
+from bench.training.settings import CHOSEN, CHOSEN_AT, CHOSEN_ON, GROUPS, Setting
 
 RECIPE = Setting("exact", "2:4", levers="recipe")
 
@@ -16,10 +16,11 @@ RECIPE = Setting("exact", "2:4", levers="recipe")
 def pieces_table(results: TaskResults, settings: Sequence[Setting], bases: Sequence[Setting]) -> str:
     """Each setting's loss against dense and against a base; a base of the same pattern is taken."""
     by_pattern = {base.pattern: base for base in bases}
+    shown = [setting for setting in settings if setting.name in results.rows]
+    if all(setting in bases for setting in shown):
+        return ""
     rows = []
-    for setting in settings:
-        if setting.name not in results.rows:
-            continue
+    for setting in shown:
         loss = results.final(setting, "test_loss")
         from_dense = difference(loss, results.final(setting.reference, "test_loss"))
         base = by_pattern[setting.pattern]
@@ -30,8 +31,6 @@ def pieces_table(results: TaskResults, settings: Sequence[Setting], bases: Seque
             continue
         found = difference(loss, theirs)
         rows.append([*cells, signed(found), p_value(found), verdict(found)])
-    if not rows:
-        return "Not run."
     header = ("setting", "seeds", "loss - dense", "within noise", f"loss - {bases[0].kind}", "p", "within noise ")
     return markdown.table(header, rows)
 
@@ -48,9 +47,9 @@ def without_table(results: TaskResults) -> str:
 
 
 def fresh_table(results: TaskResults) -> str:
-    """The recipe on seeds on which nothing was chosen."""
+    """The recipe on later seeds than those it was chosen on, where the scale is that one."""
     rows = []
-    for setting in FRESH[1:]:
+    for setting in CHOSEN[1:] if results.example["scale"] == CHOSEN_AT else ():
         ours, theirs = (
             {seed: loss for seed, loss in results.final(name, "test_loss").items() if seed >= CHOSEN_ON}
             for name in (setting.name, setting.reference)
@@ -59,7 +58,7 @@ def fresh_table(results: TaskResults) -> str:
             found = difference(ours, theirs)
             rows.append([setting.name, str(found.seeds), signed(found), p_value(found), verdict(found)])
     if not rows:
-        return "Not run."
+        return ""
     return markdown.table(("setting", "seeds", "loss - dense", "p", "within noise"), rows)
 
 
@@ -79,6 +78,6 @@ def rates_table(results: TaskResults) -> str:
             means = [f"{sum(losses.values()) / len(losses):.4f}" for losses in (theirs, ours)]
             rows.append([start, f"x {factor:g}", str(found.seeds), *means, signed(found), verdict(found)])
     if len(rows) <= len(pairs):
-        return "Not run."
+        return ""
     header = ("start", "learning rate", "seeds", "dense", "masks", "masks - dense", "within noise")
     return markdown.table(header, rows)

@@ -19,7 +19,7 @@ from bench.training.figures import draw_figures
 from bench.training.paired import difference, judge
 from bench.training.pieces import alone_table, fresh_table, rates_table, without_table
 from bench.training.results import Row, TaskResults, read_results
-from bench.training.settings import CHOSEN_ON, GROUPS, PATTERNS, Setting
+from bench.training.settings import CHOSEN_AT, CHOSEN_ON, GROUPS, PATTERNS, Setting
 
 _EXPLANATION = """\
 `exact` and `greedy` are transposable masks from `midpoint` and from `greedy-keep` with its repair (both keep n of m in
@@ -74,7 +74,7 @@ def solvers_table(results: TaskResults, levers: str = "") -> str:
         gap = results.mean(greedy, "gap") or 0.0
         rows.append([pattern, f"{100 * gap:.2f}", signed(found), p_value(found), verdict(found), signed(more, 100, 2)])
     if not rows:
-        return "Not run."
+        return ""
     complete = [statistics.fmean(values) for values in by_seed.values() if len(values) == len(rows)]
     if complete:
         found = judge(complete)
@@ -87,7 +87,7 @@ def price_of_transposing(results: TaskResults) -> str:
     """What asking for n of m along both axes costs beside n of m along one."""
     ours, theirs = (results.final(Setting(masks, "2:4"), "test_loss") for masks in ("exact", "plain"))
     if not ours.keys() & theirs.keys():
-        return "Not run."
+        return ""
     found = difference(ours, theirs)
     return f"Loss, `exact 2:4` - `plain 2:4`: {signed(found)}, p = {p_value(found)}; within noise: {verdict(found)}."
 
@@ -119,7 +119,7 @@ def costs_table(task: str, rows: Sequence[Row]) -> str:
     """What renewals cost, from the rows of `bench.training.renewals`."""
     mine = [row for row in rows if row["task"] == task]
     if not mine:
-        return "Not measured; run `python -m bench.training.renewals`."
+        return ""
     cells = [
         [
             row["setting"],
@@ -135,47 +135,71 @@ def costs_table(task: str, rows: Sequence[Row]) -> str:
     return note + markdown.table(("setting", "step, ms", "renewal, ms", *shares), cells)
 
 
+def _section(title: str, *parts: tuple[str, str]) -> list[str]:
+    """Tables under a title, each behind what it says; nothing for what has no rows."""
+    shown = [f"{text}\n{table}\n" if text else f"{table}\n" for text, table in parts if table]
+    return [f"### {title}\n", *shown] if shown else []
+
+
+def _head(result: TaskResults, source: str) -> str:
+    """What the rows of a task share."""
+    row = result.example
+    last = [rows[-1] for by_seed in result.rows.values() for rows in by_seed.values()]
+    seeds = sorted({seed for by_seed in result.rows.values() for seed in by_seed})
+    share = max(int(row["under_mask"]) for row in last)
+    chosen = "" if row["scale"] == CHOSEN_AT else f" The recipe was chosen at scale `{CHOSEN_AT}`, nothing by these."
+    return (
+        f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
+        f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by "
+        f"frequency has a loss of {float(row['trivial_loss']):.3f}.{chosen}\n"
+        f"Drawn from `{source}`: commit {', '.join(sorted({row['commit'] for row in last}))}, "
+        f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, "
+        f"{max(row['date'][:10] for row in last)}.\n"
+    )
+
+
 def report(results: Sequence[TaskResults], costs: Sequence[Row], source: str) -> str:
-    """The whole page."""
+    """The whole page, without what was not run."""
     parts = ["# Training under masks\n", _EXPLANATION]
     for result in results:
-        row = result.example
-        seeds = sorted({seed for by_seed in result.rows.values() for seed in by_seed})
-        share = max(int(rows[-1]["under_mask"]) for by in result.rows.values() for rows in by.values())
-        dates = [rows[-1]["date"][:10] for by in result.rows.values() for rows in by.values()]
-        commits = sorted({rows[-1]["commit"] for by in result.rows.values() for rows in by.values()})
         parts += [
-            f"\n## {result.task.capitalize()}: {row['data']}\n",
-            f"{row['sizes'].replace('_', ' ')}; {int(row['parameters']):,} weights, {share:,} of them under masks; "
-            f"seeds {', '.join(map(str, seeds))}; masks renewed every {row['every']} steps. Always guessing by "
-            f"frequency has a loss of {float(row['trivial_loss']):.3f}.\n"
-            f"Drawn from `{source}`: commit {', '.join(commits)}, "
-            f"{row['device']}, {row['cpu']}, threads: {row['threads']}, torch {row['torch']}, {max(dates)}.\n",
-            settings_table(result),
-            "\n### Do optimal masks train better than greedy ones?\n",
-            "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the same "
-            "weights, mean over all renewals.\n",
-            solvers_table(result),
-            "\nThe same under the recipe, whose hysteresis keeps entries that are not the best any more:\n",
-            solvers_table(result, "recipe"),
-            "\n### What does each piece of the recipe give?\n",
-            "Alone, beside masks that are found anew every so many steps and nothing else:\n",
-            alone_table(result),
-            "\nTaken away from the recipe, or added to it:\n",
-            without_table(result),
-            "\n### On seeds that chose nothing\n",
-            f"The recipe was chosen by losses of seeds 0 to {CHOSEN_ON - 1}, which flatter it. Later ones alone:\n",
-            fresh_table(result),
-            "\n### At other learning rates\n",
-            rates_table(result),
-            "\n### What does it cost that masks are transposable?\n",
-            price_of_transposing(result),
-            "\n### Masks\n",
-            masks_table(result),
-            "\n### What renewals cost\n",
-            costs_table(result.task, costs),
+            f"## {result.task.capitalize()}: {result.example['data']}\n",
+            _head(result, source),
+            settings_table(result) + "\n",
+            *_section(
+                "Do optimal masks train better than greedy ones?",
+                (
+                    "Everything equal but the solver; the gap is that of the greedy masks to the best ones for the "
+                    "same weights, mean over all renewals.\n",
+                    solvers_table(result),
+                ),
+                (
+                    "The same under the recipe, whose hysteresis keeps entries that are not the best any more:\n",
+                    solvers_table(result, "recipe"),
+                ),
+            ),
+            *_section(
+                "What does each piece of the recipe give?",
+                (
+                    "Alone, beside masks that are found anew every so many steps and nothing else:\n",
+                    alone_table(result),
+                ),
+                ("Taken away from the recipe, or added to it:\n", without_table(result)),
+            ),
+            *_section(
+                "On seeds that chose nothing",
+                (
+                    f"The recipe was chosen by losses of seeds 0 to {CHOSEN_ON - 1}, which flatter it. Later ones "
+                    "alone:\n",
+                    fresh_table(result),
+                ),
+            ),
+            *_section("At other learning rates", ("", rates_table(result))),
+            *_section("What does it cost that masks are transposable?", ("", price_of_transposing(result))),
+            *_section("Masks", ("", masks_table(result))),
+            *_section("What renewals cost", ("", costs_table(result.task, costs))),
         ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts)
 
 
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.training.run.")] = RESULTS / "training.csv") -> None:

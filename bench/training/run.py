@@ -30,7 +30,7 @@ from bench.rows import RESULTS, commit, read_rows
 from bench.training.data import Data, load_images, load_text
 from bench.training.loop import Outcome, run
 from bench.training.settings import (
-    FRESH,
+    CHOSEN,
     GROUPS,
     SCALES,
     SETTINGS,
@@ -40,6 +40,7 @@ from bench.training.settings import (
     VisionSize,
     every,
     recipe,
+    sizes_of,
 )
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError
@@ -127,7 +128,7 @@ class Runs:
             "rate_factor": setting.rate,
             "found_decay": outcome.decay,
             "seed": seed,
-            "sizes": ", ".join(f"{name} {value:g}" for name, value in asdict(self.size).items()),
+            "sizes": ", ".join(f"{name} {value:g}" for name, value in sizes_of(self.size).items()),
             "every": every(self.scale),
             "trivial_loss": self.data.trivial_loss(),
             "parameters": outcome.parameters,
@@ -147,7 +148,7 @@ def machine_columns(code: str, device: torch.device) -> dict[str, Any]:
 Task = Annotated[str, typer.Option(help="vision or language; both if empty.")]
 Images = Annotated[Path | None, typer.Option(help="An .npz file; scikit-learn's digits if none.")]
 Text = Annotated[Path | None, typer.Option(help="A text file; Python's documentation if none.")]
-Scale = Annotated[str, typer.Option(help="tiny, small or full.")]
+Scale = Annotated[str, typer.Option(help="tiny, small, medium or full.")]
 Device = Annotated[str, typer.Option(help="Such as cpu or cuda.")]
 
 
@@ -181,8 +182,8 @@ def _chosen(groups: str) -> list[Setting]:
     Raises:
         InvalidProblemError: a group that does not exist.
     """
-    if groups == "fresh":
-        return list(FRESH)
+    if groups == "chosen":
+        return list(CHOSEN)
     names = groups.split(",") if groups else list(GROUPS)
     if unknown := [name for name in names if name not in GROUPS]:
         raise InvalidProblemError(f"no group {unknown[0]!r}; there are: {', '.join(GROUPS)}")
@@ -209,7 +210,7 @@ def _run_all(runs: Runs, seeds: range, settings: Sequence[Setting]) -> None:
 def main(
     task: Task = "",
     groups: Annotated[
-        str, typer.Option(help=f"Of settings, by commas: {', '.join(GROUPS)}; all if empty, or fresh.")
+        str, typer.Option(help=f"Of settings, by commas: {', '.join(GROUPS)}; all if empty, or chosen.")
     ] = "",
     images: Images = None,
     text: Text = None,

@@ -20,7 +20,7 @@ from bench.training.masks import plain_mask, put_masks
 from bench.training.paired import difference, judge
 from bench.training.report import main as report
 from bench.training.run import main
-from bench.training.settings import FRESH, GROUPS, MAIN, SCALES, SETTINGS, Setting
+from bench.training.settings import CHOSEN, GROUPS, MAIN, SCALES, SETTINGS, Setting
 from tests.bench.pages import unpadded
 from tmask import check_mask
 from tmask.blocks.pattern import Pattern
@@ -106,7 +106,7 @@ def test_rows_of_another_recipe_are_not_mixed(finished):
 def test_tables_and_plots(finished):
     report(finished)
     text = unpadded(finished.with_suffix(".md").read_text())
-    for heading in ("## Vision: digits", "## Language: pydoc_data.topics", "### What renewals cost"):
+    for heading in ("## Vision: digits", "## Language: pydoc_data.topics"):
         assert heading in text
     table = text[text.index("## Vision") : text.index("## Language")]
     assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[7:29]] == [
@@ -114,7 +114,7 @@ def test_tables_and_plots(finished):
     ]
     for heading in ("Alone, beside masks", "Taken away from the recipe", "### At other learning rates"):
         assert heading in table
-    assert table.count("Not run.") == 1  # no later seeds
+    assert "On seeds that chose nothing" not in text  # which is of the scale that the recipe was chosen at
     ours, theirs = (
         {
             r["seed"]: float(r["test_loss"])
@@ -144,7 +144,7 @@ def test_the_price_of_renewals_is_a_row_each_and_a_table(finished, tmp_path):
     (tmp_path / "training.csv").write_bytes(finished.read_bytes())
     report(tmp_path / "training.csv")
     vision, language = unpadded((tmp_path / "training.md").read_text()).split("## Language")
-    assert "Not measured; run `python -m bench.training.renewals`." in vision
+    assert "What renewals cost" not in vision
     share = f"{100 * float(rows[0]['share_every_1']):.2g}"
     assert f"| {share} |" in next(
         line
@@ -276,10 +276,10 @@ def test_the_recipe_of_the_benchmark_is_the_one_that_is_shipped():
 def test_later_seeds_are_told_apart(finished, tmp_path):
     out = tmp_path / "training.csv"
     out.write_bytes(finished.read_bytes())
-    main(task="vision", groups="fresh", scale="tiny", seeds=2, first=5, out=out)
+    main(task="vision", groups="chosen", scale="tiny", seeds=2, first=5, out=out)
     new = rows_of(out)[len(rows_of(finished)) :]
     assert {row["seed"] for row in new} == {"5", "6"}
-    assert {row["setting"] for row in new} == {setting.name for setting in FRESH if setting.suits("vision")}
+    assert {row["setting"] for row in new} == {setting.name for setting in CHOSEN if setting.suits("vision")}
     report(out)
     text = unpadded(out.with_suffix(".md").read_text())
     part = text[text.index("On seeds that chose nothing") :]
