@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from scipy import stats
 
-from bench.training import loop, renewals
+from bench.training import loop, pieces, renewals
 from bench.training import run as runner
 from bench.training.data import load_images, load_text
 from bench.training.loop import build, optimizer_for, rate_factor
@@ -20,7 +21,7 @@ from bench.training.masks import plain_mask, put_masks
 from bench.training.paired import difference, judge
 from bench.training.report import main as report
 from bench.training.run import main
-from bench.training.settings import CHOSEN, GROUPS, MAIN, SCALES, SETTINGS, Setting
+from bench.training.settings import CHOSEN, GROUPS, MAIN, SCALES, SETTINGS, Setting, recipe, sizes_of
 from tests.bench.pages import unpadded
 from tmask import check_mask
 from tmask.blocks.pattern import Pattern
@@ -169,6 +170,47 @@ def test_renewing_at_every_step_is_what_is_timed(monkeypatch):
     assert [len(count) for count in seen] == [1, 6]  # with three steps to warm up
 
 
+def test_a_report_says_nothing_of_what_was_not_run(finished, tmp_path):
+    chosen = {setting.name for setting in CHOSEN}
+    out = tmp_path / "chosen.csv"
+    rows = [row for row in rows_of(finished) if row["setting"] in chosen]
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    report(out)
+    headings = [line for line in out.with_suffix(".md").read_text().splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Training under masks",
+        "## Vision: digits",
+        "### Masks",
+        "## Language: pydoc_data.topics",
+        "### Masks",
+    ]
+    assert out.with_name("chosen_differences.png").exists()
+    assert not out.with_name("chosen_pieces.png").exists()
+
+
+def test_autocast_multiplies_in_bfloat16_and_keeps_weights_and_losses_in_float32():
+    size = dataclasses.replace(SCALES["tiny"]["language"], autocast=True)
+    data = load_text(None, size.context)
+    model = build(size, data, 0)
+    inputs, targets = next(data.batches(0, 4, 1))
+    products = []
+    model.layers[0].up.register_forward_hook(lambda module, args, output: products.append(output.dtype))
+    loss = loop.loss_of(model(inputs), targets)
+    loss.backward()
+    assert products == [torch.bfloat16]
+    assert loss.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_switch_that_is_off_leaves_the_name_of_a_recipe():
+    """Rows of before there was one stay comparable."""
+    assert recipe("language", "small", "tinyshakespeare.txt") == "31b15653"  # as in bench/results/training.csv
+    assert sizes_of(SCALES["medium"]["language"])["autocast"] == 1
+
+
 def test_a_report_of_one_seed_claims_nothing(finished, tmp_path):
     rows = [row for row in rows_of(finished) if row["seed"] == "0" and row["task"] == "vision"]
     out = tmp_path / "one.csv"
@@ -273,13 +315,14 @@ def test_the_recipe_of_the_benchmark_is_the_one_that_is_shipped():
         assert (levers.hysteresis, levers.smoothing, levers.decay) == (shipped.hysteresis, shipped.smoothing, "none")
 
 
-def test_later_seeds_are_told_apart(finished, tmp_path):
+def test_later_seeds_are_told_apart(finished, tmp_path, monkeypatch):
     out = tmp_path / "training.csv"
     out.write_bytes(finished.read_bytes())
     main(task="vision", groups="chosen", scale="tiny", seeds=2, first=5, out=out)
     new = rows_of(out)[len(rows_of(finished)) :]
     assert {row["seed"] for row in new} == {"5", "6"}
     assert {row["setting"] for row in new} == {setting.name for setting in CHOSEN if setting.suits("vision")}
+    monkeypatch.setattr(pieces, "CHOSEN_AT", "tiny")
     report(out)
     text = unpadded(out.with_suffix(".md").read_text())
     part = text[text.index("On seeds that chose nothing") :]
