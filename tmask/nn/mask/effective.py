@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.mask.eager import is_eager
 
 # In place by name, but no write into the memory.
 _OWN = {"requires_grad_", "detach_"}
@@ -167,11 +168,7 @@ CLASSES: dict[type[Tensor], type[Writing]] = {Tensor: Effective}
 
 def effective(value: Tensor, master: Tensor, values: Callable[[Tensor], Tensor], lost: Lost) -> Tensor:
     """The computed tensor, made one that hands writes on; as it is where torch only traces, or it is no plain one."""
-    if torch.compiler.is_compiling() or type(value) not in CLASSES:
-        return value
-    if type(master) not in (type(value), nn.Parameter):
-        return value
-    if torch._C._functorch.is_functorch_wrapped_tensor(value) or torch._C._get_tracing_state() is not None:
+    if not is_eager(value) or type(value) not in CLASSES or type(master) not in (type(value), nn.Parameter):
         return value
     value.__class__ = CLASSES[type(value)]
     value.__dict__["_origin"] = _Origin(master, values, lost, version=_version(value))

@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.mask.eager import is_eager
 
 Gradient = Literal["straight-through", "masked"]
 
@@ -52,6 +53,27 @@ class StraightThroughBothWays(StraightThrough):
         return tangents[0]
 
 
+# Of the types of weights, the integers of their size.
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+
+
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
+    on_cpu = weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS
+    differentiated = torch.is_grad_enabled() and weight.requires_grad
+    if on_cpu and not differentiated and is_eager(weight):
+        return _and(weight, mask)
     return torch.where(mask, weight, 0.0)
+
+
+def _and(weight: Tensor, mask: Tensor) -> Tensor:
+    """Bit by bit, since `where` on a CPU takes one entry at a time and fifteen times as long."""
+    bits = _BITS[weight.dtype]
+    masked = torch.empty_like(weight, requires_grad=False)
+    torch.bitwise_and(mask.to(bits).neg_(), weight.view(bits), out=masked.view(bits))
+    return masked

@@ -17,6 +17,7 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
 from tmask.blocks.tiling import Tiling
 from tmask.nn.mask.cutting import Cutting
+from tmask.nn.mask.gradient import apply_mask
 
 # Midpoints come close to the optimal prices in a few rounds; what is left only moves thresholds a little.
 _ROUNDS = 8
@@ -79,7 +80,7 @@ def fitting_scale(weight: Tensor, shrunk: Tensor) -> Tensor:
 
 def shrink(weight: Tensor, mask: Tensor, threshold: Tensor, scale: Tensor) -> Tensor:
     """scale * sign(W) * max(|W| - threshold, 0) where the mask keeps, +0.0 elsewhere."""
-    return torch.where(mask, scale * weight.sign() * (weight.abs() - threshold).relu(), 0.0)
+    return apply_mask(scale * weight.sign() * (weight.abs() - threshold).relu(), mask)
 
 
 class ShrunkStraightThrough(torch.autograd.Function):

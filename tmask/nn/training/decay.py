@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
+from tmask.nn.mask.gradient import apply_mask
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class MaskedDecay:
                 factor = self._of_weight(optimizer, weight, rates[id(weight)])
                 target = weight
             # Not by an index: how many entries the mask prunes, a GPU would have to be waited for.
-            target.add_(torch.where(mask, 0.0, weight) * factor)
+            target.add_(apply_mask(weight, ~mask) * factor)
 
     def _of_gradient(self, optimizer: torch.optim.Optimizer, weight: Tensor, *, ascending: bool) -> float | Tensor:
         """The share of a masked-out weight that is added to its gradient."""
