@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from tmask.nn.mask.gradient import StraightThrough, apply_mask
+from tmask.nn import Periodic, sparsify
+from tmask.nn.mask.gradient import apply_mask
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HARD = (float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-45, -1.5)
@@ -39,19 +40,23 @@ def test_it_is_where_bit_for_bit(seed, dtype):
 def test_it_can_be_differentiated_compiled_and_mapped():
     weight, mask = torch.randn(4, 6), torch.rand(4, 6) < 0.5
     expected = torch.where(mask, weight, 0.0)
-    leaf = weight.clone().requires_grad_()
-    apply_mask(leaf, mask).sum().backward()
-    assert leaf.grad.equal(mask.float())
+    leaf = weight.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: apply_mask(w, mask), leaf, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda w: apply_mask(w, mask) ** 2, leaf)
     assert torch.vmap(apply_mask)(weight, mask).equal(expected)
     assert torch.func.vjp(lambda w: apply_mask(w, mask), weight)[1](torch.ones(4, 6))[0].equal(mask.float())
     assert torch.compile(apply_mask, backend="aot_eager", fullgraph=True)(weight, mask).equal(expected)
     assert torch.jit.trace(apply_mask, (weight, mask))(weight, mask).equal(expected)
 
 
+@pytest.mark.parametrize("gradient", ["straight-through", "masked"])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_where_is_not_asked_on_a_cpu(monkeypatch, dtype):
+def test_a_masked_layer_does_without_where_on_a_cpu(monkeypatch, dtype, gradient):
     """It is many times slower there."""
+    layer = torch.nn.Linear(8, 4, bias=False, dtype=dtype)
+    sparsify(layer, "2:4", schedule=Periodic(gradient=gradient))
     monkeypatch.delattr(torch, "where")
-    weight = torch.randn(4, 6).to(dtype).requires_grad_()
-    StraightThrough.apply(weight, torch.rand(4, 6) < 0.5).sum().backward()
-    assert weight.grad.equal(torch.ones(4, 6, dtype=dtype))
+    layer(torch.ones(1, 8, dtype=dtype)).sum().backward()
+    kept = layer.parametrizations.weight[0].mask
+    grad = layer.parametrizations.weight.original.grad
+    assert grad.equal(kept.to(dtype) if gradient == "masked" else torch.ones(4, 8, dtype=dtype))

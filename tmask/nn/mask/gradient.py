@@ -65,15 +65,30 @@ _BITS = {
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
     on_cpu = weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS
-    differentiated = torch.is_grad_enabled() and weight.requires_grad
-    if on_cpu and not differentiated and is_eager(weight):
-        return _and(weight, mask)
+    if on_cpu and is_eager(weight):
+        masked: Tensor = _And.apply(weight, mask)  # type: ignore[no-untyped-call]
+        return masked
     return torch.where(mask, weight, 0.0)
 
 
-def _and(weight: Tensor, mask: Tensor) -> Tensor:
-    """Bit by bit, since `where` on a CPU takes one entry at a time and fifteen times as long."""
-    bits = _BITS[weight.dtype]
-    masked = torch.empty_like(weight, requires_grad=False)
-    torch.bitwise_and(mask.to(bits).neg_(), weight.view(bits), out=masked.view(bits))
-    return masked
+class _And(torch.autograd.Function):
+    """`apply_mask` bit by bit, since `torch.where` on a CPU takes one entry at a time and fifteen times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.save_for_forward(mask)
+        bits = _BITS[weight.dtype]
+        masked = torch.empty_like(weight, requires_grad=False)
+        torch.bitwise_and(mask.to(bits).neg_(), weight.view(bits), out=masked.view(bits))
+        return masked
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, None]:
+        (mask,) = ctx.saved_tensors
+        return apply_mask(grads[0], mask), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (mask,) = ctx.saved_tensors
+        return apply_mask(tangents[0], mask)

@@ -70,7 +70,7 @@ class Masked(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.keep_zeros and self.gradient != "masked":
-            weight = torch.where(weight != 0, weight, 0.0)  # the same values, without a way back to zeros
+            weight = apply_mask(weight, weight != 0)  # the same values, without a way back to zeros
         self._lost.check()
         if is_sharded(weight):
             self.follow(weight)
