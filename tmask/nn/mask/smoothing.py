@@ -80,7 +80,7 @@ def fitting_scale(weight: Tensor, shrunk: Tensor) -> Tensor:
 
 def shrink(weight: Tensor, mask: Tensor, threshold: Tensor, scale: Tensor) -> Tensor:
     """scale * sign(W) * max(|W| - threshold, 0) where the mask keeps, +0.0 elsewhere."""
-    return apply_mask(scale * weight.sign() * (weight.abs() - threshold).relu(), mask)
+    return apply_mask(scale * (weight - weight.clamp(-threshold, threshold)), mask)
 
 
 class ShrunkStraightThrough(torch.autograd.Function):
