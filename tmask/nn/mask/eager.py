@@ -1,15 +1,14 @@
-"""Whether torch runs operations on a tensor as they are written."""
+"""Whether torch runs operations as they are written."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 
-def is_eager(tensor: Tensor) -> bool:
-    """Whether nothing compiles, traces or transforms what is done with the tensor."""
+def is_eager() -> bool:
+    """Whether nothing compiles, traces or transforms what is run."""
     return not (
         torch.compiler.is_compiling()
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
     )

@@ -168,7 +168,7 @@ CLASSES: dict[type[Tensor], type[Writing]] = {Tensor: Effective}
 
 def effective(value: Tensor, master: Tensor, values: Callable[[Tensor], Tensor], lost: Lost) -> Tensor:
     """The computed tensor, made one that hands writes on; as it is where torch only traces, or it is no plain one."""
-    if not is_eager(value) or type(value) not in CLASSES or type(master) not in (type(value), nn.Parameter):
+    if not is_eager() or type(value) not in CLASSES or type(master) not in (type(value), nn.Parameter):
         return value
     value.__class__ = CLASSES[type(value)]
     value.__dict__["_origin"] = _Origin(master, values, lost, version=_version(value))

@@ -65,7 +65,7 @@ _BITS = {
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
     on_cpu = weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS
-    if on_cpu and is_eager(weight):
+    if on_cpu and is_eager():
         masked: Tensor = _And.apply(weight, mask)  # type: ignore[no-untyped-call]
         return masked
     return torch.where(mask, weight, 0.0)
