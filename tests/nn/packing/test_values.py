@@ -103,6 +103,22 @@ def test_a_kernel_that_rounds_otherwise_is_given_rounded_weights(kernel):
     assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
 
 
+def test_a_backward_pass_over_values_that_the_kernel_has_written_since_fails_loudly(emulated_cusparselt, kernel):
+    """A kernel writes by address, where torch cannot see it."""
+    honest = kernel.launch
+    values._launch = lambda weight, codes, out, out_t: honest(weight, codes, out.data, out_t.data)
+    layer = masked_linear()
+    attaching.attach(layer)
+    result = layer(torch.randn(8, 128).bfloat16().requires_grad_())
+    before = kernel.calls
+    with torch.no_grad():
+        master_of(layer).mul_(2)
+    attaching.refresh(layer)
+    assert kernel.calls > before
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
 def test_a_kernel_that_fails_in_the_middle_of_training_is_replaced_by_torch(kernel, caplog):
     mask, weight = random_mask(48, 80), torch.randn(48, 80).bfloat16()
     kept = values.kept_of(mask, torch.bfloat16)

@@ -45,9 +45,14 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
         if not _kernel_writes(weight.device, weight.dtype, out.dtype):
             weight = weight.to(out.dtype)
         try:
-            return _launch(weight, kept, out, out_t)
+            _launch(weight, kept, out, out_t)
         except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
             _give_up(weight.device, f"it failed: {error}")
+        else:
+            # The kernel writes by address: untold, torch would take a pending backward pass over the new values.
+            for one in (out, out_t):
+                torch.autograd.graph.increment_version(one)
+            return
         kept = list(kept_places(_mask_of(*kept)))
     weight = weight.to(out.dtype)
     for places, one in zip(kept, (out, out_t), strict=True):
