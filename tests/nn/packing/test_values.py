@@ -79,6 +79,12 @@ def test_with_a_kernel_codes_are_kept_and_one_launch_a_step_writes(kernel):
     assert kernel.calls == before + 1
 
 
+def test_a_kernel_is_tried_whatever_torchs_default_device_is(kernel):
+    mask = random_mask(48, 80)
+    with torch.device("meta"):
+        assert values.kept_of(mask, torch.bfloat16)[0].dtype == torch.uint8
+
+
 @pytest.mark.parametrize("direction", [0, 1])
 def test_a_kernel_that_writes_anything_else_is_not_taken_and_told_once(kernel, direction, caplog):
     kernel.spoil = lambda *outs: outs[direction][3].neg_()

@@ -111,7 +111,7 @@ def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype)
     try:
         mask = random_mask(*_TRIAL, device)
         # Numbers that rounding moves, up and down, with both zeros among them.
-        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0)).to(device, given)
+        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
         weight[::7, ::5] = -0.0
         found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
         _launch(weight, list(kept_codes(mask)), found[0], found[1])
