@@ -1,7 +1,8 @@
-"""A training step's forward and backward passes as one CUDA graph, captured anew when masks were renewed.
+"""A training step's forward and backward passes as one CUDA graph, captured anew when what it reads has moved.
 
-torch's own `make_graphed_callables` captures once. Under a new mask packed weights lie elsewhere, and a graph that was
-captured before would go on with the old ones, silently; so this one looks, before each replay, where they lie.
+torch's own `make_graphed_callables` captures once. Steps and new masks are written where the old ones were, but a layer
+may begin or end to be packed, or be moved; a graph that was captured before would go on with memory that nobody writes
+any more, silently. So this one looks, before each replay, where everything lies.
 """
 
 from __future__ import annotations

@@ -59,6 +59,14 @@ class Route(ABC):
         """
         return self.pack(weight.to(packed[0][0].dtype), plan)
 
+    def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
+        """Write what depends on the mask alone to the memory of `packed`, which was made by the plan of another mask.
+
+        `repack` writes the values then. Returns whether it was done; this implementation, as a route that cannot, does
+        nothing.
+        """
+        return False
+
     @abstractmethod
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """tokens (T, K) @ A^T + bias -> (T, rows), for the packed A (rows, K).

@@ -63,6 +63,15 @@ class Cusparselt(Route):
         write_both(weight, plan[2:], values, values_t)
         return packed
 
+    def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
+        """The metadata, behind the values: a captured CUDA graph stays valid under a new mask too."""
+        (compressed,), (compressed_t,) = packed
+        if compressed.device != plan[0].device:
+            return False
+        for one, metadata in zip((compressed, compressed_t), plan[:2], strict=True):
+            one.view(-1)[-len(metadata) :].copy_(metadata)
+        return True
+
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """The sparse matrix stands on the left, so it makes the transposed result.
 
