@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +63,29 @@ def test_packed_weights_that_lie_elsewhere_ask_for_another_capture(captures, mon
         monkeypatch.setattr(graphed, "addresses", lambda module, places=places: places)
         step()
     assert len(captures) == 2
+
+
+def test_the_graph_before_is_let_go_of_before_another_is_captured(monkeypatch):
+    """Both at once would take the memory of two steps."""
+    alive = []
+
+    class Graph:
+        def __init__(self, step):
+            self.replay = step
+
+    def capture(step, device):
+        assert [one for one in alive if one() is not None] == []
+        step()
+        graph = Graph(step)
+        alive.append(weakref.ref(graph))
+        return lambda graph=graph: graph.replay()
+
+    monkeypatch.setattr(graphed, "captured", capture)
+    model = nn.Linear(8, 8)
+    step = GraphedStep(model, lambda: model(torch.ones(2, 8)).sum())
+    for place in range(3):
+        monkeypatch.setattr(graphed, "addresses", lambda module, place=place: (place,))
+        torch.testing.assert_close(step(), model(torch.ones(2, 8)).sum())
 
 
 def test_masked_layers_never_need_another_capture(captures):

@@ -42,6 +42,8 @@ class GraphedStep:
         """
         lies = self._where()
         if lies != self._lies:
+            # Two graphs at once would take the memory of two steps.
+            self._replay, self._gradients = self._run, []
             self._replay = captured(self._run, self._device)
             # Those of the capture: what replays write to, even where zero_grad has let go of them since.
             self._gradients = [(one, one.grad) for one in self._model.parameters()]
@@ -55,6 +57,8 @@ class GraphedStep:
     def _run(self) -> None:
         for parameter in self._model.parameters():
             parameter.grad = None
+        # Its autograd graph would have gradients added on the stream of an earlier run.
+        self._result = None
         self._result = self._step()
 
     def _where(self) -> tuple[Any, ...]:
