@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
+from tmask.errors import KernelError
 from tmask.nn.packing import attaching
 from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import ROUTES
@@ -168,6 +169,26 @@ def test_a_result_that_comes_transposed_stays_so_where_that_is_allowed(emulated_
         assert (foretold.shape, foretold.stride()) == (result.shape, result.stride()), "compiled code goes by it"
     again = packed_product(free, packed, 64, "cusparselt")
     assert torch.equal(again, packed_product(plain, packed, 64, "cusparselt"))
+
+
+def spoilt_by_columns(monkeypatch):
+    real = torch._cslt_sparse_mm
+    monkeypatch.setattr(torch, "_cslt_sparse_mm", lambda a, b, **k: real(a, b, **k) + b.is_contiguous())
+
+
+def test_products_of_tokens_by_columns_are_verified_too(emulated_cusparselt, monkeypatch):
+    spoilt_by_columns(monkeypatch)
+    with pytest.raises(KernelError, match="256 tokens by columns, without bias, is off by"):
+        attaching.attach(masked_linear(dtype=torch.float16))
+
+
+def test_where_results_are_not_transposed_tokens_by_columns_are_copied(emulated_cusparselt, monkeypatch):
+    """Both ways round at once no device has seen: the library would transpose the result of a transposed operand."""
+    spoilt_by_columns(monkeypatch)
+    layer = masked_linear()
+    attaching.attach(layer)
+    x = torch.randn(128, 16).bfloat16()
+    assert torch.equal(layer(x.t()), layer(x.t().contiguous()))
 
 
 def test_tokens_that_lie_by_columns_are_not_copied(emulated_cusparselt, monkeypatch):

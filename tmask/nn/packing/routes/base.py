@@ -23,7 +23,6 @@ class Route(ABC):
         hardware: where it runs, for reports.
         dtypes: of the weight and the tokens.
         multiple: of both sides of a weight; each is the row length of one direction.
-        takes_transposed: whether `product` takes tokens whose transpose is contiguous, too.
     """
 
     name: ClassVar[str]
@@ -31,7 +30,6 @@ class Route(ABC):
     hardware: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float16, torch.bfloat16)
     multiple: ClassVar[int]
-    takes_transposed: ClassVar[bool] = False
 
     @abstractmethod
     def problem(self, device: torch.device) -> str:
@@ -80,6 +78,10 @@ class Route(ABC):
 
     def transposes(self, dtype: torch.dtype) -> bool:
         """Whether products of this dtype come as views of their transposes."""
+        return False
+
+    def takes_transposed(self, dtype: torch.dtype) -> bool:
+        """Whether `product` takes tokens of this dtype whose transpose is contiguous, too."""
         return False
 
 
