@@ -92,6 +92,14 @@ def test_every_part_yields_its_numbers(unpacked, tmp_path):
     assert share["renewal_share_every_40"] == pytest.approx(expected)
 
 
+def test_renewals_are_timed_warm_and_by_what_they_add_to_a_step(unpacked, tmp_path, monkeypatch):
+    """The first one compiles and verifies, and its own figure holds what the device still had to do before it."""
+    monkeypatch.setattr("tmask.nn.training.sparsifier.Sparsifier.metrics", lambda _: {"seconds": 1e9})
+    found = [row for row in run(tmp_path / "gpu.csv") if row["quantity"] == "renewal_seconds"]
+    assert {row["backend"] for row in found} == {"masked", "semi_structured"}
+    assert all(0 < float(row["value"]) < 10 for row in found)
+
+
 def test_what_cannot_be_captured_leaves_the_eager_times(unpacked, tmp_path, monkeypatch):
     def fails(*_):
         raise KernelError("no capture")

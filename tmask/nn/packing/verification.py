@@ -97,7 +97,5 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
         error = float(((result - expected).abs() / size.clamp_min(torch.finfo(dtype).tiny)).nan_to_num(torch.inf).max())
         # Rounding the result is half an eps of it, and the bias may be one more; a lost weight is far above.
         if error > 2 * torch.finfo(dtype).eps:
-            raise KernelError(
-                f"{what}, {count} tokens{' by columns' * by_columns}, {'with' if with_bias else 'without'} bias, is off "
-                f"by {error:.2g} of its size; use backend 'masked' here"
-            )
+            given = f"{count} tokens{' by columns' * by_columns}, {'with' if with_bias else 'without'} bias"
+            raise KernelError(f"{what}, {given}, is off by {error:.2g} of its size; use backend 'masked' here")
