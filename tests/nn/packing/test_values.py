@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.nn.linears import masked_linear, master_of
 from tests.nn.two_four import random_mask
@@ -57,6 +59,22 @@ def test_codes_are_bytes_and_tell_the_mask():
     assert (codes.shape, codes_t.shape, codes.dtype) == ((48, 20), (12, 80), torch.uint8)
     assert torch.equal(values._mask_of(codes, codes_t), mask)
     assert torch.equal(values._mask_of(codes_t.t(), codes.t()), mask.t())
+
+
+def test_codes_wait_for_no_device():
+    """At a renewal each layer has new ones; what counts its entries would be waited for, and hold 8 bytes for each."""
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            seen.extend((str(func), one.element_size()) for one in tree_leaves(result))
+            return result
+
+    mask, seen = random_mask(48, 80), []
+    with Called():
+        values.kept_codes(mask)
+    assert {size for _, size in seen} == {1}
+    assert not [name for name, _ in seen if "nonzero" in name]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
