@@ -12,7 +12,7 @@ import tmask
 from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
 from tmask.nn import GraphedStep, Periodic, sparsify
 from tmask.nn.packing import payoff
-from tmask.nn.training import graphed
+from tmask.nn.training import graphed, reminder
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -86,6 +86,28 @@ def test_the_graph_before_is_let_go_of_before_another_is_captured(monkeypatch):
     for place in range(3):
         monkeypatch.setattr(graphed, "addresses", lambda module, place=place: (place,))
         torch.testing.assert_close(step(), model(torch.ones(2, 8)).sum())
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_pass_that_is_captured_fetches_nothing(monkeypatch, every):
+    """The word about steps that nobody tells of looks at the weights; a capture is no pass, and allows no waiting."""
+    capturing, fetched = [False], []
+    real = reminder.fingerprint
+    monkeypatch.setattr(reminder, "fingerprint", lambda weight: (fetched.append(capturing[0]), real(weight))[1])
+    monkeypatch.setattr(reminder, "being_captured", lambda: capturing[0], raising=False)
+
+    def capture(step, device):
+        for run in range(4):  # three to warm up
+            capturing[0] = run == 3
+            step()
+        capturing[0] = False
+        return step
+
+    monkeypatch.setattr(graphed, "captured", capture)
+    model, _, passes = model_and_step("masked", every=every)
+    GraphedStep(model, passes)()
+    assert fetched
+    assert not any(fetched)
 
 
 def test_masked_layers_never_need_another_capture(captures):
