@@ -92,7 +92,7 @@ def _raising(problem: str) -> Callable[[], Iterator[Row]]:
 
 
 def measure(device: torch.device, scale: Scale, solver: str, out: Path) -> list[dict[str, Any]]:
-    """Run every case; the CSV is written anew, whole, after each, so that an interrupt loses one."""
+    """Run every case; the CSV is written anew, whole, after each number, so that an interrupt loses one."""
     machine = {
         f"gpu_{name}": value for name, value in asdict(examine(device)).items() if name not in ("problem", "torch")
     }
@@ -100,17 +100,20 @@ def measure(device: torch.device, scale: Scale, solver: str, out: Path) -> list[
     machine |= {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"], **environment()}
     rows: list[dict[str, Any]] = []
     for base, run in cases(device, scale, solver):
-        try:
-            found = list(run())
-        except (TmaskError, RuntimeError) as error:  # memory that does not suffice is one too
-            found = [dataclasses.replace(base, failure=" ".join(str(error).split()))]
-        for row in found:
+        for row in _or_failure(base, run):
             print(" ".join(str(value) for value in asdict(row).values() if value not in ("", 0)), flush=True)
-        rows += [asdict(row) | machine for row in found]
-        write_csv(out, rows, overwrite=True)
+            rows.append(asdict(row) | machine)
+            write_csv(out, rows, overwrite=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return rows
+
+
+def _or_failure(base: Row, run: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    try:
+        yield from run()
+    except (TmaskError, RuntimeError) as error:  # memory that does not suffice is one too
+        yield dataclasses.replace(base, failure=" ".join(str(error).split()))
 
 
 def main(

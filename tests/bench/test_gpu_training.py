@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import subprocess
 import sys
 
@@ -98,6 +100,23 @@ def test_renewals_are_timed_warm_and_by_what_they_add_to_a_step(unpacked, tmp_pa
     found = [row for row in run(tmp_path / "gpu.csv") if row["quantity"] == "renewal_seconds"]
     assert {row["backend"] for row in found} == {"masked", "semi_structured"}
     assert all(0 < float(row["value"]) < 10 for row in found)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_numbers_are_kept_as_they_come(tmp_path, monkeypatch, error):
+    """A case of many numbers may be cut off, or fail at the last one."""
+
+    def block(base, *_):
+        yield dataclasses.replace(base, quantity="step_seconds", value=1.0)
+        raise error("out of time")
+
+    monkeypatch.setattr(gpu_training, "block", block)
+    with contextlib.suppress(KeyboardInterrupt):
+        measure(CPU, dataclasses.replace(TINY, shapes=()), "patterns", tmp_path / "gpu.csv")
+    with (tmp_path / "gpu.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["part"] == "block"]
+    assert rows[0]["value"] == "1.0"
+    assert [row["failure"] for row in rows[1:]] == ([] if error is KeyboardInterrupt else ["out of time"])
 
 
 def test_what_cannot_be_captured_leaves_the_eager_times(unpacked, tmp_path, monkeypatch):
