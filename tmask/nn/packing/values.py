@@ -84,7 +84,7 @@ def write_kept(weight: Tensor, places: Tensor, out: Tensor) -> None:
 
 def _codes(mask: Tensor) -> Tensor:
     # In bytes, and without counting: what counts has to be waited for.
-    a, b, c, d = mask.view(torch.uint8).unflatten(-1, (-1, 4)).unbind(-1)  # (lines, groups) each
+    a, b, c, d = torch.unflatten(mask.view(torch.uint8), -1, (-1, 4)).unbind(-1)  # (lines, groups) each
     first = (1 - a) * (2 - b)  # 0 where the first entry is kept, else 1 or 2
     second = 3 - (1 - d) * (2 - c)
     return first | second << 2
