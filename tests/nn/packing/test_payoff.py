@@ -47,6 +47,26 @@ def test_measured_once_and_read_from_disk_by_the_next_process(clocks, monkeypatc
     assert len(clocks) == 1
 
 
+def test_another_version_of_tmask_measures_for_itself(clocks, monkeypatch):
+    payoff.pays((64, 64), torch.bfloat16, CPU, 512, True)
+    monkeypatch.setattr(payoff, "_paid", {})
+    monkeypatch.setattr(payoff, "__version__", "99", raising=False)
+    payoff.pays((64, 64), torch.bfloat16, CPU, 512, True)
+    assert len(clocks) == 2
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_kernel_that_fails_while_it_is_timed_does_not_pay(clocks, monkeypatch, graphs):
+    """Verification has seen few tokens; "auto" is the default, and must not end a training that can go on masked."""
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: internal error when calling cusparseLtMatmul")
+
+    monkeypatch.setattr(payoff, "measure_graphs" if graphs else "measure_linear", fail)
+    with pytest.warns(RuntimeWarning, match="masked products instead of packed ones: CUDA error: internal error"):
+        assert payoff.pays((64, 64), torch.bfloat16, CPU, 512, graphs)[0] is False
+
+
 @pytest.mark.parametrize(("sparse", "pays"), [(2.99, False), (2.9, True), (3.01, False)])
 def test_a_gain_within_the_noise_is_none(clocks, monkeypatch, sparse, pays):
     monkeypatch.setattr(payoff, "measure_graphs", lambda *_: GraphTiming(8, 2.9, 3.0, sparse))
