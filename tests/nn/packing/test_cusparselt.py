@@ -9,7 +9,7 @@ from torch import nn
 from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
 from tmask.errors import KernelError
-from tmask.nn.packing import attaching
+from tmask.nn.packing import attaching, metadata, verification
 from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import ROUTES
 from tmask.nn.packing.values import kept_places, write_kept
@@ -78,6 +78,61 @@ def test_packed_bytes_are_those_of_the_library_where_no_kept_weight_is_zero(emul
     packed = emulated_cusparselt.pack(weight, emulated_cusparselt.plan(mask, dtype))
     for ours, theirs in zip(bits_of(packed), compressed(weight, mask), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def compressions(monkeypatch):
+    """How often the library has compressed."""
+    calls = []
+    real = torch._cslt_compress
+    monkeypatch.setattr(torch, "_cslt_compress", lambda one: (calls.append(one.shape), real(one))[1])
+    monkeypatch.setattr(metadata, "_alike", {})
+    return calls
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_metadata_come_from_one_kernel_where_it_was_seen_to_write_the_librarys(
+    emulated_cusparselt, compressions, dtype
+):
+    for seed in range(3):
+        mask = random_mask(128, 256, seed)
+        plan = emulated_cusparselt.plan(mask, dtype)
+        for one, masked in zip(plan, (mask, mask.t()), strict=False):
+            whole = torch._cslt_compress(masked.to(dtype).contiguous()).flatten()
+            assert torch.equal(one.view(torch.int16), whole[mask.numel() // 2 :].view(torch.int16))
+    assert len(compressions) == 2 + 3 * 2, "two of them for the comparison, the others are this test's"
+
+
+@pytest.mark.parametrize("direction", [0, 2])
+def test_a_kernel_that_writes_other_metadata_is_not_taken(emulated_cusparselt, compressions, monkeypatch, direction):
+    real = torch._sparse_semi_structured_tile
+
+    def other(*args, **options):
+        found = real(*args, **options)
+        found[direction].view(torch.int16)[-1] ^= 1
+        return found
+
+    monkeypatch.setattr(torch, "_sparse_semi_structured_tile", other)
+    mask = random_mask(128, 128)
+    for _ in range(2):
+        plan = emulated_cusparselt.plan(mask, torch.bfloat16)
+        whole = torch._cslt_compress(mask.bfloat16()).flatten()
+        assert torch.equal(plan[0].view(torch.int16), whole[mask.numel() // 2 :].view(torch.int16))
+    assert len(compressions) == 2 * 3
+    verification.verify(emulated_cusparselt, (128, 128), torch.bfloat16, torch.device("cpu"))
+
+
+def test_sides_that_the_kernel_does_not_take_and_one_that_fails_go_to_the_library(
+    emulated_cusparselt, compressions, monkeypatch
+):
+    emulated_cusparselt.plan(random_mask(64, 128), torch.bfloat16)
+
+    def fail(*_, **__):
+        raise RuntimeError("not supported")
+
+    monkeypatch.setattr(torch, "_sparse_semi_structured_tile", fail)
+    emulated_cusparselt.plan(random_mask(128, 128), torch.bfloat16)
+    assert len(compressions) == 4
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -1,9 +1,8 @@
 """Compute capability 9.0 and later: cuSPARSELt.
 
-A compressed matrix is its kept values, row by row, and then metadata, which depend on the mask alone. The library
-finds the mask by what is nonzero, so it is given ones under the mask, once for each mask; of a weight it would miss
-the kept zeros. At each step only the values are written. That the layout is this one is part of what `verification`
-shows: it compares products with weights that are packed so.
+A compressed matrix is its kept values, row by row, and then metadata, which depend on the mask alone
+(`tmask.nn.packing.metadata`). At each step only the values are written. That the layout is this one is part of what
+`verification` shows: it compares products with weights that are packed so.
 The algorithm of a product is chosen, and checked, by `tmask.nn.packing.algorithms`.
 """
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tmask.nn.packing.algorithms import SparseProduct, algorithm
+from tmask.nn.packing.metadata import metadata_of
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
 from tmask.nn.packing.values import kept_of, write_both
 
@@ -38,11 +38,8 @@ class Cusparselt(Route):
         return ""
 
     def plan(self, mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """Of each direction: the metadata, from ones under the mask; then of each, where the kept values lie."""
-        half = mask.numel() // 2
-        ones = mask.to(dtype)
-        metadata = [torch._cslt_compress(one.contiguous()).view(-1)[half:].clone() for one in (ones, ones.t())]
-        return [*metadata, *kept_of(mask, dtype)]
+        """Of each direction the metadata; then of each, where the kept values lie."""
+        return [*metadata_of(mask, dtype), *kept_of(mask, dtype)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Metadata from the plan, in new memory, and the values written before it."""
