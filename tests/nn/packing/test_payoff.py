@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -86,6 +89,30 @@ def test_steps_are_timed_whole(unpacked):
     assert timing.tokens == 16
     assert min(timing.dense, timing.masked, timing.sparse) > 0
     assert unpacked.packs >= 2  # the sparse step packs
+
+
+def test_other_threads_may_use_the_device_while_a_step_is_captured(monkeypatch):
+    """A DataLoader with pin_memory has one that does, at any time."""
+    modes, steps = [], []
+
+    def graph(_, capture_error_mode="global"):
+        modes.append(capture_error_mode)
+        return contextlib.nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {
+        "device": lambda _: contextlib.nullcontext(),
+        "stream": lambda _: contextlib.nullcontext(),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "CUDAGraph": lambda: SimpleNamespace(replay="replay"),
+        "graph": graph,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    assert graph_timing.captured(lambda: steps.append(0), torch.device("cuda", 0)) == "replay"
+    assert modes == ["thread_local"]
+    assert len(steps) == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
