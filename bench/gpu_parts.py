@@ -121,10 +121,7 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
     graphed: dict[str, Callable[[], Any]] = {}
     updates: dict[str, dict[str, Callable[[], Any]]] = {}
     for backend in ("dense", "masked", "semi_structured"):
-        # The same weights for every backend, hence the same masks.
-        torch.manual_seed(0)
-        model = GptBlock(base.in_features).to(device, torch.bfloat16)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        model, optimizer = _block_and_optimizer(base, device)
         if backend != "dense":
             try:
                 asked = WhenAsked()
@@ -153,6 +150,31 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
         return
     for backend, seconds in seconds_in_graphs.items():
         yield dataclasses.replace(base, backend=backend, quantity="graph_step_seconds", value=seconds)
+
+
+def auto(base: Row, size: tuple[int, int], device: torch.device, solver: str, repeats: int) -> Iterator[Row]:
+    """A step of a GPT block in a graph with what "auto" takes for that, over a dense one; both in turn."""
+    x = torch.randn(*size, base.in_features, device=device, dtype=torch.bfloat16)
+    graphed: dict[str, Callable[[], Any]] = {}
+    taken = ""
+    for backend in ("dense", "auto"):
+        model, optimizer = _block_and_optimizer(base, device)
+        if backend == "auto":
+            layers = sparsify(
+                model, "2:4", solver=solver, optimizer=optimizer, tokens=x[..., 0].numel(), cuda_graphs=True
+            ).layers
+            taken = f"{sum(layer.backend == 'semi_structured' for layer in layers)} of {len(layers)} packed"
+        graphed[backend] = _graphed_step(model, optimizer, x)
+    seconds = time_in_turn(graphed, device, repeats)
+    ratio = seconds["auto"] / seconds["dense"]
+    yield dataclasses.replace(base, route=taken, backend="auto", quantity="graph_step_over_dense", value=ratio)
+
+
+def _block_and_optimizer(base: Row, device: torch.device) -> tuple[GptBlock, torch.optim.Optimizer]:
+    """The same weights for every backend, hence the same masks."""
+    torch.manual_seed(0)
+    model = GptBlock(base.in_features).to(device, torch.bfloat16)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
 
 @dataclass(frozen=True)
