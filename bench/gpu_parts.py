@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,17 @@ from torch.nn import functional
 
 import tmask
 from bench.gpt_block import GptBlock, gradients, training_step
+from tmask.blocks.pattern import Pattern
 from tmask.errors import TmaskError
 from tmask.nn import GraphedStep, sparsify
+from tmask.nn.mask.gradient import Gradient
 from tmask.nn.packing.graph_timing import measure_graphs
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.timing import measure_linear, time_in_turn
 from tmask.nn.packing.trials import random_mask
 from tmask.nn.packing.verification import verify
+from tmask.nn.training.schedules import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +119,26 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
     x = torch.randn(*size, base.in_features, device=device, dtype=torch.bfloat16)
     steps: dict[str, Callable[[], Any]] = {}
     graphed: dict[str, Callable[[], Any]] = {}
-    seconds_of_renewal: dict[str, float] = {}
+    updates: dict[str, dict[str, Callable[[], Any]]] = {}
     for backend in ("dense", "masked", "semi_structured"):
-        # The same weights for every backend, hence the same masks.
-        torch.manual_seed(0)
-        model = GptBlock(base.in_features).to(device, torch.bfloat16)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        model, optimizer = _block_and_optimizer(base, device)
         if backend != "dense":
             try:
-                sparsifier = sparsify(model, "2:4", solver=solver, optimizer=optimizer, backend=backend)
+                asked = WhenAsked()
+                sparsify(model, "2:4", solver=solver, schedule=asked, optimizer=optimizer, backend=backend)
             except TmaskError as error:
                 yield dataclasses.replace(base, backend=backend, failure=str(error))
                 continue
-            seconds_of_renewal[backend] = sparsifier.metrics()["seconds"]
+            updates[backend] = {"plain": optimizer.step, "renewal": partial(_renew, asked, optimizer)}
         steps[backend] = training_step(model, optimizer, x)
         graphed[backend] = _graphed_step(model, optimizer, x)
     for backend, seconds in time_in_turn(steps, device, repeats).items():
         row = dataclasses.replace(base, backend=backend)
         yield dataclasses.replace(row, quantity="step_seconds", value=seconds)
-        if (once := seconds_of_renewal.get(backend)) is not None:
+        if backend in updates:
+            # What a renewal adds: its own seconds would hold what the device still had to do before it.
+            times = time_in_turn(updates[backend], device, repeats)
+            once = times["renewal"] - times["plain"]
             yield dataclasses.replace(row, quantity="renewal_seconds", value=once)
             for every in (1, 40):
                 share = once / (once + every * seconds)
@@ -145,6 +150,52 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
         return
     for backend, seconds in seconds_in_graphs.items():
         yield dataclasses.replace(base, backend=backend, quantity="graph_step_seconds", value=seconds)
+
+
+def auto(base: Row, size: tuple[int, int], device: torch.device, solver: str, repeats: int) -> Iterator[Row]:
+    """A step of a GPT block in a graph with what "auto" takes for that, over a dense one; both in turn."""
+    x = torch.randn(*size, base.in_features, device=device, dtype=torch.bfloat16)
+    graphed: dict[str, Callable[[], Any]] = {}
+    taken = ""
+    for backend in ("dense", "auto"):
+        model, optimizer = _block_and_optimizer(base, device)
+        if backend == "auto":
+            layers = sparsify(
+                model, "2:4", solver=solver, optimizer=optimizer, tokens=x[..., 0].numel(), cuda_graphs=True
+            ).layers
+            taken = f"{sum(layer.backend == 'semi_structured' for layer in layers)} of {len(layers)} packed"
+        graphed[backend] = _graphed_step(model, optimizer, x)
+    seconds = time_in_turn(graphed, device, repeats)
+    ratio = seconds["auto"] / seconds["dense"]
+    yield dataclasses.replace(base, route=taken, backend="auto", quantity="graph_step_over_dense", value=ratio)
+
+
+def _block_and_optimizer(base: Row, device: torch.device) -> tuple[GptBlock, torch.optim.Optimizer]:
+    """The same weights for every backend, hence the same masks."""
+    torch.manual_seed(0)
+    model = GptBlock(base.in_features).to(device, torch.bfloat16)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+
+@dataclass(frozen=True)
+class WhenAsked(Schedule):
+    """Masks that are renewed whenever somebody wants it."""
+
+    gradient: Gradient = "masked"
+    wanted: set[str] = dataclasses.field(default_factory=set)
+
+    def renews_at(self, step: int) -> bool:
+        return step == 0 or bool(self.wanted)
+
+    def pattern_at(self, step: int, target: Pattern) -> Pattern | None:
+        return target
+
+
+def _renew(asked: WhenAsked, optimizer: torch.optim.Optimizer) -> None:
+    """An update of the weights with a renewal after it; there are no gradients, as between steps."""
+    asked.wanted.add("now")
+    optimizer.step()
+    asked.wanted.clear()
 
 
 def _without_graph(base: Row, error: Exception) -> Row:

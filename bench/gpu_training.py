@@ -4,7 +4,8 @@
 
 Parts: `check`, errors of packed and of dense masked linear layers against float64, for forward and both gradients;
 `linear`, seconds of a layer by sizes and tokens; `packing`, of a weight at each step and of a mask at each renewal;
-`renewal`, of finding a mask; `block`, a training step of a GPT block by backend, and the renewals' share of it.
+`renewal`, of finding a mask; `block`, a training step of a GPT block by backend, with what "auto" takes too, and the
+renewals' share of it.
 Times are medians by CUDA events, taken in turn. Without a GPU it measures nothing, writes nothing, and exits with 3.
 `--dry-run` goes through all parts once on the CPU, in a small size, and writes nothing either.
 """
@@ -24,7 +25,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.gpu_parts import Row, block, check, linear, packing, renewal
+from bench.gpu_parts import Row, auto, block, check, linear, packing, renewal
 from bench.rows import RESULTS, commit
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError, TmaskError
@@ -65,6 +66,8 @@ def cases(device: torch.device, scale: Scale, solver: str) -> Iterator[Case]:
     for width, batch, length in scale.blocks:
         base = Row("block", "", "bfloat16", width, width, batch * length, "", "", None)
         yield base, lambda b=base, s=(batch, length): block(b, s, device, solver, scale.repeats)  # type: ignore[misc]
+        base = dataclasses.replace(base, backend="auto")
+        yield base, lambda b=base, s=(batch, length): auto(b, s, device, solver, scale.repeats)  # type: ignore[misc]
     for route, dtype in itertools.product(ROUTES.values(), (torch.bfloat16, torch.float16)):
         name = str(dtype).removeprefix("torch.")
         if problem := route.problem(device):
@@ -92,7 +95,7 @@ def _raising(problem: str) -> Callable[[], Iterator[Row]]:
 
 
 def measure(device: torch.device, scale: Scale, solver: str, out: Path) -> list[dict[str, Any]]:
-    """Run every case; the CSV is written anew, whole, after each, so that an interrupt loses one."""
+    """Run every case; the CSV is written anew, whole, after each number, so that an interrupt loses one."""
     machine = {
         f"gpu_{name}": value for name, value in asdict(examine(device)).items() if name not in ("problem", "torch")
     }
@@ -100,17 +103,20 @@ def measure(device: torch.device, scale: Scale, solver: str, out: Path) -> list[
     machine |= {"commit": commit(), "threads": os.environ["OMP_NUM_THREADS"], **environment()}
     rows: list[dict[str, Any]] = []
     for base, run in cases(device, scale, solver):
-        try:
-            found = list(run())
-        except (TmaskError, RuntimeError) as error:  # memory that does not suffice is one too
-            found = [dataclasses.replace(base, failure=" ".join(str(error).split()))]
-        for row in found:
+        for row in _or_failure(base, run):
             print(" ".join(str(value) for value in asdict(row).values() if value not in ("", 0)), flush=True)
-        rows += [asdict(row) | machine for row in found]
-        write_csv(out, rows, overwrite=True)
+            rows.append(asdict(row) | machine)
+            write_csv(out, rows, overwrite=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return rows
+
+
+def _or_failure(base: Row, run: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    try:
+        yield from run()
+    except (TmaskError, RuntimeError) as error:  # memory that does not suffice is one too
+        yield dataclasses.replace(base, failure=" ".join(str(error).split()))
 
 
 def main(

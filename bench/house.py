@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "tmask.nn.distributed": "",
     "tmask.nn.libraries": "tmask.files",
     "tmask.nn.mask": "tmask.blocks",
-    "tmask.nn.packing": "tmask.blocks tmask.files tmask.nn.mask",
+    "tmask.nn.packing": "tmask.version tmask.blocks tmask.files tmask.nn.mask",
     "tmask.nn.layers": f"tmask {CORE} tmask.showing tmask.nn.distributed tmask.nn.libraries tmask.nn.mask "
     "tmask.nn.packing",
     "tmask.nn.training": "tmask tmask.blocks tmask.judging tmask.solving tmask.showing tmask.nn.distributed "

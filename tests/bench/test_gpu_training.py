@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import subprocess
 import sys
 
@@ -47,7 +49,7 @@ def test_without_a_gpu_it_measures_nothing_and_says_so(tmp_path):
 def test_every_part_yields_its_numbers(unpacked, tmp_path):
     rows = run(tmp_path / "gpu.csv")
     assert {"gpu_device", "gpu_capability", "commit", "cpu", "torch", "value", "failure"} <= set(rows[0])
-    mine = [row for row in rows if row["route"] in ("unpacked", "")]
+    mine = [row for row in rows if row["route"] not in routes.ROUTES or row["route"] == "unpacked"]
     assert not any(row["failure"] for row in mine)
     quantities = {}
     for row in mine:
@@ -73,12 +75,16 @@ def test_every_part_yields_its_numbers(unpacked, tmp_path):
         "block": {
             "step_seconds",
             "graph_step_seconds",
+            "graph_step_over_dense",
             "renewal_seconds",
             "renewal_share_every_1",
             "renewal_share_every_40",
         },
     }
-    assert {row["backend"] for row in mine if row["part"] == "block"} == {"dense", "masked", "semi_structured"}
+    assert {row["backend"] for row in mine if row["part"] == "block"} == {"dense", "masked", "semi_structured", "auto"}
+    (auto,) = [row for row in mine if row["backend"] == "auto"]
+    assert float(auto["value"]) > 0
+    assert auto["route"] in [f"{count} of 4 packed" for count in range(5)]
     assert {(row["dtype"], row["tokens"]) for row in mine if row["part"] == "linear"} == {
         (dtype, tokens) for dtype in ("bfloat16", "float16") for tokens in ("8", "13")
     }
@@ -90,6 +96,31 @@ def test_every_part_yields_its_numbers(unpacked, tmp_path):
     assert 0 < share["renewal_share_every_40"] < share["renewal_share_every_1"] < 1
     expected = share["renewal_seconds"] / (share["renewal_seconds"] + 40 * share["step_seconds"])
     assert share["renewal_share_every_40"] == pytest.approx(expected)
+
+
+def test_renewals_are_timed_warm_and_by_what_they_add_to_a_step(unpacked, tmp_path, monkeypatch):
+    """The first one compiles and verifies, and its own figure holds what the device still had to do before it."""
+    monkeypatch.setattr("tmask.nn.training.sparsifier.Sparsifier.metrics", lambda _: {"seconds": 1e9})
+    found = [row for row in run(tmp_path / "gpu.csv") if row["quantity"] == "renewal_seconds"]
+    assert {row["backend"] for row in found} == {"masked", "semi_structured"}
+    assert all(0 < float(row["value"]) < 10 for row in found)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_numbers_are_kept_as_they_come(tmp_path, monkeypatch, error):
+    """A case of many numbers may be cut off, or fail at the last one."""
+
+    def block(base, *_):
+        yield dataclasses.replace(base, quantity="step_seconds", value=1.0)
+        raise error("out of time")
+
+    monkeypatch.setattr(gpu_training, "block", block)
+    with contextlib.suppress(KeyboardInterrupt):
+        measure(CPU, dataclasses.replace(TINY, shapes=()), "patterns", tmp_path / "gpu.csv")
+    with (tmp_path / "gpu.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["part"], row["backend"]) == ("block", "")]
+    assert rows[0]["value"] == "1.0"
+    assert [row["failure"] for row in rows[1:]] == ([] if error is KeyboardInterrupt else ["out of time"])
 
 
 def test_what_cannot_be_captured_leaves_the_eager_times(unpacked, tmp_path, monkeypatch):

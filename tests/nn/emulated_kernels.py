@@ -54,8 +54,12 @@ def tile(weight, algorithm="", use_cutlass=True):
     assert weight.stride(1) == 1
     assert weight.shape[1] % 32 == 0
     assert algorithm == "largest_values_greedy"
-    assert use_cutlass
     mask = _greedy(weight)
+    if not use_cutlass:
+        assert weight.shape[0] % 128 == weight.shape[1] % 128 == 0
+        kept = torch.where(mask, weight, 0)
+        both = [compress(one.contiguous()).flatten() for one in (kept, kept.t())]
+        return both[0], both[0][weight.numel() // 2 :], both[1], both[1][weight.numel() // 2 :], _bitmask(mask)
     empty = weight.new_empty(0)
     return empty, _meta(mask), empty.clone(), _meta(mask.t().contiguous()), _bitmask(mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -68,6 +69,24 @@ def test_a_search_that_fails_costs_nothing_but_is_not_kept(searches, monkeypatch
         assert algorithm(PRODUCT, CPU) == 0
     monkeypatch.setattr(algorithms, "_chosen", {})
     assert algorithm(PRODUCT, CPU) == 3
+
+
+def test_a_torch_without_the_search_takes_the_default(searches, monkeypatch, caplog):
+    """torch calls the function deprecated."""
+    monkeypatch.delattr(torch, "_cslt_sparse_mm_search")
+    with caplog.at_level(logging.WARNING, "tmask"):
+        assert algorithm(PRODUCT, CPU) == 0
+    assert "no algorithm was searched for 64x128, 64 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("damaged", [True, -1, 2.0, "3", None])
+def test_a_number_that_is_none_is_searched_for_again(searches, tmp_path, damaged):
+    algorithm(PRODUCT, CPU)
+    file = tmp_path / "tmask-measured.json"
+    file.write_text(json.dumps({key: damaged for key in json.loads(file.read_text())}))
+    algorithms._chosen.clear()
+    assert algorithm(PRODUCT, CPU) == 3
+    assert searches == [64, 64]
 
 
 def test_few_tokens_many_counts_and_trials_are_not_searched_for(searches):

@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.nn.linears import mask_of, masked_linear, master_of
 from tests.nn.two_four import random_mask
-from tmask.nn.packing import attaching
+from tmask.errors import KernelError
+from tmask.nn.packing import attaching, metadata, verification
 from tmask.nn.packing.operators import packed_product
 from tmask.nn.packing.routes import ROUTES
 from tmask.nn.packing.values import kept_places, write_kept
@@ -79,6 +80,61 @@ def test_packed_bytes_are_those_of_the_library_where_no_kept_weight_is_zero(emul
         assert torch.equal(ours, theirs)
 
 
+@pytest.fixture
+def compressions(monkeypatch):
+    """How often the library has compressed."""
+    calls = []
+    real = torch._cslt_compress
+    monkeypatch.setattr(torch, "_cslt_compress", lambda one: (calls.append(one.shape), real(one))[1])
+    monkeypatch.setattr(metadata, "_alike", {})
+    return calls
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_metadata_come_from_one_kernel_where_it_was_seen_to_write_the_librarys(
+    emulated_cusparselt, compressions, dtype
+):
+    for seed in range(3):
+        mask = random_mask(128, 256, seed)
+        plan = emulated_cusparselt.plan(mask, dtype)
+        for one, masked in zip(plan, (mask, mask.t()), strict=False):
+            whole = torch._cslt_compress(masked.to(dtype).contiguous()).flatten()
+            assert torch.equal(one.view(torch.int16), whole[mask.numel() // 2 :].view(torch.int16))
+    assert len(compressions) == 2 + 3 * 2, "two of them for the comparison, the others are this test's"
+
+
+@pytest.mark.parametrize("direction", [0, 2])
+def test_a_kernel_that_writes_other_metadata_is_not_taken(emulated_cusparselt, compressions, monkeypatch, direction):
+    real = torch._sparse_semi_structured_tile
+
+    def other(*args, **options):
+        found = real(*args, **options)
+        found[direction].view(torch.int16)[-1] ^= 1
+        return found
+
+    monkeypatch.setattr(torch, "_sparse_semi_structured_tile", other)
+    mask = random_mask(128, 128)
+    for _ in range(2):
+        plan = emulated_cusparselt.plan(mask, torch.bfloat16)
+        whole = torch._cslt_compress(mask.bfloat16()).flatten()
+        assert torch.equal(plan[0].view(torch.int16), whole[mask.numel() // 2 :].view(torch.int16))
+    assert len(compressions) == 2 * 3
+    verification.verify(emulated_cusparselt, (128, 128), torch.bfloat16, torch.device("cpu"))
+
+
+def test_sides_that_the_kernel_does_not_take_and_one_that_fails_go_to_the_library(
+    emulated_cusparselt, compressions, monkeypatch
+):
+    emulated_cusparselt.plan(random_mask(64, 128), torch.bfloat16)
+
+    def fail(*_, **__):
+        raise RuntimeError("not supported")
+
+    monkeypatch.setattr(torch, "_sparse_semi_structured_tile", fail)
+    emulated_cusparselt.plan(random_mask(128, 128), torch.bfloat16)
+    assert len(compressions) == 4
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_kept_zeros_keep_their_places(emulated_cusparselt, dtype):
     """Metadata of a weight with kept zeros are another mask's, and wrong for the values of the next step."""
@@ -99,7 +155,7 @@ def test_kept_zeros_keep_their_places(emulated_cusparselt, dtype):
     assert not torch.equal(packed_product(tokens, [taken_from_weight], 64, "cusparselt"), masked[1])
 
 
-def test_values_are_written_where_they_were_and_a_new_mask_moves_them(emulated_cusparselt):
+def test_steps_and_new_masks_are_written_where_the_old_values_were(emulated_cusparselt):
     layer = masked_linear(dtype=torch.float32)
     attaching.attach(layer)
     x = torch.randn(8, 128)
@@ -119,12 +175,11 @@ def test_values_are_written_where_they_were_and_a_new_mask_moves_them(emulated_c
         if refresh:
             attaching.refresh(layer)
         assert both() == first
-    mask_of(layer).copy_(random_mask(64, 128, 7))
-    kept = vars(layer)["_tmask_packed"].operands.copy()  # so that their memory is not given away
-    attaching.refresh(layer)
-    last = both()
-    assert all(set(last[dtype]).isdisjoint(first[dtype]) for dtype in HALVES)
-    assert set(kept) == set(HALVES)
+    for seed, refresh in ((7, True), (8, False)):
+        mask_of(layer).copy_(random_mask(64, 128, seed))
+        if refresh:
+            attaching.refresh(layer)
+        assert both() == first
 
 
 def test_places_of_a_mask_are_narrow_and_in_order():
@@ -169,6 +224,26 @@ def test_a_result_that_comes_transposed_stays_so_where_that_is_allowed(emulated_
         assert (foretold.shape, foretold.stride()) == (result.shape, result.stride()), "compiled code goes by it"
     again = packed_product(free, packed, 64, "cusparselt")
     assert torch.equal(again, packed_product(plain, packed, 64, "cusparselt"))
+
+
+def spoilt_by_columns(monkeypatch):
+    real = torch._cslt_sparse_mm
+    monkeypatch.setattr(torch, "_cslt_sparse_mm", lambda a, b, **k: real(a, b, **k) + b.is_contiguous())
+
+
+def test_products_of_tokens_by_columns_are_verified_too(emulated_cusparselt, monkeypatch):
+    spoilt_by_columns(monkeypatch)
+    with pytest.raises(KernelError, match="256 tokens by columns, without bias, is off by"):
+        attaching.attach(masked_linear(dtype=torch.float16))
+
+
+def test_where_results_are_not_transposed_tokens_by_columns_are_copied(emulated_cusparselt, monkeypatch):
+    """Both ways round at once no device has seen: the library would transpose the result of a transposed operand."""
+    spoilt_by_columns(monkeypatch)
+    layer = masked_linear()
+    attaching.attach(layer)
+    x = torch.randn(128, 16).bfloat16()
+    assert torch.equal(layer(x.t()), layer(x.t().contiguous()))
 
 
 def test_tokens_that_lie_by_columns_are_not_copied(emulated_cusparselt, monkeypatch):

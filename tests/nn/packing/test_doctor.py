@@ -113,6 +113,18 @@ def test_memory_that_does_not_suffice_is_told(unpacked):
     assert [timing.tokens for timing in result.timings] == [8]
 
 
+def test_a_kernel_that_fails_at_some_count_of_tokens_is_told_and_the_next_layer_judged(unpacked):
+    def measure(route, shape, dtype, device, tokens, repeats):
+        if (shape, tokens) == ((64, 64), 16):
+            raise RuntimeError("CUDA error: internal error when calling cusparseLtMatmul")
+        return Stopwatch(1)(route, shape, dtype, device, tokens, repeats)
+
+    failing, fine = diagnose([("mlp", (64, 64)), ("up", (64, 96))], "float16", CPU, [8, 16], measure=measure)
+    assert failing.verdict == "CUDA error: internal error when calling cusparseLtMatmul"
+    assert [timing.tokens for timing in failing.timings] == [8]
+    assert [timing.tokens for timing in fine.timings] == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("dtype", "tokens", "text"),
     [("fp8", [8], "one of bfloat16, float16, float32"), ("float16", [8, 0], "0 is no count")],

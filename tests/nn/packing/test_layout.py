@@ -10,12 +10,13 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tmask
 from tests.nn.two_four import BLOCKS, random_mask
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.nn.packing.layout import Packed, bits, pack, unpack, unpack_rows
-from tmask.nn.packing.packable import DTYPES
+from tmask.nn.packing.packable import DTYPES, check_complete
 
 SPECIAL = (0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-7, 1.0)
 
@@ -31,6 +32,28 @@ def problems(draw):
         torch.rand(rows, cols, generator=generator) < draw(st.sampled_from((0, 0.3, 1))), special, weight
     )
     return weight.to(draw(st.sampled_from(DTYPES))), random_mask(rows, cols, draw(st.integers(0, 2**32 - 1)))
+
+
+def test_a_complete_mask_is_waited_for_once_and_counted_in_bytes():
+    """At each renewal every packed layer is looked at so."""
+    seen = []
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                seen.append((func.overloadpacket.__name__, result.element_size()))
+            else:
+                seen.append((func.overloadpacket.__name__, 0))
+            return result
+
+    mask = random_mask(64, 96)
+    with Called():
+        check_complete(mask)
+    names = [name for name, _ in seen]
+    assert names.count("_local_scalar_dense") == 1
+    assert "clone" not in names
+    assert max(size for _, size in seen) == 1
 
 
 @settings(max_examples=60)

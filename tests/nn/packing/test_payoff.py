@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -47,6 +50,26 @@ def test_measured_once_and_read_from_disk_by_the_next_process(clocks, monkeypatc
     assert len(clocks) == 1
 
 
+def test_another_version_of_tmask_measures_for_itself(clocks, monkeypatch):
+    payoff.pays((64, 64), torch.bfloat16, CPU, 512, True)
+    monkeypatch.setattr(payoff, "_paid", {})
+    monkeypatch.setattr(payoff, "__version__", "99", raising=False)
+    payoff.pays((64, 64), torch.bfloat16, CPU, 512, True)
+    assert len(clocks) == 2
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_kernel_that_fails_while_it_is_timed_does_not_pay(clocks, monkeypatch, graphs):
+    """Verification has seen few tokens; "auto" is the default, and must not end a training that can go on masked."""
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: internal error when calling cusparseLtMatmul")
+
+    monkeypatch.setattr(payoff, "measure_graphs" if graphs else "measure_linear", fail)
+    with pytest.warns(RuntimeWarning, match="masked products instead of packed ones: CUDA error: internal error"):
+        assert payoff.pays((64, 64), torch.bfloat16, CPU, 512, graphs)[0] is False
+
+
 @pytest.mark.parametrize(("sparse", "pays"), [(2.99, False), (2.9, True), (3.01, False)])
 def test_a_gain_within_the_noise_is_none(clocks, monkeypatch, sparse, pays):
     monkeypatch.setattr(payoff, "measure_graphs", lambda *_: GraphTiming(8, 2.9, 3.0, sparse))
@@ -66,6 +89,30 @@ def test_steps_are_timed_whole(unpacked):
     assert timing.tokens == 16
     assert min(timing.dense, timing.masked, timing.sparse) > 0
     assert unpacked.packs >= 2  # the sparse step packs
+
+
+def test_other_threads_may_use_the_device_while_a_step_is_captured(monkeypatch):
+    """A DataLoader with pin_memory has one that does, at any time."""
+    modes, steps = [], []
+
+    def graph(_, capture_error_mode="global"):
+        modes.append(capture_error_mode)
+        return contextlib.nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {
+        "device": lambda _: contextlib.nullcontext(),
+        "stream": lambda _: contextlib.nullcontext(),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "CUDAGraph": lambda: SimpleNamespace(replay="replay"),
+        "graph": graph,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    assert graph_timing.captured(lambda: steps.append(0), torch.device("cuda", 0)) == "replay"
+    assert modes == ["thread_local"]
+    assert len(steps) == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

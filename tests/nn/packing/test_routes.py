@@ -120,6 +120,13 @@ def test_trial_masks_are_complete():
     assert mask.t().reshape(96, -1, 4).sum(-1).eq(2).all()
 
 
+def test_trials_do_not_follow_torchs_default_device():
+    """As `torch.set_default_device("cuda")` sets it: their generators are the CPU's."""
+    here = trials.random_mask(64, 96, torch.device("cpu"))
+    with torch.device("meta"):
+        assert torch.equal(trials.random_mask(64, 96, torch.device("cpu")), here)
+
+
 def test_pays_measures_once_and_says_what(route):
     kind, device = route
     answer, why = payoff.pays((64, 128), torch.bfloat16, device, tokens=32)

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.nn.linears import masked_linear, master_of
 from tests.nn.two_four import random_mask
@@ -59,6 +61,22 @@ def test_codes_are_bytes_and_tell_the_mask():
     assert torch.equal(values._mask_of(codes_t.t(), codes.t()), mask.t())
 
 
+def test_codes_wait_for_no_device():
+    """At a renewal each layer has new ones; what counts its entries would be waited for, and hold 8 bytes for each."""
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            seen.extend((str(func), one.element_size()) for one in tree_leaves(result))
+            return result
+
+    mask, seen = random_mask(48, 80), []
+    with Called():
+        values.kept_codes(mask)
+    assert {size for _, size in seen} == {1}
+    assert not [name for name, _ in seen if "nonzero" in name]
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("given", [*HALVES, torch.float32])
 def test_both_directions_without_a_kernel(given, dtype):
@@ -77,6 +95,12 @@ def test_with_a_kernel_codes_are_kept_and_one_launch_a_step_writes(kernel):
     before = kernel.calls
     assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
     assert kernel.calls == before + 1
+
+
+def test_a_kernel_is_tried_whatever_torchs_default_device_is(kernel):
+    mask = random_mask(48, 80)
+    with torch.device("meta"):
+        assert values.kept_of(mask, torch.bfloat16)[0].dtype == torch.uint8
 
 
 @pytest.mark.parametrize("direction", [0, 1])
@@ -101,6 +125,22 @@ def test_a_kernel_that_rounds_otherwise_is_given_rounded_weights(kernel):
     kept = values.kept_of(mask, torch.bfloat16)
     assert kept[0].dtype == torch.uint8
     assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
+
+
+def test_a_backward_pass_over_values_that_the_kernel_has_written_since_fails_loudly(emulated_cusparselt, kernel):
+    """A kernel writes by address, where torch cannot see it."""
+    honest = kernel.launch
+    values._launch = lambda weight, codes, out, out_t: honest(weight, codes, out.data, out_t.data)
+    layer = masked_linear()
+    attaching.attach(layer)
+    result = layer(torch.randn(8, 128).bfloat16().requires_grad_())
+    before = kernel.calls
+    with torch.no_grad():
+        master_of(layer).mul_(2)
+    attaching.refresh(layer)
+    assert kernel.calls > before
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
 
 
 def test_a_kernel_that_fails_in_the_middle_of_training_is_replaced_by_torch(kernel, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ import tmask
 from tests.nn.unpacked_route import unpacked  # noqa: F401 - a fixture
 from tmask.nn import GraphedStep, Periodic, sparsify
 from tmask.nn.packing import payoff
-from tmask.nn.training import graphed
+from tmask.nn.training import graphed, reminder
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -51,7 +53,7 @@ def test_it_trains_as_the_plain_step_and_steps_need_no_other_capture(captures):
             if graph and count == 2:
                 assert len(captures) == 1  # values were written in place, twice
     assert losses[:9] == losses[9:]
-    assert len(captures) <= 4  # of the first masks, and after each renewal
+    assert len(captures) == 1  # new masks are written in place as well
 
 
 def test_packed_weights_that_lie_elsewhere_ask_for_another_capture(captures, monkeypatch):
@@ -61,6 +63,51 @@ def test_packed_weights_that_lie_elsewhere_ask_for_another_capture(captures, mon
         monkeypatch.setattr(graphed, "addresses", lambda module, places=places: places)
         step()
     assert len(captures) == 2
+
+
+def test_the_graph_before_is_let_go_of_before_another_is_captured(monkeypatch):
+    """Both at once would take the memory of two steps."""
+    alive = []
+
+    class Graph:
+        def __init__(self, step):
+            self.replay = step
+
+    def capture(step, device):
+        assert [one for one in alive if one() is not None] == []
+        step()
+        graph = Graph(step)
+        alive.append(weakref.ref(graph))
+        return lambda graph=graph: graph.replay()
+
+    monkeypatch.setattr(graphed, "captured", capture)
+    model = nn.Linear(8, 8)
+    step = GraphedStep(model, lambda: model(torch.ones(2, 8)).sum())
+    for place in range(3):
+        monkeypatch.setattr(graphed, "addresses", lambda module, place=place: (place,))
+        torch.testing.assert_close(step(), model(torch.ones(2, 8)).sum())
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_pass_that_is_captured_fetches_nothing(monkeypatch, every):
+    """The word about steps that nobody tells of looks at the weights; a capture is no pass, and allows no waiting."""
+    capturing, fetched = [False], []
+    real = reminder.fingerprint
+    monkeypatch.setattr(reminder, "fingerprint", lambda weight: (fetched.append(capturing[0]), real(weight))[1])
+    monkeypatch.setattr(reminder, "being_captured", lambda: capturing[0], raising=False)
+
+    def capture(step, device):
+        for run in range(4):  # three to warm up
+            capturing[0] = run == 3
+            step()
+        capturing[0] = False
+        return step
+
+    monkeypatch.setattr(graphed, "captured", capture)
+    model, _, passes = model_and_step("masked", every=every)
+    GraphedStep(model, passes)()
+    assert fetched
+    assert not any(fetched)
 
 
 def test_masked_layers_never_need_another_capture(captures):

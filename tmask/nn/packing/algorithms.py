@@ -71,7 +71,7 @@ def algorithm(product: SparseProduct, device: torch.device) -> int:
         return DEFAULT  # a search measures, and waits for the device
     name = remembered.key_of("algorithm", device, *astuple(product))
     known = remembered.recall(name, device)
-    if isinstance(known, int):
+    if type(known) is int and known >= 0:  # True is an int as well
         _chosen[key] = known
     elif (found := _search(product, device)) is None:
         _chosen[key] = DEFAULT
@@ -96,7 +96,8 @@ def _search(product: SparseProduct, device: torch.device) -> int | None:
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             found, right = _searched(product, device)
-    except RuntimeError as error:  # memory that does not suffice is one, and whatever a private operator raises
+    # Memory that does not suffice, whatever a private operator raises, or that there is none any more.
+    except (RuntimeError, AttributeError) as error:
         log.warning("no algorithm was searched for %s: %s", what, " ".join(str(error).split())[:300])
         return None
     if not right:

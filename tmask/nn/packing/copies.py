@@ -32,7 +32,7 @@ class Copies:
         full: a mask that keeps fewer than two of four, filled up; None for one that needs no more.
         plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
         operands: the weight and its transpose, by dtype.
-        outdated: operands of these plans from an earlier weight, whose memory is written to again.
+        outdated: operands of an earlier weight or mask, whose memory is written to again.
     """
 
     route: str
@@ -52,8 +52,8 @@ class Copies:
     def add(self, weight: Tensor, masked: Masked, dtype: torch.dtype) -> None:
         """Pack for one dtype; what was packed from other contents is outdated.
 
-        Under a new mask new tensors replace the old ones, which a pending backward pass may still hold; under the same
-        mask the route may write to the old ones.
+        The route may write to the old tensors, so that a captured graph goes on with the new contents; a backward pass
+        that is pending then raises.
 
         Raises:
             InvalidMaskError: the mask is not a complete 2:4 one.
@@ -71,8 +71,6 @@ class Copies:
             else:
                 check_complete(mask)
             self.plans.clear()
-            self.operands.clear()
-            self.outdated.clear()
             self.mask_stamp = mask_stamp
         stamp = (*_stamp(weight), *mask_stamp)
         if stamp != self.stamp:
@@ -81,18 +79,18 @@ class Copies:
         # What fills a mask up must be 0; else the plan leaves out what the mask prunes.
         contents = masked.values(weight) if self.full is not None or masked.smoothing else weight.contiguous()
         # A plan costs a kernel and a comparison of its own; under one mask, steps change the weight alone.
-        if dtype not in self.plans:
+        new = dtype not in self.plans
+        if new:
             self.plans[dtype] = route.plan(mask if self.full is None else self.full, dtype)
         old, plan = self.outdated.pop(dtype, None), self.plans[dtype]
-        if old is None:
+        if old is None or (new and not route.remask(old, plan)):
             self.operands[dtype] = route.pack(contents.to(dtype), plan)
         else:
             self.operands[dtype] = route.repack(old, contents, plan)
 
     def outdate(self) -> list[torch.dtype]:
         """Take the weight for changed since it was packed, and return for which dtypes it was packed."""
-        if self.operands:
-            self.outdated, self.operands = self.operands, {}
+        self.outdated, self.operands = self.outdated | self.operands, {}
         return list(self.outdated)
 
 

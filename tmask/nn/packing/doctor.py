@@ -151,14 +151,8 @@ def _measured(
         break_even = next(
             (count for count in _COUNTS if measure(route, shape, dtype, device, count, _QUICK).speed_up >= 1), None
         )
-    except KernelError as error:
-        return Diagnosis("", shape, reason=str(error))
-    except torch.cuda.OutOfMemoryError:
-        return Diagnosis(
-            "",
-            shape,
-            reason="no memory to measure it; give fewer --tokens",
-            timings=tuple(timings),
-            graphs=tuple(graphs),
-        )
+    except RuntimeError as error:  # wrong products, or whatever a private operator raises
+        full = isinstance(error, torch.cuda.OutOfMemoryError)
+        reason = "no memory to measure it; give fewer --tokens" if full else str(error)
+        return Diagnosis("", shape, reason=reason, timings=tuple(timings), graphs=tuple(graphs))
     return Diagnosis("", shape, timings=tuple(timings), graphs=tuple(graphs), break_even=break_even)

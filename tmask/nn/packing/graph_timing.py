@@ -86,7 +86,8 @@ def captured(step: Callable[[], Any], device: torch.device) -> Callable[[], Any]
                     step()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads go on, such as the one that pins memory for a DataLoader; by default that is an error.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 step()
     except torch.cuda.OutOfMemoryError:
         raise

@@ -75,7 +75,7 @@ def _product(
         tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
     kernels = ROUTES[route]
     # What another product has left transposed some kernels read as it is.
-    if not (kernels.takes_transposed and tokens.t().is_contiguous()):
+    if not (kernels.takes_transposed(tokens.dtype) and tokens.t().is_contiguous()):
         tokens = tokens.contiguous()
     result = kernels.product(tokens, operand, rows, bias)[:count]  # before, (T + missing, rows)
     return result if any_strides else result.contiguous()

@@ -7,13 +7,13 @@ import warnings
 
 import torch
 
-from tmask.errors import KernelError
 from tmask.nn.packing import remembered
 from tmask.nn.packing.graph_timing import measure_graphs
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.support import find_fitting
 from tmask.nn.packing.timing import measure_linear
 from tmask.nn.packing.verification import verify
+from tmask.version import __version__
 
 log = logging.getLogger("tmask")
 
@@ -58,7 +58,9 @@ def _known(
     route: Route, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, tokens: int, graphs: bool
 ) -> tuple[bool, str]:
     """From disk, or measured; what could not be measured is tried again in the next process."""
-    key = remembered.key_of("payoff", device, route.name, shape, dtype, tokens, "graph" if graphs else "eager")
+    mode = "graph" if graphs else "eager"
+    # With our own version: what packs and multiplies is ours in part.
+    key = remembered.key_of("payoff", device, __version__, route.name, shape, dtype, tokens, mode)
     known = remembered.recall(key, device)
     if isinstance(known, list) and list(map(type, known)) == [bool, str]:
         return known[0], known[1]
@@ -83,12 +85,12 @@ def _measured(
             timing = measure_linear(route, (rows, cols), dtype, device, tokens)
             sparse, masked = timing.sparse, timing.masked
             parts = f"({1e3 * timing.pack:.3g} of them packing)"
-    except KernelError as error:
+    except torch.cuda.OutOfMemoryError as error:
+        return False, f"no memory to measure it with {tokens} tokens ({error})", False
+    except RuntimeError as error:  # wrong products, or whatever a private operator raises
         # A warning: nobody has asked for this kernel by name, and training can go on without it.
         warnings.warn(f"masked products instead of packed ones: {error}", RuntimeWarning, stacklevel=2)
         return False, str(error), False
-    except torch.cuda.OutOfMemoryError as error:
-        return False, f"no memory to measure it with {tokens} tokens ({error})", False
     # Against the masked product, which the layer runs otherwise; a dense one is not to be had under a mask.
     text = f"{route.name}: {1e3 * sparse:.3g} ms packed {parts} against {1e3 * masked:.3g} ms masked"
     return faster(sparse, masked), f"{text}, measured with {tokens} tokens", True

@@ -45,9 +45,14 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
         if not _kernel_writes(weight.device, weight.dtype, out.dtype):
             weight = weight.to(out.dtype)
         try:
-            return _launch(weight, kept, out, out_t)
+            _launch(weight, kept, out, out_t)
         except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
             _give_up(weight.device, f"it failed: {error}")
+        else:
+            # The kernel writes by address: untold, torch would take a pending backward pass over the new values.
+            for one in (out, out_t):
+                torch.autograd.graph.increment_version(one)
+            return
         kept = list(kept_places(_mask_of(*kept)))
     weight = weight.to(out.dtype)
     for places, one in zip(kept, (out, out_t), strict=True):
@@ -78,8 +83,11 @@ def write_kept(weight: Tensor, places: Tensor, out: Tensor) -> None:
 
 
 def _codes(mask: Tensor) -> Tensor:
-    places = mask.reshape(-1, 4).nonzero()[:, 1].view(mask.shape[0], -1, 2)  # ascending, as nonzero goes
-    return (places[..., 0] | places[..., 1] << 2).to(torch.uint8)
+    # In bytes, and without counting: what counts has to be waited for.
+    a, b, c, d = torch.unflatten(mask.view(torch.uint8), -1, (-1, 4)).unbind(-1)  # (lines, groups) each
+    first = (1 - a) * (2 - b)  # 0 where the first entry is kept, else 1 or 2
+    second = 3 - (1 - d) * (2 - c)
+    return first | second << 2
 
 
 def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
@@ -106,7 +114,7 @@ def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype)
     try:
         mask = random_mask(*_TRIAL, device)
         # Numbers that rounding moves, up and down, with both zeros among them.
-        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0)).to(device, given)
+        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
         weight[::7, ::5] = -0.0
         found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
         _launch(weight, list(kept_codes(mask)), found[0], found[1])

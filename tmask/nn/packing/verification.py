@@ -80,8 +80,11 @@ def _check_places(route: Route, operand: list[Tensor], matrix: Tensor, what: str
 def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, generator: torch.Generator) -> None:
     rows, cols = matrix.shape
     dtype, device = matrix.dtype, matrix.device
-    for count, with_bias in itertools.product(_COUNTS, (False, True)):
+    # Padded tokens are copied, so that only the others can lie by columns.
+    layouts = [(count, False) for count in _COUNTS] + [(_COUNTS[-1], True)] * route.takes_transposed(dtype)
+    for (count, by_columns), with_bias in itertools.product(layouts, (False, True)):
         tokens = torch.randn(count, cols, generator=generator, device=device).to(dtype)
+        tokens = tokens.t().contiguous().t() if by_columns else tokens
         bias = torch.randn(rows, generator=generator, device=device).to(dtype) if with_bias else None
         result = packed_product(tokens, operand, rows, route.name, bias).double()
         # In float64, whose own rounding is nothing here, so that the whole error is the kernel's.
@@ -94,7 +97,5 @@ def _check_sums(route: Route, operand: list[Tensor], matrix: Tensor, what: str, 
         error = float(((result - expected).abs() / size.clamp_min(torch.finfo(dtype).tiny)).nan_to_num(torch.inf).max())
         # Rounding the result is half an eps of it, and the bias may be one more; a lost weight is far above.
         if error > 2 * torch.finfo(dtype).eps:
-            raise KernelError(
-                f"{what}, {count} tokens, {'with' if with_bias else 'without'} bias, is off by {error:.2g} of its "
-                "size; use backend 'masked' here"
-            )
+            given = f"{count} tokens{' by columns' * by_columns}, {'with' if with_bias else 'without'} bias"
+            raise KernelError(f"{what}, {given}, is off by {error:.2g} of its size; use backend 'masked' here")

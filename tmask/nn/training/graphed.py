@@ -1,7 +1,8 @@
-"""A training step's forward and backward passes as one CUDA graph, captured anew when masks were renewed.
+"""A training step's forward and backward passes as one CUDA graph, captured anew when what it reads has moved.
 
-torch's own `make_graphed_callables` captures once. Under a new mask packed weights lie elsewhere, and a graph that was
-captured before would go on with the old ones, silently; so this one looks, before each replay, where they lie.
+torch's own `make_graphed_callables` captures once. Steps and new masks are written where the old ones were, but a layer
+may begin or end to be packed, or be moved; a graph that was captured before would go on with memory that nobody writes
+any more, silently. So this one looks, before each replay, where everything lies.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class GraphedStep:
         """
         lies = self._where()
         if lies != self._lies:
+            # Two graphs at once would take the memory of two steps.
+            self._replay, self._gradients = self._run, []
             self._replay = captured(self._run, self._device)
             # Those of the capture: what replays write to, even where zero_grad has let go of them since.
             self._gradients = [(one, one.grad) for one in self._model.parameters()]
@@ -54,6 +57,8 @@ class GraphedStep:
     def _run(self) -> None:
         for parameter in self._model.parameters():
             parameter.grad = None
+        # Its autograd graph would have gradients added on the stream of an earlier run.
+        self._result = None
         self._result = self._step()
 
     def _where(self) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.mask.shards import local_part
+from tmask.nn.packing.first_batch import being_captured
 from tmask.nn.training.schedules import Schedule
 
 
@@ -59,6 +60,9 @@ class Reminder:
         self._hook = self._weight.register_post_accumulate_grad_hook(self._count)  # type: ignore[no-untyped-call]
 
     def _count(self, weight: Any) -> None:
+        # What goes into a CUDA graph does not run, and may wait for nothing, as to look at the weight does.
+        if being_captured():
+            return
         if self._before is None:
             self._before = fingerprint(local_part(weight))
         self._passes += 1

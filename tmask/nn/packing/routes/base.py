@@ -23,7 +23,6 @@ class Route(ABC):
         hardware: where it runs, for reports.
         dtypes: of the weight and the tokens.
         multiple: of both sides of a weight; each is the row length of one direction.
-        takes_transposed: whether `product` takes tokens whose transpose is contiguous, too.
     """
 
     name: ClassVar[str]
@@ -31,7 +30,6 @@ class Route(ABC):
     hardware: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float16, torch.bfloat16)
     multiple: ClassVar[int]
-    takes_transposed: ClassVar[bool] = False
 
     @abstractmethod
     def problem(self, device: torch.device) -> str:
@@ -59,6 +57,14 @@ class Route(ABC):
         """
         return self.pack(weight.to(packed[0][0].dtype), plan)
 
+    def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
+        """Write what depends on the mask alone to the memory of `packed`, which was made by the plan of another mask.
+
+        `repack` writes the values then. Returns whether it was done; this implementation, as a route that cannot, does
+        nothing.
+        """
+        return False
+
     @abstractmethod
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """tokens (T, K) @ A^T + bias -> (T, rows), for the packed A (rows, K).
@@ -72,6 +78,10 @@ class Route(ABC):
 
     def transposes(self, dtype: torch.dtype) -> bool:
         """Whether products of this dtype come as views of their transposes."""
+        return False
+
+    def takes_transposed(self, dtype: torch.dtype) -> bool:
+        """Whether `product` takes tokens of this dtype whose transpose is contiguous, too."""
         return False
 
 

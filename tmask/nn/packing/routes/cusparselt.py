@@ -1,9 +1,8 @@
 """Compute capability 9.0 and later: cuSPARSELt.
 
-A compressed matrix is its kept values, row by row, and then metadata, which depend on the mask alone. The library
-finds the mask by what is nonzero, so it is given ones under the mask, once for each mask; of a weight it would miss
-the kept zeros. At each step only the values are written. That the layout is this one is part of what `verification`
-shows: it compares products with weights that are packed so.
+A compressed matrix is its kept values, row by row, and then metadata, which depend on the mask alone
+(`tmask.nn.packing.metadata`). At each step only the values are written. That the layout is this one is part of what
+`verification` shows: it compares products with weights that are packed so.
 The algorithm of a product is chosen, and checked, by `tmask.nn.packing.algorithms`.
 """
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tmask.nn.packing.algorithms import SparseProduct, algorithm
+from tmask.nn.packing.metadata import metadata_of
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
 from tmask.nn.packing.values import kept_of, write_both
 
@@ -25,7 +25,6 @@ class Cusparselt(Route):
     name: ClassVar[str] = "cusparselt"
     hardware: ClassVar[str] = "compute capability 9.0 and later (H100, H200, B200, RTX 50), with cuSPARSELt"
     multiple: ClassVar[int] = 16
-    takes_transposed: ClassVar[bool] = True
 
     def problem(self, device: torch.device) -> str:
         if problem := cuda_problem(device):
@@ -39,11 +38,8 @@ class Cusparselt(Route):
         return ""
 
     def plan(self, mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """Of each direction: the metadata, from ones under the mask; then of each, where the kept values lie."""
-        half = mask.numel() // 2
-        ones = mask.to(dtype)
-        metadata = [torch._cslt_compress(one.contiguous()).view(-1)[half:].clone() for one in (ones, ones.t())]
-        return [*metadata, *kept_of(mask, dtype)]
+        """Of each direction the metadata; then of each, where the kept values lie."""
+        return [*metadata_of(mask, dtype), *kept_of(mask, dtype)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Metadata from the plan, in new memory, and the values written before it."""
@@ -63,6 +59,15 @@ class Cusparselt(Route):
         write_both(weight, plan[2:], values, values_t)
         return packed
 
+    def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
+        """The metadata, behind the values: a captured CUDA graph stays valid under a new mask too."""
+        (compressed,), (compressed_t,) = packed
+        if compressed.device != plan[0].device:
+            return False
+        for one, metadata in zip((compressed, compressed_t), plan[:2], strict=True):
+            one.view(-1)[-len(metadata) :].copy_(metadata)
+        return True
+
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """The sparse matrix stands on the left, so it makes the transposed result.
 
@@ -81,6 +86,10 @@ class Cusparselt(Route):
 
     def transposes(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float16
+
+    def takes_transposed(self, dtype: torch.dtype) -> bool:
+        # Not together with a result that the library transposes, which no device was seen to do.
+        return self.transposes(dtype)
 
 
 def _with_room(metadata: Tensor, values: int, lines: int) -> Tensor:

@@ -78,6 +78,15 @@ class Cutlass(Route):
             return fresh
         return packed
 
+    def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
+        """The metadata, which are a tensor of their own."""
+        (_, meta), (_, meta_t) = packed
+        if meta.device != plan[0].device:
+            return False
+        meta.copy_(plan[0])
+        meta_t.copy_(plan[1])
+        return True
+
     def product(self, tokens: Tensor, operand: Operand, rows: int, bias: Tensor | None) -> Tensor:
         """The kernel's sparse matrix stands on the left, so it makes the transposed result."""
         values, meta = operand
