@@ -130,7 +130,7 @@ def _places(matrices: Sequence[Tiles], firsts: Sequence[int]) -> tuple[tuple[Ten
     memory = origin_of(matrices[0].weight), origin_of(matrices[0].mask)
     side = matrices[0].weight.shape[-1]
     rows = [numbers_of(*tiles, memory, first, first * side) for tiles, first in zip(matrices, firsts, strict=True)]
-    return memory, tuple(rows[0]) if len(rows) == 1 else to_device(torch.tensor(rows), memory[0].device)
+    return memory, tuple(rows[0]) if len(rows) == 1 else to_device(torch.tensor(rows, device="cpu"), memory[0].device)
 
 
 def _words(masks: Tensor) -> Tensor | None:
