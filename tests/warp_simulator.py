@@ -5,8 +5,8 @@ In between, each runs alone, in an order that is drawn anew each time; so a barr
 result in some order. Lanes that wait at different places, or that end while others wait, are an error, and so is what a
 GPU would compute in another precision than the kernel says.
 
-A barrier alone orders shared memory: on a GPU, votes and shuffles make lanes meet, and promise nothing of what they have
-written before. So an entry that one lane writes and another one touches is an error if no barrier lies between.
+A barrier alone orders shared memory: on a GPU, votes and shuffles make lanes meet, and promise nothing of what they
+have written before. So an entry that one lane writes and another one touches is an error if no barrier lies between.
 
 `SimulatedCuda` stands in for the module `numba.cuda`.
 """

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -41,14 +41,24 @@ class Driver:
         return _core().ObjectCode.from_cubin(cubin.code).get_kernel(cubin.entry)
 
     def launch(self, kernel: Any, blocks: int, stream: int, numbers: Sequence[int]) -> None:
-        core = _core()
-        core.launch(core.Stream.from_handle(stream), core.LaunchConfig(grid=blocks, block=WARP), kernel, *numbers)
+        _core().launch(_stream(stream), _grid(blocks), kernel, *numbers)
 
 
 @cache
 def _core() -> Any:
     """cuda.core, which comes with numba-cuda; has no types."""
     return importlib.import_module("cuda.core")
+
+
+# Kept, since to make them takes several times as long as a launch. Neither holds more than the number that it is of.
+@cache
+def _stream(handle: int) -> Any:
+    return _core().Stream.from_handle(handle)
+
+
+@lru_cache(1024)
+def _grid(blocks: int) -> Any:
+    return _core().LaunchConfig(grid=blocks, block=WARP)
 
 
 def start(
