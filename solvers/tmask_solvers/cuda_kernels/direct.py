@@ -80,7 +80,7 @@ def start(
     # One cubin serves all GPUs of a capability: the driver loads it for each when it is first used there.
     at = (driver, kernel.name, types, capability)
     if at not in _loaded:
-        cubin = _cubin(CubinKey(kernel.name, types, capability), kernel, numba)
+        cubin = cubin_of(CubinKey(kernel.name, types, capability), kernel, numba)
         _loaded[at] = driver.load(cubin), cubin
     code, cubin = _loaded[at]
     numbers = flattened(arguments)
@@ -136,7 +136,8 @@ def ptx_of(kernel: Any, types: Sequence[str], capability: tuple[int, int]) -> st
     return str(ptx)
 
 
-def _cubin(key: CubinKey, kernel: Kernel, numba: Numba) -> Cubin:
+def cubin_of(key: CubinKey, kernel: Kernel, numba: Numba) -> Cubin:
+    """What is kept on disk, or else compiled now and left there."""
     if (found := cubins.read(key)) is not None:
         return found
     log.info("compiling the CUDA kernel %s: some seconds, once on this machine", key.kernel)
