@@ -94,15 +94,15 @@ def start(
 def flattened(arguments: Sequence[Argument]) -> list[int]:
     """The numbers that stand for tensors and integers, in the order that numba's kernels take them."""
     numbers: list[int] = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            size = argument.element_size()
-            strides = (stride * size for stride in argument.stride())
-            numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape, *strides)
+    for argument in arguments:  # tensors last: to ask for them takes longest
+        if isinstance(argument, int):
+            numbers.append(argument)
         elif isinstance(argument, tuple):
             numbers += argument
         else:
-            numbers.append(argument)
+            size = argument.element_size()
+            numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape)
+            numbers += [stride * size for stride in argument.stride()]
     return numbers
 
 
@@ -151,12 +151,17 @@ _NAMES = {torch.bool: "boolean", torch.bfloat16: "int16"}  # bfloat16 as its bit
 
 
 def _type_name(argument: Argument) -> str:
+    if isinstance(argument, int):
+        return "int64"
     if isinstance(argument, tuple):
         return f"int64 tuple {len(argument)}"
-    if not isinstance(argument, Tensor):
-        return "int64"
+    return _array_name(argument.dtype, argument.dim())
+
+
+@cache
+def _array_name(dtype: torch.dtype, axes: int) -> str:
     # All without gaps: weights and masks come as the memory that they lie in.
-    return f"{_NAMES.get(argument.dtype) or str(argument.dtype).removeprefix('torch.')} array {argument.dim()}"
+    return f"{_NAMES.get(dtype) or str(dtype).removeprefix('torch.')} array {axes}"
 
 
 def _numba_type(name: str) -> Any:

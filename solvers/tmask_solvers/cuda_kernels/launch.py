@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class Tiles(NamedTuple):
     @property
     def number(self) -> int:
         """How many tiles it has."""
-        return int(np.prod(self.weight.shape[:4]))
+        return math.prod(self.weight.shape[:4])
 
 
 @dataclass(frozen=True, slots=True)
