@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from bench.gpu_calls import Call, Row, calls_on
+from bench.gpu_calls import CHOICES, Call, Row, calls_on
 from bench.gpu_report import report
 from bench.rows import RESULTS, commit, read_rows
 from tmask.blocks.pattern import Pattern
@@ -78,7 +78,14 @@ def measure(calls: dict[tuple[str, str], Call], timer: Timer, repeats: int, budg
 
 
 def groups_of(
-    device: str, patterns: list[Pattern], sides: list[int], dtypes: list[str], timer: Timer, repeats: int, budget: float
+    device: str,
+    patterns: list[Pattern],
+    sides: list[int],
+    dtypes: list[str],
+    timer: Timer,
+    repeats: int,
+    budget: float,
+    solvers: Sequence[str] = CHOICES,
 ) -> Iterator[list[Row]]:
     """The rows of each side, dtype and pattern; N(0, 1) weights, the same for every pattern of a size."""
     for side in sides:
@@ -88,7 +95,7 @@ def groups_of(
             for pattern in patterns:
                 print(f"{pattern}, {side} x {side}, {dtype}", file=sys.stderr)
                 head = {"n": pattern.n, "m": pattern.m, "side": side, "dtype": dtype}
-                rows = measure(calls_on(weight, pattern), timer, repeats, budget)
+                rows = measure(calls_on(weight, pattern, solvers), timer, repeats, budget)
                 yield [dict.fromkeys(COLUMNS, "") | head | row for row in rows]
 
 
@@ -108,14 +115,17 @@ def main(
     dtypes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(DTYPES),
     repeats: Annotated[int, typer.Option(help="Timed calls of each.")] = 15,
     budget: Annotated[float, typer.Option(help="Seconds for the repeats of a slow call, about.")] = 2.0,
+    solvers: Annotated[str, typer.Option(help="Those to measure, separated by commas.")] = ",".join(CHOICES),
     dry_run: Annotated[bool, typer.Option(help="Only see whether all calls work, on the CPU.")] = False,
 ) -> None:
     """Run the benchmark, and print its table."""
     if unknown := [name for name in dtypes.split(",") if name not in (*DTYPES, "float16", "float64")]:
         raise InvalidProblemError(f"no dtype {unknown[0]!r}; there are: float16, bfloat16, float32, float64")
+    if unknown := [name for name in solvers.split(",") if name not in CHOICES]:
+        raise InvalidProblemError(f"no solver {unknown[0]!r} here; there are: {', '.join(CHOICES)}")
     chosen = [Pattern.parse(text) for text in patterns.split(",")]
     lengths = [int(text) for text in sides.split(",")]
-    if dry_run:
+    if dry_run:  # by all that run on a CPU: of those that are asked for, none may
         rows = [row for group in groups_of("cpu", chosen, [64], dtypes.split(","), by_clock, 1, 0.0) for row in group]
         print(report([row | {"device": "no device"} for row in rows]))
         print("a dry run: these are times of a CPU, and nothing was measured", file=sys.stderr)
@@ -126,7 +136,8 @@ def main(
     check_output(out, overwrite=True)
     machine = {"device": torch.cuda.get_device_name(), "commit": commit()} | environment()
     rows = list(read_rows(out))
-    for group in groups_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget):
+    wanted = groups_of("cuda", chosen, lengths, dtypes.split(","), by_events, repeats, budget, solvers.split(","))
+    for group in wanted:
         # After each group, so that a run that is cut off loses one at most.
         rows = replaced(rows, [row | machine for row in group])
         write_csv(out, rows, overwrite=True)

@@ -1,15 +1,17 @@
-"""Everything that needs a GPU, in one command of at most six minutes: tests, a sanitizer, both benchmarks.
+"""Everything that needs a GPU, in one command of at most six minutes: tests, a sanitizer, the benchmarks.
 
     make gpu        or        python -m bench.gpu_all [--out FOLDER] [--dry-run]
 
-Needs torch, numba-cuda and the test tools; installs nothing. The most telling part comes first, and each has a limit
-and a log of its own, so that one that fails or is cut off loses nothing of the others. Logs, CSVs named by the device,
-and the table of parts go to one folder. Exit codes: 1 if a part failed or was cut off, 3 without a CUDA device. A dry
-run needs none: it collects the tests and makes tiny calls on the CPU, in the same parts with the same limits.
+Needs torch, numba-cuda and the test tools; installs nothing. What compiles for the others comes first, then the most
+telling part. Each has a limit and a log of its own, so that one that fails or is cut off loses nothing of the others.
+Logs, CSVs named by the device, and the table of parts go to one folder. Exit codes: 1 if a part failed or was cut off,
+3 without a CUDA device. A dry run needs none: it collects the tests, names the kernels and makes tiny calls on the CPU,
+in the same parts with the same limits.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -20,10 +22,12 @@ from typing import Annotated
 import torch
 import typer
 
+from bench.gpu_compile import DTYPES, PATTERNS
 from bench.parts_run import Part, run_parts, table
 
 NO_DEVICE = 3
-LIMIT = 360  # seconds, of all parts together
+LIMIT = 360  # seconds in all
+START = 10  # of those, until the first part begins: torch is loaded, and the driver asked
 
 ROOT = Path(__file__).parents[1]
 _PYTEST = (sys.executable, "-m", "pytest", "-v", "--durations=10")
@@ -39,26 +43,40 @@ def parts(device: str, folder: Path, dry: bool = False) -> list[Part]:
     name = re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
     small = (sys.executable, "-m", "bench.gpu_small", *(["--device=cpu"] if dry else []))
     pytest = (*_PYTEST, *(["--collect-only", "-q"] if dry else []))
+    at_once = () if dry else _workers()
     bench = ("--dry-run",) if dry else ()
     tests = "tests/bench/test_gpu.py", "tests/bench/test_gpu_training.py", "tests/cli/test_doctor.py"
     # How kernels are launched first: where that fails, all that follows is slow.
     masks = "test_cuda_direct", "test_cuda_judging", "test_midpoint_cuda"
     solving = "tests/solving/test_tensors.py", "tests/solvers/test_cuda_code.py"
-    sizes = "--patterns=2:4,4:8,8:16", "--sides=4096", "--dtypes=float32,bfloat16", "--repeats=7", "--budget=0.5"
+    masks_csv, others_csv = folder / f"gpu-{name}.csv", folder / f"gpu-others-{name}.csv"
+    # What there is to reach, then what it is compared with, which takes far longer.
+    ours = "--solvers=midpoint-cuda", f"--patterns={PATTERNS}", "--sides=4096,8192", f"--dtypes={DTYPES}"
+    others = "--patterns=4:8,2:4", "--sides=4096", "--dtypes=float32", "--repeats=5", "--budget=0.3"
     return [
+        Part("compile", (sys.executable, "-m", "bench.gpu_compile", *bench), 30),
         Part("small", small, 25),
+        Part("bench-masks", (*_bench("gpu", masks_csv), *ours, "--repeats=15", "--budget=0.2", *bench), 35),
         Part("tests-packing", (*pytest, "tests/nn/packing", "tests/nn/training/test_graphed.py", "-k", _PACKED), 45),
         Part(
             "bench-training",
             (*_bench("gpu_training", folder / f"gpu-training-{name}.csv"), "--scale=small", *bench),
             65,
         ),
-        Part("first-call", (*_bench("gpu_first", folder / f"gpu-first-{name}.csv"), *bench), 25),
-        Part("tests-masks", (*pytest, *(f"tests/solvers/{file}.py" for file in masks), "-k", "gpu"), 80),
-        Part("tests-others", (*pytest, *solving, *tests, "-k", "cuda or gpu or device or times"), 30),
+        Part("first-call", (*_bench("gpu_first", folder / f"gpu-first-{name}.csv"), "--times=2", *bench), 25),
+        Part("tests-masks", (*pytest, *at_once, *(f"tests/solvers/{file}.py" for file in masks), "-k", "gpu"), 50),
+        Part("tests-others", (*pytest, *solving, *tests, "-k", "cuda or gpu or device or times"), 25),
         Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 25, needs="compute-sanitizer"),
-        Part("bench-masks", (*_bench("gpu", folder / f"gpu-{name}.csv"), *sizes, *bench), 65),
+        Part("bench-others", (*_bench("gpu", others_csv), *others, *bench), 25),
     ]
+
+
+def _workers() -> tuple[str, ...]:
+    """Of tests that compile one kernel after the other: several processes, where pytest can have them."""
+    cores = os.cpu_count() or 1
+    if importlib.util.find_spec("xdist") is None or cores < 4:
+        return ()
+    return f"--numprocesses={min(12, cores - 2)}", "--dist=worksteal"
 
 
 def _bench(name: str, out: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ Row = dict[str, Any]
 Call = Callable[[], Row]
 
 SOLVERS = ("midpoint-cuda", "midpoint-torch", "entropic", "greedy-keep")
+_ON_CPU = "midpoint"  # with both transfers
+CHOICES = (*SOLVERS, _ON_CPU)
 _LAYERS = 4
 _SHARE_ENTRIES = 1 << 22  # enough to know which share of blocks the rounds leave
 
 
-def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
-    """What is timed on a weight (side, side), wherever that lies."""
+def calls_on(weight: Tensor, pattern: Pattern, solvers: Sequence[str] = CHOICES) -> dict[tuple[str, str], Call]:
+    """What is timed on a weight (side, side), wherever that lies, by those of the solvers that can be used there."""
     # Outside the calls, so that no allocation is timed.
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
     other = torch.empty_like(weight)
@@ -45,12 +47,15 @@ def calls_on(weight: Tensor, pattern: Pattern) -> dict[tuple[str, str], Call]:
 
     calls: dict[tuple[str, str], Call] = {("memory", "copy"): copy, ("memory", "floor"): floor}
     for name in solvers_on(weight.device.type):
+        if name not in solvers:
+            continue
         calls["masks", name] = _masks_alone(name, weight, mask, pattern, {"blocks": blocks})
         calls["solve", name] = _solving(name, weight, pattern, {"blocks": blocks})
         if name in DEVICE_AUTO:
             calls["ties", name] = _masks_alone(name, (2 * weight).round(), mask, pattern, {"blocks": blocks})
             calls["layers", name] = _together(name, weight, pattern, {"blocks": blocks})
-    calls["solve", "midpoint, CPU"] = _through_cpu(weight, pattern, {"blocks": blocks})
+    if _ON_CPU in solvers:
+        calls["solve", f"{_ON_CPU}, CPU"] = _through_cpu(weight, pattern, {"blocks": blocks})
     return calls
 
 
@@ -104,7 +109,7 @@ def _solving(name: str, weight: Tensor, pattern: Pattern, row: Row) -> Call:
 
 def _through_cpu(weight: Tensor, pattern: Pattern, row: Row) -> Call:
     def call() -> Row:
-        solution = tmask.solve(weight.cpu(), pattern, "midpoint", threads=os.cpu_count() or 1)
+        solution = tmask.solve(weight.cpu(), pattern, _ON_CPU, threads=os.cpu_count() or 1)
         # The way back is part of the price.
         solution.mask.to(weight.device)
         return row | {"gap": solution.optimality_gap}

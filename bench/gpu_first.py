@@ -52,7 +52,8 @@ def measure(device: str, pattern: str, solver: str, times: int) -> Iterator[dict
         for run in range(times):
             command = (sys.executable, "-c", _CODE, device, pattern, solver)
             environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-            output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+            # What goes wrong is said where this is run: its own words, and not the number of its exit alone.
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
             kernels = "kept" if run else "compiled"
             yield {"pattern": pattern, "solver": solver, "kernels": kernels, "run": run} | json.loads(output)
 

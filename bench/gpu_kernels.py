@@ -42,10 +42,11 @@ def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] 
 
     described = Kernel(kernel, n, m, getattr(torch, dtype), many, packed=kernel == "closed")
     with pretended(capability):
-        return direct.ptx_of(described.build(numba.cuda), _types(kernel, dtype, many), capability)
+        return direct.ptx_of(described.build(numba.cuda), types_of(kernel, dtype, many), capability)
 
 
-def _types(kernel: str, dtype: str, many: bool) -> list[str]:
+def types_of(kernel: str, dtype: str, many: bool) -> list[str]:
+    """Of its arguments, as `direct` names them."""
     from tmask_solvers.cuda_kernels.code.places import NUMBERS
 
     # bfloat16 as its bits, and rows of a mask as words.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,21 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def commit() -> str:
-    """The commit that is measured, "+" behind it if files differ; "" outside a checkout."""
+    """The commit that is measured, "+" behind it if files differ; outside a checkout what BENCH_COMMIT says, or "".
+
+    A machine that is lent gets the files alone, often without git.
+    """
     git = ("git", "-C", str(Path(__file__).parent))
-    head = subprocess.run((*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
-    # Outside a checkout `git diff` fails too, and must not read as changed files.
-    changed = (
-        subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode if head.stdout else 0
-    )
-    return head.stdout.strip() + ("+" if changed else "")
+    try:
+        head = subprocess.run(
+            (*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False
+        ).stdout
+    except FileNotFoundError:
+        head = ""
+    if not head:
+        return os.environ.get("BENCH_COMMIT", "")
+    changed = subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".."), check=False).returncode
+    return head.strip() + ("+" if changed else "")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -28,10 +28,42 @@ def test_a_barrier_orders_writes_and_reads():
     np.testing.assert_array_equal(out, (np.arange(WARP) + 1) % WARP)
 
 
-def test_without_the_barrier_results_are_wrong():
+def test_without_the_barrier_it_is_an_error():
+    with pytest.raises(AssertionError, match=r"lane \d+ touches entry \d+ with no barrier since another one did"):
+        run(turned, np.zeros(WARP, np.int64), False)
+
+
+@pytest.mark.parametrize("writes_first", [True, False])
+def test_a_vote_orders_nothing_in_memory(writes_first):
+    def kernel(cuda, out):
+        lane = cuda.threadIdx.x
+        room = cuda.shared.array(WARP, np.int64)
+        room[lane] = -1
+        cuda.syncwarp()
+        if writes_first:
+            room[lane] = lane
+        else:
+            out[lane] = room[(lane + 1) % WARP]
+        cuda.ballot_sync(0xFFFFFFFF, True)
+        if writes_first:
+            out[lane] = room[(lane + 1) % WARP]
+        else:
+            room[lane] = lane
+
+    with pytest.raises(AssertionError, match="no barrier since"):
+        run(kernel, np.zeros(WARP, np.int64))
+
+
+def test_lanes_may_repeat_what_one_of_them_writes():
+    def kernel(cuda, out):
+        room = cuda.shared.array(1, np.int64)
+        room[0] = 7
+        cuda.syncwarp()
+        out[cuda.threadIdx.x] = room[0]
+
     out = np.zeros(WARP, np.int64)
-    run(turned, out, False)
-    assert (out != (np.arange(WARP) + 1) % WARP).any()
+    run(kernel, out)
+    assert (out == 7).all()
 
 
 def test_votes_and_shuffles():

@@ -5,6 +5,9 @@ In between, each runs alone, in an order that is drawn anew each time; so a barr
 result in some order. Lanes that wait at different places, or that end while others wait, are an error, and so is what a
 GPU would compute in another precision than the kernel says.
 
+A barrier alone orders shared memory: on a GPU, votes and shuffles make lanes meet, and promise nothing of what they
+have written before. So an entry that one lane writes and another one touches is an error if no barrier lies between.
+
 `SimulatedCuda` stands in for the module `numba.cuda`.
 """
 
@@ -59,7 +62,8 @@ class _Warp:
         self.order = order
         self.back = threading.Semaphore(0)
         self.abandoned = False
-        self.arrays: list[np.ndarray] = []
+        self.arrays: list[Shared] = []
+        self.barriers = 0
         self.lanes = [_Lane(self, index) for index in range(WARP)]
         self.current = self.lanes[0]
 
@@ -99,10 +103,47 @@ class _Warp:
         else:
             bits = sum(bool(value) << index for index, value in enumerate(values))
             signed = bits - (1 << 32) if bits >> 31 else bits  # an int32, as on a GPU
+            self.barriers += kind == "barrier"
             reply = {"barrier": None, "ballot": signed, "any": bits != 0, "all": bits == (1 << 32) - 1}[kind]
             replies = [reply] * WARP
         for lane, reply in zip(self.lanes, replies, strict=True):
             lane.reply = reply
+
+
+class Shared:
+    """An array of shared memory, which holds rubbish at first and notes who has touched which entry since a barrier."""
+
+    def __init__(self, warp: _Warp, size: int, dtype) -> None:
+        self.warp = warp
+        self.values = np.frombuffer(b"\xa5" * (size * np.dtype(dtype).itemsize), dtype).copy()
+        self.since = [-1] * size  # at which barrier that was noted
+        self.readers, self.writers = [0] * size, [0] * size  # words, a bit for each lane
+
+    def __getitem__(self, index: int) -> object:
+        self._touch(index)
+        assert not self.writers[index] & ~self._own, self._race(index)
+        self.readers[index] |= self._own
+        return self.values[index]
+
+    def __setitem__(self, index: int, value: object) -> None:
+        self._touch(index)
+        before = self.values[index].tobytes()
+        self.values[index] = value
+        # Lanes beyond the last line repeat it, and write what is there already.
+        if self.values[index].tobytes() != before:
+            assert not (self.readers[index] | self.writers[index]) & ~self._own, self._race(index)
+            self.writers[index] |= self._own
+
+    @property
+    def _own(self) -> int:
+        return 1 << self.warp.current.index
+
+    def _touch(self, index: int) -> None:
+        if self.since[index] != self.warp.barriers:
+            self.since[index], self.readers[index], self.writers[index] = self.warp.barriers, 0, 0
+
+    def _race(self, index: int) -> str:
+        return f"lane {self.warp.current.index} touches entry {index} with no barrier since another one did"
 
 
 class _Kernel:
@@ -171,12 +212,12 @@ class SimulatedCuda:
     def popc(self, word: object) -> int:
         return (int(word) & 0xFFFFFFFFFFFFFFFF).bit_count()
 
-    def _shared_array(self, size: int, dtype) -> np.ndarray:
+    def _shared_array(self, size: int, dtype) -> Shared:
         """The k-th array of every lane is the same one, and holds rubbish at first."""
         lane = self.warp.current
         lane.arrays += 1
         if lane.arrays > len(self.warp.arrays):
-            self.warp.arrays.append(np.frombuffer(b"\xa5" * (size * np.dtype(dtype).itemsize), dtype).copy())
+            self.warp.arrays.append(Shared(self.warp, size, dtype))
         return self.warp.arrays[lane.arrays - 1]
 
 

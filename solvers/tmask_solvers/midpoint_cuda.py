@@ -68,12 +68,12 @@ class MidpointCuda(TensorSolver):
 
     def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
         require_tensors(self.name, self.device_types, *(tensor for pair in matrices for tensor in pair))
-        proofs = [TensorProof(slack=weights.new_zeros((), dtype=torch.float64)) for weights, _ in matrices]
+        proofs: dict[int, TensorProof] = {}
         for dtype, chosen in _batches(matrices):
             tiles = [Tiles(*(cut_tiles(tensor, m, m) for tensor in matrices[k])) for k in chosen]
-            for k, proof in zip(chosen, self._solve_alike(tiles, n, m, dtype), strict=True):
-                proofs[k] = proof
-        return proofs
+            proofs |= zip(chosen, self._solve_alike(tiles, n, m, dtype), strict=True)
+        # Of those without entries alone: to fill a tensor starts a kernel, too.
+        return [proofs.get(k) or _of_nothing(weights) for k, (weights, _) in enumerate(matrices)]
 
     def _solve_alike(self, tiles: list[Tiles], n: int, m: int, dtype: torch.dtype) -> list[TensorProof]:
         """Matrices of one dtype, by the kernels that suit it."""
@@ -82,6 +82,10 @@ class MidpointCuda(TensorSolver):
         if not self.prices:
             return [TensorProof(slack=results.slack) for results in solve_by_rounds(tiles, n, NO_PRICES)]
         return [TensorProof(col_prices=results.col_prices) for results in solve_by_rounds(tiles, n, COL_PRICES)]
+
+
+def _of_nothing(weights: Tensor) -> TensorProof:
+    return TensorProof(slack=weights.new_zeros((), dtype=torch.float64))
 
 
 def _batches(matrices: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[torch.dtype, list[int]]]:

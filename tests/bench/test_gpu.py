@@ -59,6 +59,13 @@ def test_on_a_machine_with_a_gpu_the_cpu_is_left_to_solvers_that_take_it(monkeyp
     assert gpu_calls.solvers_on("cuda")[0] == "midpoint-cuda"
 
 
+def test_solvers_can_be_chosen(tmp_path):
+    timed = gpu_calls.calls_on(torch.randn(8, 8), Pattern(2, 4), ["entropic", "midpoint"])
+    assert {name for _, name in timed} == {"copy", "floor", "entropic", "midpoint, CPU"}
+    with pytest.raises(tmask.InvalidProblemError, match="no solver 'midpoint-gpu' here; there are: midpoint-cuda, "):
+        gpu.main(tmp_path / "gpu.csv", "2:4", "64", "float32", 1, 1.0, "midpoint-gpu")
+
+
 def test_calls_are_measured_in_turn_and_slow_ones_less_often():
     calls = {("masks", "fast"): lambda: {}, ("masks", "slow"): lambda: {}}
     rows = list(gpu.measure(calls, scripted(9.0, 0.1, 8.0, 4.0, 0.1), repeats=3, budget=5.0))

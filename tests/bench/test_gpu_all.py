@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from bench import gpu_all, gpu_small, parts_run
+from bench import gpu_all, gpu_first, gpu_small, parts_run
 from bench.parts_run import Part, run_parts, table
 
 
@@ -91,6 +92,40 @@ def test_the_table_is_written_as_parts_end(outcomes):
     ]  # fmt: skip
 
 
+def test_what_no_signal_ends_holds_nothing_up(monkeypatch):
+    """A process that waits in a driver goes on to wait."""
+    signals = []
+
+    class Stuck:
+        pid = 12345
+
+        def poll(self):
+            return None
+
+        def wait(self, timeout=None):
+            assert timeout is not None, "waits for ever"
+            raise subprocess.TimeoutExpired("stuck", timeout)
+
+    monkeypatch.setattr(parts_run.os, "killpg", lambda pid, sent: signals.append((pid, sent)))
+    parts_run._end(Stuck())
+    assert signals == [(12345, signal.SIGINT), (12345, signal.SIGKILL)]
+
+
+def test_the_first_call_says_what_goes_wrong(monkeypatch, capfd):
+    monkeypatch.setattr(gpu_first, "_CODE", "raise SystemExit('the reason')")
+    with pytest.raises(subprocess.CalledProcessError):
+        list(gpu_first.measure("cuda", "4:8", "midpoint-cuda", 1))
+    assert "the reason" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("xdist", "cores", "words"), [(True, 16, 2), (True, 2, 0), (False, 16, 0)])
+def test_tests_of_masks_share_the_cores_where_pytest_can(monkeypatch, xdist, cores, words):
+    monkeypatch.setattr(gpu_all.importlib.util, "find_spec", lambda name: xdist or None)
+    monkeypatch.setattr(gpu_all.os, "cpu_count", lambda: cores)
+    (part,) = [part for part in gpu_all.parts("X1", gpu_all.ROOT) if part.name == "tests-masks"]
+    assert len([word for word in part.command if word in ("--numprocesses=12", "--dist=worksteal")]) == words
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_nothing_is_measured(tmp_path, capsys):
     with pytest.raises(typer.Exit) as stop:
@@ -126,7 +161,8 @@ def test_it_ends_with_a_table_and_says_by_its_code_whether_all_went_well(tmp_pat
 
 def test_the_parts_fit_the_limit_and_their_files_exist(tmp_path):
     found = gpu_all.parts("NVIDIA X1 (80 GB)", tmp_path)
-    assert sum(part.limit for part in found) <= gpu_all.LIMIT == 360
+    assert gpu_all.START + sum(part.limit for part in found) <= gpu_all.LIMIT == 360
+    assert [part.name for part in found][:3] == ["compile", "small", "bench-masks"]
     words = [word for part in found for word in part.command]
     files = [word for word in words if word.startswith("tests/")]
     assert len(files) >= 9
@@ -136,6 +172,7 @@ def test_the_parts_fit_the_limit_and_their_files_exist(tmp_path):
     assert sorted(outs) == [
         f"--out={tmp_path}/gpu-first-nvidia-x1-80-gb.csv",
         f"--out={tmp_path}/gpu-nvidia-x1-80-gb.csv",
+        f"--out={tmp_path}/gpu-others-nvidia-x1-80-gb.csv",
         f"--out={tmp_path}/gpu-training-nvidia-x1-80-gb.csv",
     ]
 
@@ -154,7 +191,7 @@ def test_nothing_is_imported_that_a_machine_with_a_gpu_may_lack():
         import sys
         for name in ("ortools", "pulp", "networkx", "sklearn", "scipy", "pandas", "matplotlib", "tabulate"):
             sys.modules[name] = None
-        import bench.gpu, bench.gpu_all, bench.gpu_first, bench.gpu_small, bench.gpu_training
+        import bench.gpu, bench.gpu_all, bench.gpu_compile, bench.gpu_first, bench.gpu_small, bench.gpu_training
     """
     subprocess.run(python(code), cwd=gpu_all.ROOT, env=gpu_all.child_environment({"HOME": "/"}), check=True)
 
@@ -183,7 +220,7 @@ def test_a_dry_run_goes_through_every_part_and_measures_nothing(tmp_path, monkey
     gpu_all.main(tmp_path / "out", dry_run=True)
     text = capsys.readouterr().out
     assert "a dry run: nothing was measured" in text
-    assert text.count("passed") == 2 * 4, text
+    assert text.count("passed") == 2 * 6, text
     assert "CSVs: none" in text
     first = (tmp_path / "out" / "first-call.log").read_text()
     assert first.startswith("kernels compiled: ")

@@ -26,6 +26,7 @@ from tmask_solvers.cuda_kernels import device as device_module
 from tmask_solvers.cuda_kernels.code import kernels
 from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
 from tmask_solvers.cuda_kernels.device import Device
+from tmask_solvers.cuda_kernels.direct import Driver
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 
@@ -90,6 +91,25 @@ def test_a_kernel_is_compiled_and_loaded_once(compilations):
     start(driver, x.double(), 1, numbers=8)
     start(driver, x, 1, numbers=8, name="paths-4-8-float32")
     assert len(compilations) == 3, "for other arguments, and for another kernel"
+
+
+def test_the_driver_gets_stream_and_grid_and_what_they_are_made_of_once(monkeypatch):
+    made, launched = [], []
+    core = SimpleNamespace(
+        Stream=SimpleNamespace(from_handle=lambda handle: made.append(handle) or f"stream {handle}"),
+        LaunchConfig=lambda grid, block: made.append((grid, block)) or f"{grid} of {block}",
+        launch=lambda *given: launched.append(given),
+    )
+    monkeypatch.setattr(direct, "_core", lambda: core)
+    for kept in (direct._stream, direct._grid):
+        kept.cache_clear()
+    for stream, blocks in ((0, 7), (5, 7), (0, 9), (5, 9)):
+        Driver().launch("kernel", blocks, stream, [1, 2])
+    for kept in (direct._stream, direct._grid):
+        kept.cache_clear()
+    assert launched[0] == ("stream 0", "7 of 32", "kernel", 1, 2)
+    assert launched[3] == ("stream 5", "9 of 32", "kernel", 1, 2)
+    assert made == [0, (7, 32), 5, (9, 32)]
 
 
 def test_a_process_finds_what_one_before_has_compiled(compilations, monkeypatch):

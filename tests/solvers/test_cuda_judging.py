@@ -60,6 +60,14 @@ def test_figures_are_those_of_the_cpu(machine, kind, n, m):
     assert found[2:] == [0, 0, int((~proven).sum())]
 
 
+def test_a_warp_goes_on_to_further_tiles(machine):
+    scores = make_blocks("normal", 30, 5, seed=1)
+    answer = get_solver("augmenting-paths").solve(scores, 2)
+    found = judging.examine_all([part_of(scores, answer.masks, 2, answer.prices, machine.device)])[0].tolist()
+    np.testing.assert_allclose(found[0], scores[answer.masks].sum(dtype=np.float64), rtol=1e-15)
+    assert found[2:] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("priced", [False, True])
 def test_wrong_masks_are_counted(machine, priced):
     rng = np.random.default_rng(0)
@@ -221,6 +229,15 @@ def test_one_launch_serves_matrices_that_lie_anywhere(machine, pattern):
         alone = torch.zeros(weights.shape, dtype=torch.bool, device=machine.device)
         MidpointCuda().solve_matrices(weights, n, m, alone)
         assert torch.equal(mask, alone)
+
+
+def test_a_default_device_of_torch_makes_no_difference(machine):
+    """A model that is made under `torch.set_default_device` is renewed under it, too."""
+    requests = requests_of(machine, shapes=[(8, 16), (9, 10)])
+    expected = solve_many_on_device(requests)
+    with torch.device("meta"):  # as for any other than the CPU, tables must not be made there
+        found = solve_many_on_device(requests)
+    assert all(torch.equal(mask, other) for (mask, _), (other, _) in zip(found, expected, strict=True))
 
 
 def test_an_error_tells_of_which_weight_it_is(machine):

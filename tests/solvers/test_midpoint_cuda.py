@@ -200,6 +200,15 @@ def test_no_blocks_are_no_work(machine):
     assert float(proof.slack) == 0
 
 
+def test_nothing_is_filled_for_matrices_that_have_entries(monkeypatch):
+    """Each fill is one more kernel to start, of which a small solve has two."""
+    simulate(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "new_zeros", None)
+    weights = torch.ones((1, 1, 8, 8))
+    proof = MidpointCuda().solve_matrices(weights, 2, 4, torch.zeros(weights.shape, dtype=torch.bool))
+    assert float(proof.slack) == 0
+
+
 def test_more_blocks_than_an_index_holds_are_refused(machine):
     vast = torch.zeros((1, 1, 4, 4), device=machine.device).expand(2**20, 2**11, 4, 4)
     masks = torch.zeros((1, 1, 4, 4), dtype=torch.bool, device=machine.device).expand(vast.shape)

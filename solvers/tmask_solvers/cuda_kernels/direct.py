@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -41,14 +41,24 @@ class Driver:
         return _core().ObjectCode.from_cubin(cubin.code).get_kernel(cubin.entry)
 
     def launch(self, kernel: Any, blocks: int, stream: int, numbers: Sequence[int]) -> None:
-        core = _core()
-        core.launch(core.Stream.from_handle(stream), core.LaunchConfig(grid=blocks, block=WARP), kernel, *numbers)
+        _core().launch(_stream(stream), _grid(blocks), kernel, *numbers)
 
 
 @cache
 def _core() -> Any:
     """cuda.core, which comes with numba-cuda; has no types."""
     return importlib.import_module("cuda.core")
+
+
+# Kept, since to make them takes several times as long as a launch. Neither holds more than the number that it is of.
+@cache
+def _stream(handle: int) -> Any:
+    return _core().Stream.from_handle(handle)
+
+
+@lru_cache(1024)
+def _grid(blocks: int) -> Any:
+    return _core().LaunchConfig(grid=blocks, block=WARP)
 
 
 def start(
@@ -70,7 +80,7 @@ def start(
     # One cubin serves all GPUs of a capability: the driver loads it for each when it is first used there.
     at = (driver, kernel.name, types, capability)
     if at not in _loaded:
-        cubin = _cubin(CubinKey(kernel.name, types, capability), kernel, numba)
+        cubin = cubin_of(CubinKey(kernel.name, types, capability), kernel, numba)
         _loaded[at] = driver.load(cubin), cubin
     code, cubin = _loaded[at]
     numbers = flattened(arguments)
@@ -84,15 +94,15 @@ def start(
 def flattened(arguments: Sequence[Argument]) -> list[int]:
     """The numbers that stand for tensors and integers, in the order that numba's kernels take them."""
     numbers: list[int] = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            size = argument.element_size()
-            strides = (stride * size for stride in argument.stride())
-            numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape, *strides)
+    for argument in arguments:  # tensors last: to ask for them takes longest
+        if isinstance(argument, int):
+            numbers.append(argument)
         elif isinstance(argument, tuple):
             numbers += argument
         else:
-            numbers.append(argument)
+            size = argument.element_size()
+            numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape)
+            numbers += [stride * size for stride in argument.stride()]
     return numbers
 
 
@@ -126,7 +136,8 @@ def ptx_of(kernel: Any, types: Sequence[str], capability: tuple[int, int]) -> st
     return str(ptx)
 
 
-def _cubin(key: CubinKey, kernel: Kernel, numba: Numba) -> Cubin:
+def cubin_of(key: CubinKey, kernel: Kernel, numba: Numba) -> Cubin:
+    """What is kept on disk, or else compiled now and left there."""
     if (found := cubins.read(key)) is not None:
         return found
     log.info("compiling the CUDA kernel %s: some seconds, once on this machine", key.kernel)
@@ -140,12 +151,17 @@ _NAMES = {torch.bool: "boolean", torch.bfloat16: "int16"}  # bfloat16 as its bit
 
 
 def _type_name(argument: Argument) -> str:
+    if isinstance(argument, int):
+        return "int64"
     if isinstance(argument, tuple):
         return f"int64 tuple {len(argument)}"
-    if not isinstance(argument, Tensor):
-        return "int64"
+    return _array_name(argument.dtype, argument.dim())
+
+
+@cache
+def _array_name(dtype: torch.dtype, axes: int) -> str:
     # All without gaps: weights and masks come as the memory that they lie in.
-    return f"{_NAMES.get(argument.dtype) or str(argument.dtype).removeprefix('torch.')} array {argument.dim()}"
+    return f"{_NAMES.get(dtype) or str(dtype).removeprefix('torch.')} array {axes}"
 
 
 def _numba_type(name: str) -> Any:

@@ -39,7 +39,7 @@ def examine_all(parts: Sequence[_Judged]) -> Tensor:
     found = [_examine([parts[k] for k in chosen]) for chosen in alike.values()]
     if len(found) == 1:
         return found[0]
-    order = torch.tensor([k for chosen in alike.values() for k in chosen]).argsort()
+    order = torch.tensor([k for chosen in alike.values() for k in chosen], device="cpu").argsort()
     return torch.cat(found)[to_device(order, found[0].device)]
 
 
@@ -51,7 +51,7 @@ def _examine(parts: Sequence[_Judged]) -> Tensor:
     places = [entries_between(prices[0], v) for v in prices] or [0] * len(parts)
     rows = [numbers_of(x, kept, origins, 0, place) for (x, kept, *_), place in zip(parts, places, strict=True)]
     many = len(parts) > 1
-    where = to_device(torch.tensor(rows), values.device) if many else tuple(rows[0])
+    where = to_device(torch.tensor(rows, device="cpu"), values.device) if many else tuple(rows[0])
     records = torch.empty(len(parts) * SHARES * FIGURES, dtype=torch.float64, device=values.device)
     with on_device(values.device) as device:
         kernel = Kernel("judge", n, values.shape[-1], values.dtype, many)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class Tiles(NamedTuple):
     @property
     def number(self) -> int:
         """How many tiles it has."""
-        return int(np.prod(self.weight.shape[:4]))
+        return math.prod(self.weight.shape[:4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _places(matrices: Sequence[Tiles], firsts: Sequence[int]) -> tuple[tuple[Ten
     memory = origin_of(matrices[0].weight), origin_of(matrices[0].mask)
     side = matrices[0].weight.shape[-1]
     rows = [numbers_of(*tiles, memory, first, first * side) for tiles, first in zip(matrices, firsts, strict=True)]
-    return memory, tuple(rows[0]) if len(rows) == 1 else to_device(torch.tensor(rows), memory[0].device)
+    return memory, tuple(rows[0]) if len(rows) == 1 else to_device(torch.tensor(rows, device="cpu"), memory[0].device)
 
 
 def _words(masks: Tensor) -> Tensor | None:

@@ -105,9 +105,9 @@ def make_judge(cuda: Any, n: int, m: int, real: Real, widen: Any, many: bool) ->
             at, down, across, spot, mask_down, mask_across = corner(where, r, local)
             at += np.uint64(line) * across
             spot += np.uint64(line) * mask_across
+            cuda.syncwarp()  # all have done with the tile before, and its prices; votes alone would not order that
             if priced != 0:
                 v[lane] = prices[np.uint64(number(where, r, PRICES) + local * m + line)]
-            cuda.syncwarp()  # all have done with the tile before
             row: Any = np.int64(0)
             in_column: Any = np.int64(0)
             for i in range(m):
