@@ -77,7 +77,7 @@ def _signature(model: Any) -> str:
     """The same for models whose parameters have the same names and shapes."""
     held = model.named_parameters() if isinstance(model, nn.Module) else ()
     text = repr([(name, tuple(getattr(parameter, "shape", ()))) for name, parameter in held])
-    return f"{fingerprint(torch.tensor([*text.encode()], dtype=torch.uint8)):x}"
+    return f"{fingerprint(torch.tensor([*text.encode()], dtype=torch.uint8, device='cpu')):x}"
 
 
 def _meet(call: str, ranks: Ranks) -> None:

@@ -177,7 +177,7 @@ class SparseLayer:
         masked = self.masked
         flips = (masked.mask != found.mask).sum()
         masked.mask.copy_(found.mask)
-        terms = torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers())
+        terms = torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers(), device="cpu")
         # The source is copied away before this returns; without the flag, all that the device has to do is waited for.
         masked.terms.copy_(terms, non_blocking=True)
         masked.smooth(self.weight.detach(), pattern, self.cutting, anew=pattern != self.in_force)
