@@ -74,9 +74,9 @@ def test_each_backend_has_its_step_over_a_dense_one_in_each_mode_and_block(event
 
 
 def test_ratios_are_of_steps_in_one_round():
-    numbers = gpu_compiled._numbers({"dense_": [1.0, 2.0, 4.0], "": [2.0, 2.0, 2.0]})
+    numbers = gpu_compiled._numbers({"dense_": [1.0, 2.0, 4.0], "": [3.0, 2.0, 2.0]})
     assert numbers == {
-        "step_over_dense": 1.0, "step_over_dense_least": 0.5, "step_over_dense_most": 2.0,
+        "step_over_dense": 1.0, "step_over_dense_least": 0.5, "step_over_dense_most": 3.0,
         "dense_step_seconds": 2.0, "step_seconds": 2.0,
     }  # fmt: skip
 
@@ -130,7 +130,13 @@ def test_what_a_device_refuses_is_not_compiled(events, tmp_path, monkeypatch):
     assert events == ["reset", "reset"]
 
 
-def test_graphs_that_torch_left_out_are_told(monkeypatch):
+def test_graphs_that_torch_left_out_are_told(events, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_compiled, "_check_graphs", lambda *arguments: pytest.fail(f"none for {arguments}"))
+        with pytest.raises(pytest.fail.Exception, match=r"none for .'reduce-overhead', device"):
+            run(tmp_path / "gpu.csv")
+    with (tmp_path / "gpu.csv").open(newline="") as file:
+        assert [row["value"] != "" for row in csv.DictReader(file)] == [True] * len(NUMBERS)  # these stand
     monkeypatch.setitem(torch._dynamo.utils.counters["inductor"], "cudagraph_skips", 2)
     with pytest.raises(KernelError, match="torch left out 2 CUDA graphs in mode reduce-overhead"):
         gpu_compiled._check_graphs("reduce-overhead", torch.device("cuda"))
