@@ -21,13 +21,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from bench.gpu_compiled import MODES, Case, compiled_cases
 from bench.gpu_parts import Row, auto, block, check, linear, packing, renewal
+from bench.gpu_torch_compile import MODES, Case, compiled_cases
 from bench.rows import RESULTS, commit
 from tmask.comparison.environment import environment
 from tmask.errors import InvalidProblemError, TmaskError
@@ -67,10 +67,10 @@ SCALES = {
 
 _TINY = Scale(((64, 64),), (32,), ((64, 1, 32),), repeats=1)
 
-Compiled = Literal["no", "last", "only"]
+COMPILED = ("no", "last", "only")  # where the steps under torch.compile come
 
 
-def cases(device: torch.device, scale: Scale, solver: str, compiled: Compiled = "no") -> Iterator[Case]:
+def cases(device: torch.device, scale: Scale, solver: str, compiled: str = "no") -> Iterator[Case]:
     """Everything that is measured, most telling first; what a device or a shape rules out is a row as well."""
     if compiled != "only":
         yield from _uncompiled(device, scale, solver)
@@ -110,9 +110,7 @@ def _raising(problem: str) -> Callable[[], Iterator[Row]]:
     return run
 
 
-def measure(
-    device: torch.device, scale: Scale, solver: str, out: Path, compiled: Compiled = "no"
-) -> list[dict[str, Any]]:
+def measure(device: torch.device, scale: Scale, solver: str, out: Path, compiled: str = "no") -> list[dict[str, Any]]:
     """Run every case; the CSV is written anew, whole, after each number, so that an interrupt loses one."""
     machine = {
         f"gpu_{name}": value for name, value in asdict(examine(device)).items() if name not in ("problem", "torch")
@@ -141,12 +139,14 @@ def main(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = RESULTS / "gpu_training.csv",
     scale: Annotated[str, typer.Option(help="small or full.")] = "full",
     solver: Annotated[str, typer.Option(help="That finds the masks.")] = "auto",
-    compiled: Annotated[Compiled, typer.Option(help="Steps under torch.compile: no, last, or only these.")] = "no",
+    compiled: Annotated[str, typer.Option(help="Steps under torch.compile: no, last, or only these.")] = "no",
     dry_run: Annotated[bool, typer.Option(help="Only see whether all parts work, on the CPU.")] = False,
 ) -> None:
     """Check and measure the 2:4 kernels on this machine's GPU."""
     if scale not in SCALES:
         raise InvalidProblemError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
+    if compiled not in COMPILED:
+        raise InvalidProblemError(f"compiled is {compiled!r}; it can be: {', '.join(COMPILED)}")
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             measure(torch.device("cpu"), _TINY, solver, Path(folder, "rows.csv"), compiled)

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-from bench import gpu_compiled, gpu_training
-from bench.gpu_compiled import BACKENDS, MODES, compiled_cases
+from bench import gpu_torch_compile, gpu_training
+from bench.gpu_torch_compile import BACKENDS, MODES, compiled_cases
 from bench.gpu_training import Scale, cases, main, measure
 from tests.nn.unpacked_route import Unpacked
-from tmask.errors import KernelError
+from tmask.errors import InvalidProblemError, KernelError
 from tmask.nn.packing import routes, verification
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_each_backend_has_its_step_over_a_dense_one_in_each_mode_and_block(event
 
 
 def test_ratios_are_of_steps_in_one_round():
-    numbers = gpu_compiled._numbers({"dense_": [1.0, 2.0, 4.0], "": [3.0, 2.0, 2.0]})
+    numbers = gpu_torch_compile._numbers({"dense_": [1.0, 2.0, 4.0], "": [3.0, 2.0, 2.0]})
     assert numbers == {
         "step_over_dense": 1.0, "step_over_dense_least": 0.5, "step_over_dense_most": 3.0,
         "dense_step_seconds": 2.0, "step_seconds": 2.0,
@@ -92,13 +92,13 @@ def test_each_pair_is_compiled_anew_in_its_mode_and_each_step_is_announced(event
 
 def test_auto_is_told_the_tokens_and_whether_there_will_be_graphs(events, tmp_path, monkeypatch):
     asked = []
-    sparsify = gpu_compiled.sparsify
+    sparsify = gpu_torch_compile.sparsify
 
     def noted(model, pattern, **settings):
         asked.append((settings["backend"], settings["tokens"], settings["cuda_graphs"]))
         return sparsify(model, pattern, **settings)
 
-    monkeypatch.setattr(gpu_compiled, "sparsify", noted)
+    monkeypatch.setattr(gpu_torch_compile, "sparsify", noted)
     run(tmp_path / "gpu.csv", Scale((), (), ((64, 2, 8),), repeats=1))
     assert asked == [(backend, 16, graphs) for graphs in (True, False) for backend in BACKENDS]
 
@@ -112,7 +112,7 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(events, tmp_path, mo
         return compile(model, mode=mode, fullgraph=fullgraph)
 
     monkeypatch.setattr(torch, "compile", fails)
-    monkeypatch.setattr(gpu_compiled, "BACKENDS", ("semi_structured", "masked"))
+    monkeypatch.setattr(gpu_torch_compile, "BACKENDS", ("semi_structured", "masked"))
     rows = run(tmp_path / "gpu.csv", Scale((), (), ((64, 1, 8),), repeats=1))
     failed = [row for row in rows if row["failure"]]
     assert [(row["backend"], row["quantity"], row["value"]) for row in failed] == [
@@ -124,7 +124,7 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(events, tmp_path, mo
 
 def test_what_a_device_refuses_is_not_compiled(events, tmp_path, monkeypatch):
     monkeypatch.delitem(routes.ROUTES, "unpacked")
-    monkeypatch.setattr(gpu_compiled, "BACKENDS", ("semi_structured",))
+    monkeypatch.setattr(gpu_torch_compile, "BACKENDS", ("semi_structured",))
     (row,) = run(tmp_path / "gpu.csv", Scale((), (), ((64, 1, 8),), repeats=1, modes=("compiled",)))
     assert "no sparse kernel runs on a cpu device" in row["failure"]
     assert events == ["reset", "reset"]
@@ -132,17 +132,17 @@ def test_what_a_device_refuses_is_not_compiled(events, tmp_path, monkeypatch):
 
 def test_graphs_that_torch_left_out_are_told(events, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(gpu_compiled, "_check_graphs", lambda *arguments: pytest.fail(f"none for {arguments}"))
+        patch.setattr(gpu_torch_compile, "_check_graphs", lambda *arguments: pytest.fail(f"none for {arguments}"))
         with pytest.raises(pytest.fail.Exception, match=r"none for .'reduce-overhead', device"):
             run(tmp_path / "gpu.csv")
     with (tmp_path / "gpu.csv").open(newline="") as file:
         assert [row["value"] != "" for row in csv.DictReader(file)] == [True] * len(NUMBERS)  # these stand
     monkeypatch.setitem(torch._dynamo.utils.counters["inductor"], "cudagraph_skips", 2)
     with pytest.raises(KernelError, match="torch left out 2 CUDA graphs in mode reduce-overhead"):
-        gpu_compiled._check_graphs("reduce-overhead", torch.device("cuda"))
-    gpu_compiled._check_graphs("reduce-overhead", CPU)
-    gpu_compiled.forget_compiled()
-    gpu_compiled._check_graphs("reduce-overhead", torch.device("cuda"))
+        gpu_torch_compile._check_graphs("reduce-overhead", torch.device("cuda"))
+    gpu_torch_compile._check_graphs("reduce-overhead", CPU)
+    gpu_torch_compile.forget_compiled()
+    gpu_torch_compile._check_graphs("reduce-overhead", torch.device("cuda"))
 
 
 @pytest.mark.usefixtures("events")
@@ -160,6 +160,8 @@ def test_they_come_last_or_alone_or_not_at_all(monkeypatch):
     main(solver="patterns", compiled="only", dry_run=True)
     main(solver="patterns", dry_run=True)
     assert given == ["only", "no"]
+    with pytest.raises(InvalidProblemError, match="compiled is 'never'; it can be: no, last, only"):
+        main(compiled="never", dry_run=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
