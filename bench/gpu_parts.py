@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from bench.gpt_block import GptBlock, gradients, training_step
 from tmask.blocks.pattern import Pattern
 from tmask.errors import TmaskError
 from tmask.nn import GraphedStep, sparsify
+from tmask.nn.layers.layer import SparseLayer
 from tmask.nn.mask.gradient import Gradient
 from tmask.nn.packing.graph_timing import measure_graphs
 from tmask.nn.packing.operators import packed_linear
@@ -121,7 +122,7 @@ def block(base: Row, size: tuple[int, int], device: torch.device, solver: str, r
     graphed: dict[str, Callable[[], Any]] = {}
     updates: dict[str, dict[str, Callable[[], Any]]] = {}
     for backend in ("dense", "masked", "semi_structured"):
-        model, optimizer = _block_and_optimizer(base, device)
+        model, optimizer = block_and_optimizer(base, device)
         if backend != "dense":
             try:
                 asked = WhenAsked()
@@ -158,19 +159,24 @@ def auto(base: Row, size: tuple[int, int], device: torch.device, solver: str, re
     graphed: dict[str, Callable[[], Any]] = {}
     taken = ""
     for backend in ("dense", "auto"):
-        model, optimizer = _block_and_optimizer(base, device)
+        model, optimizer = block_and_optimizer(base, device)
         if backend == "auto":
             layers = sparsify(
                 model, "2:4", solver=solver, optimizer=optimizer, tokens=x[..., 0].numel(), cuda_graphs=True
             ).layers
-            taken = f"{sum(layer.backend == 'semi_structured' for layer in layers)} of {len(layers)} packed"
+            taken = packed_of(layers)
         graphed[backend] = _graphed_step(model, optimizer, x)
     seconds = time_in_turn(graphed, device, repeats)
     ratio = seconds["auto"] / seconds["dense"]
     yield dataclasses.replace(base, route=taken, backend="auto", quantity="graph_step_over_dense", value=ratio)
 
 
-def _block_and_optimizer(base: Row, device: torch.device) -> tuple[GptBlock, torch.optim.Optimizer]:
+def packed_of(layers: Sequence[SparseLayer]) -> str:
+    """How many of the layers "auto" has packed, in words."""
+    return f"{sum(layer.backend == 'semi_structured' for layer in layers)} of {len(layers)} packed"
+
+
+def block_and_optimizer(base: Row, device: torch.device) -> tuple[GptBlock, torch.optim.Optimizer]:
     """The same weights for every backend, hence the same masks."""
     torch.manual_seed(0)
     model = GptBlock(base.in_features).to(device, torch.bfloat16)

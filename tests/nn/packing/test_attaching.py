@@ -279,6 +279,24 @@ def test_a_float32_layer_that_was_not_packed_yet_breaks_the_graph_but_compiles(u
         torch.testing.assert_close(compiled(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_float32_layer_that_one_batch_has_packed_compiles_whole_and_stays_so(unpacked):
+    """What the docs advise: else the first compiled call packs, and its code stays in pieces."""
+    layer = masked_linear(dtype=torch.float32)
+    attaching.attach(layer)
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    x = torch.randn(8, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+        for seed in range(3):
+            mask_of(layer).copy_(random_mask(64, 128, seed))
+            attaching.refresh(layer)
+            torch.testing.assert_close(compiled(x), layer(x))
+    assert counter.frame_count == 1
+
+
 def test_operators_keep_torchs_rules(route):
     kind, device = route
     mask = random_mask(64, 128).to(device)

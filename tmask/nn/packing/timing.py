@@ -109,7 +109,14 @@ def measure_linear(
 
 
 def time_in_turn(calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each call, warmed up; the calls take turns, so that a slow moment hits all of them."""
+    """Median seconds of each call, as `samples_in_turn` takes them."""
+    return {name: statistics.median(values) for name, values in samples_in_turn(calls, device, repeats).items()}
+
+
+def samples_in_turn(
+    calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int = REPEATS
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, warmed up; the calls take turns, so that a slow moment hits all of them."""
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
     for call in calls.values():
         for _ in range(_WARM_UP):
@@ -118,7 +125,7 @@ def time_in_turn(calls: dict[str, Callable[[], Any]], device: torch.device, repe
     for _ in range(repeats):
         for name, call in calls.items():
             samples[name].append(clock(call, device))
-    return {name: statistics.median(values) for name, values in samples.items()}
+    return samples
 
 
 def _cuda_seconds(call: Callable[[], Any], device: torch.device) -> float:
