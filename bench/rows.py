@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 def commit() -> str:
     """The commit that is measured, "+" behind it if files differ; outside a checkout what BENCH_COMMIT says, or "".
 
-    A machine that is lent gets the files alone, often without git.
+    A machine with a GPU often gets the files alone, and without git.
     """
     git = ("git", "-C", str(Path(__file__).parent))
     try:
