@@ -436,7 +436,7 @@ def test_files_and_options_that_cannot_be_used(tmp_path):
     out = tmp_path / "training.csv"
     with pytest.raises(InvalidProblemError, match="no task 'sound'; there are: vision, language"):
         main(task="sound", out=out)
-    with pytest.raises(InvalidProblemError, match="no scale 'huge'; there are: tiny, small, full"):
+    with pytest.raises(InvalidProblemError, match="no scale 'huge'; there are: tiny, small, medium, full"):
         main(scale="huge", out=out)
     if not torch.cuda.is_available():
         with pytest.raises(InvalidProblemError, match="no CUDA device here"):
