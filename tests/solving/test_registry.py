@@ -10,7 +10,7 @@ import pytest
 
 import tmask
 from tmask import Answer, Solver
-from tmask.solving import registry
+from tmask.solving import entry, registry
 
 
 def test_unknown_solvers_are_answered_with_those_that_exist():
@@ -40,16 +40,27 @@ def test_auto_is_no_solver_of_its_own():
 def test_auto_takes_what_is_there(monkeypatch):
     assert tmask.solve(np.ones((4, 4)), "2:4").solver == registry.AUTO[0]
     for name in registry.AUTO[:-1]:
-        entry = registry.BUILTIN[name]
-        monkeypatch.setitem(registry.BUILTIN, name, registry.Entry(entry.target, ("no_such_library",), entry.extra))
+        known = registry.BUILTIN[name]
+        monkeypatch.setitem(registry.BUILTIN, name, registry.Entry(known.target, ("no_such_library",), known.extra))
     assert tmask.solve(np.ones((4, 4)), "2:4").solver == registry.AUTO[-1]
     with pytest.raises(tmask.SolverUnavailableError, match="pip install"):
         tmask.solve(np.ones((8, 8)), "4:8")
 
 
+def test_what_is_installed_is_looked_for_once_and_what_is_not_each_time(monkeypatch):
+    """It takes as long as a small solve; but a notebook may install what is missing, and go on."""
+    looked, there = [], set()
+    monkeypatch.setattr(entry, "_installed", set())
+    monkeypatch.setattr(entry.importlib.util, "find_spec", lambda name: (looked.append(name), name in there or None)[1])
+    assert entry.missing_modules(["late"]) == entry.missing_modules(["late"]) == ("late",)
+    there.add("late")
+    assert entry.missing_modules(["late"]) == entry.missing_modules(["late"]) == ()
+    assert looked == ["late"] * 3
+
+
 def test_every_extra_is_in_the_project_file():
     extras = set(metadata("tmask").get_all("Provides-Extra") or ())
-    assert {entry.extra for entry in registry.BUILTIN.values() if entry.extra} <= extras
+    assert {one.extra for one in registry.BUILTIN.values() if one.extra} <= extras
 
 
 def test_a_class_can_be_registered_for_this_process(monkeypatch):

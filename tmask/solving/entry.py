@@ -47,11 +47,20 @@ def missing_modules(requires: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(module for module in requires if not _is_installed(module))
 
 
+_installed: set[str] = set()
+
+
 def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a part of a package that is not there; a module that was not imported as usual
-        return False
+    # To look for a module is to look into every folder of the path: as long as a small solve. What was found once stays
+    # there; what was not may be installed while a notebook goes on.
+    if module not in _installed:
+        try:
+            if importlib.util.find_spec(module) is None:
+                return False
+        except (ImportError, ValueError):  # a part of a package that is not there; one not imported as usual
+            return False
+        _installed.add(module)
+    return True
 
 
 @cache
