@@ -95,6 +95,18 @@ def addmm(bias, values, meta, dense, *, alpha=1, beta=1, out_dtype=None):
     return (product + bias.float()[:, None]).to(dense.dtype)
 
 
+def _order(rows, cols):
+    """Of each place in the metadata, the group (of rows * cols / 4) whose four bits lie there, as on an H200."""
+    if rows % 64 or cols % 32:
+        return torch.arange(rows * cols // 4)  # row by row; nobody has looked
+    place = torch.arange(rows * cols // 4)
+    square, within = place // 512, place % 512
+    bit = [within >> k & 1 for k in range(9)]
+    row = 64 * (square // (cols // 32)) + bit[4] + 2 * bit[5] + 4 * bit[6] + 8 * bit[0] + 16 * bit[7] + 32 * bit[8]
+    group = 8 * (square % (cols // 32)) + bit[2] + 2 * bit[3] + 4 * bit[1]
+    return row * (cols // 4) + group
+
+
 def compress(weight):
     rows, cols = weight.shape
     assert weight.dtype in HALVES
@@ -103,7 +115,7 @@ def compress(weight):
     groups = weight.view(torch.int16).view(-1, 4) != 0  # -0.0 takes a place
     assert groups.sum(1).max() <= 2, "more than two of four"
     places = groups.int().argsort(dim=1, descending=True, stable=True)[:, :2].sort(1).values
-    nibbles = (places[:, 0] | places[:, 1] << 2).view(-1, 4)
+    nibbles = (places[:, 0] | places[:, 1] << 2)[_order(rows, cols)].view(-1, 4)
     words = (nibbles << torch.arange(0, 16, 4)).sum(1)
     words = torch.where(words >= 2**15, words - 2**16, words).to(torch.int16)
     values = weight.view(-1, 4).gather(1, places).flatten()
@@ -130,7 +142,9 @@ def sparse_mm(
     assert 0 <= alg_id < 10
     flat = compressed.flatten()
     words = flat[rows * cols // 2 :].view(torch.int16).int()
-    nibbles = (words[:, None] >> torch.arange(0, 16, 4)).flatten()
+    order = _order(rows, cols)
+    nibbles = torch.empty_like(order)
+    nibbles[order] = (words[:, None] >> torch.arange(0, 16, 4)).flatten().long()
     places = torch.stack((nibbles & 3, nibbles >> 2 & 3), 1).long()
     groups = dense.new_zeros(rows * cols // 4, 4).scatter_(1, places, flat[: rows * cols // 2].view(-1, 2))
     result = groups.view(rows, cols).float() @ dense.float()

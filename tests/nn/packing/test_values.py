@@ -26,7 +26,7 @@ def kernel(monkeypatch):
     """A stand-in for the kernel, which the CPU then takes: as right as `spoil` lets it be."""
 
     class Kernel:
-        calls = 0
+        calls = encoded = 0
         spoil = staticmethod(lambda out, out_t: None)
 
         def launch(self, weight, codes, out, out_t):
@@ -36,10 +36,16 @@ def kernel(monkeypatch):
             out_t.view(-1).copy_(weight.t()[mask.t()])
             self.spoil(out, out_t)
 
+        def encode(self, mask, codes, codes_t):
+            self.encoded += 1
+            codes.copy_(values._codes(mask))
+            codes_t.copy_(values._codes(mask.t()).t())
+
     stand_in = Kernel()
     monkeypatch.setattr(values, "_DEVICES", ("cpu",))
     monkeypatch.setattr(values, "_right", {})
     monkeypatch.setattr(values, "_launch", stand_in.launch)
+    monkeypatch.setattr(values, "_launch_codes", stand_in.encode)
     return stand_in
 
 
@@ -101,6 +107,35 @@ def test_a_kernel_is_tried_whatever_torchs_default_device_is(kernel):
     mask = random_mask(48, 80)
     with torch.device("meta"):
         assert values.kept_of(mask, torch.bfloat16)[0].dtype == torch.uint8
+
+
+def test_codes_come_from_one_launch_too(kernel):
+    values.kept_codes(random_mask(48, 80))
+    before = kernel.encoded
+    values.kept_codes(random_mask(48, 80, 1))
+    assert kernel.encoded == before + 1
+
+
+def test_codes_that_are_wrong_are_made_by_torch(kernel, monkeypatch, caplog):
+    monkeypatch.setattr(values, "_launch_codes", lambda mask, codes, codes_t: (codes.fill_(4), codes_t.fill_(4)))
+    mask = random_mask(48, 80)
+    with caplog.at_level(logging.WARNING, "tmask"):
+        codes = values.kept_codes(mask)
+    assert torch.equal(values._mask_of(*codes), mask)
+    assert "it wrote other values than torch does" in caplog.text
+
+
+def test_a_kernel_of_codes_that_fails_later_is_replaced_by_torch(kernel, monkeypatch, caplog):
+    values.kept_codes(random_mask(48, 80))
+
+    def fail(*_):
+        raise RuntimeError("launch failure")
+
+    monkeypatch.setattr(values, "_launch_codes", fail)
+    mask = random_mask(48, 80, 1)
+    with caplog.at_level(logging.WARNING, "tmask"):
+        assert torch.equal(values._mask_of(*values.kept_codes(mask)), mask)
+    assert "it failed: launch failure" in caplog.text
 
 
 @pytest.mark.parametrize("direction", [0, 1])
@@ -177,7 +212,11 @@ for given, wanted in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float3
         weight = torch.randn(shape).to(getattr(torch, given))
         weight[::3, ::5] = -0.0
         out, out_t = (torch.full((mask.numel() // 2,), 7, dtype=getattr(torch, wanted)) for _ in range(2))
-        values_kernel.write(weight, *values.kept_codes(mask), out, out_t)
+        codes = values.kept_codes(mask)
+        again = [torch.empty_like(one) for one in codes]
+        values_kernel.encode(mask, *again)
+        assert all(map(torch.equal, again, codes)), shape
+        values_kernel.write(weight, *codes, out, out_t)
         rounded = weight.to(out.dtype)
         assert torch.equal(out.view(torch.int16), rounded[mask].view(torch.int16)), (given, wanted, shape)
         assert torch.equal(out_t.view(torch.int16), rounded.t()[mask.t()].view(torch.int16)), (given, wanted, shape)
@@ -201,6 +240,9 @@ def test_the_kernel_on_cuda(given, dtype):
     mask, weight = random_mask(1024, 1104).to(device), torch.randn(1024, 1104, device=device).to(given)
     kept = values.kept_of(mask, dtype)
     assert kept[0].dtype == torch.uint8, "the kernel was not believed"
+    assert values._right[device, torch.bool, torch.uint8], "nor the one that makes codes"
+    assert torch.equal(kept[0], values._codes(mask))
+    assert torch.equal(kept[1], values._codes(mask.t()).t())
     out = [torch.empty(weight.numel() // 2, dtype=dtype, device=device) for _ in range(2)]
     values.write_both(weight, kept, *out)
     assert all(map(torch.equal, out, expected(weight, mask, dtype)))

@@ -1,8 +1,10 @@
 """The metadata of cuSPARSELt's matrices: which entries a mask keeps, along its rows and along its columns.
 
-The library's own compression finds the mask by what is nonzero. It is given ones under the mask: of a weight it would
-miss the kept zeros. It took 0.46 ms for one direction of 4096^2, on an H200, where torch's tile kernel took 0.08 ms for
-both. That kernel's format was made out from another generation of cards, so it is taken where both were compared.
+They are the codes of `tmask.nn.packing.values`, four bits each, in an order of their own. The library gives them when it
+compresses a matrix: 0.5 to 0.9 ms for one of 4096^2, on an H200. The order was read off there, from matrices whose
+groups had their own numbers as places: squares of 64 rows by 32 columns, row by row; in each, from the highest bit of an
+index to the lowest, bits 5, 4, 2, 1, 0 of the row, bits 1, 0, 2 of the group, and bit 3 of the row. No documentation
+promises it, so for each shape the library is asked once, and its word stands where the two differ.
 """
 
 from __future__ import annotations
@@ -10,52 +12,54 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_TILE = 128  # of whose multiples the kernel wants both sides
 
-# By device, dtype and shape: whether the kernel writes what the library does.
+_ROWS = 64  # of a square
+
+# By device, dtype and shape: whether our order was seen to be the library's.
 _alike: dict[tuple[torch.device, torch.dtype, tuple[int, ...]], bool] = {}
 
 
-def metadata_of(mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def metadata_of(mask: Tensor, codes: tuple[Tensor, Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The part of a compressed matrix behind its values, of the mask and of its transpose.
 
     Args:
         mask: (rows, cols) bool, exactly 2:4 along rows and columns.
+        codes: as `tmask.nn.packing.values.kept_codes` made them of it.
     """
-    ones = mask.to(dtype).contiguous()
     key = mask.device, dtype, tuple(mask.shape)
     if _alike.get(key):
-        return _by_kernel(ones)
-    found = _by_library(ones)
+        return _in_order(codes, dtype)
+    found = _by_library(mask.to(dtype))
     if key not in _alike:
-        _alike[key] = _kernel_agrees(ones, found)
+        _alike[key] = _agrees(codes, dtype, found)
     return found
 
 
 def _by_library(ones: Tensor) -> list[Tensor]:
-    return [_behind_values(torch._cslt_compress(one.contiguous()), ones) for one in (ones, ones.t())]
+    # Ones under the mask: it finds a mask by what is not zero, and would miss the kept zeros of a weight.
+    both = (torch._cslt_compress(one.contiguous()) for one in (ones, ones.t()))
+    return [one.view(-1)[ones.numel() // 2 :].clone() for one in both]
 
 
-def _by_kernel(ones: Tensor) -> list[Tensor]:
-    # It chooses a mask itself, by value: of ones and zeros that can be filled completely, all the ones.
-    rows, _, columns, *_ = torch._sparse_semi_structured_tile(
-        ones, algorithm="largest_values_greedy", use_cutlass=False
-    )
-    return [_behind_values(rows, ones), _behind_values(columns, ones)]
+def _in_order(codes: tuple[Tensor, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    by_rows, by_columns = codes
+    return [_squares(by_rows).view(dtype), _squares(by_columns.t()).view(dtype)]
 
 
-def _behind_values(compressed: Tensor, ones: Tensor) -> Tensor:
-    return compressed.view(-1)[ones.numel() // 2 :].clone()
+def _squares(codes: Tensor) -> Tensor:
+    """The codes (rows, cols / 4) of one direction, two in a byte, as they lie in memory there."""
+    lines = codes.unflatten(0, (-1, 4, 2, 8)).unflatten(
+        -1, (-1, 2, 4)
+    )  # row: square, 5-4, 3, 2-0; group: square, 2, 1-0
+    pairs = lines[:, :, 0] | lines[:, :, 1] << 4
+    return pairs.permute(0, 3, 1, 2, 5, 4).reshape(-1)
 
 
-def _kernel_agrees(ones: Tensor, expected: list[Tensor]) -> bool:
-    if any(side % _TILE for side in ones.shape):
-        return False
-    try:
-        found = _by_kernel(ones)
-    except RuntimeError:  # a private operator, which not every card and build has
+def _agrees(codes: tuple[Tensor, Tensor], dtype: torch.dtype, expected: list[Tensor]) -> bool:
+    rows, cols = codes[0].shape[0], codes[1].shape[1]
+    if rows % _ROWS or cols % _ROWS:  # columns are the rows of the other direction
         return False
     return all(
         len(one) == len(other) and torch.equal(one.view(torch.int16), other.view(torch.int16))
-        for one, other in zip(found, expected, strict=True)
+        for one, other in zip(_in_order(codes, dtype), expected, strict=True)
     )

@@ -1,8 +1,8 @@
 """The kept values of a weight, gathered along its rows and along its columns into memory that stays.
 
 This is all that packing does at a step of the optimizer once the mask's metadata are there. On a GPU one Triton kernel
-writes both directions (`values_kernel`), once it has been seen to write there what torch's own operations do; they
-stand in wherever it does not compile, or writes anything else.
+writes both directions, and one what of a mask it goes by (`values_kernel`), once they have been seen to write there
+what torch's own operations do; these stand in wherever a kernel does not compile, or writes anything else.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ _MOST_INT32 = 2**31
 _DEVICES = ("cuda",)  # that Triton compiles for
 _TRIAL = (80, 144)  # more than a program's square, and no multiple of it
 
-# By device, dtype of the weight and dtype of the values: whether the kernel writes the right ones.
+# By device, and the dtypes that a kernel reads and writes (bool and uint8: that of the codes): whether it writes the
+# right numbers.
 _right: dict[tuple[torch.device, torch.dtype, torch.dtype], bool] = {}
 
 
-def kept_of(mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def kept_of(mask: Tensor, dtype: torch.dtype, codes: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
     """Where the kept entries of a mask lie, row by row and column by column, as `write_both` takes it on this device.
 
-    Codes for the kernel, or places for torch: two tensors that stay in memory as long as the mask.
+    The mask's codes for the kernel, or places for torch: two tensors that stay in memory as long as the mask.
+
+    Args:
+        codes: as `kept_codes` gives them, where they are there already.
     """
     if _kernel_writes(mask.device, dtype, dtype):
-        return list(kept_codes(mask))
+        return list(codes or kept_codes(mask))
     return list(kept_places(mask))
 
 
@@ -74,6 +78,11 @@ def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def kept_codes(mask: Tensor) -> tuple[Tensor, Tensor]:
     """The same in a byte for each group of four, first | second << 2: (rows, cols / 4), and (rows / 4, cols)."""
+    if mask.is_contiguous() and _kernel_writes(mask.device, torch.bool, torch.uint8):
+        try:
+            return _encoded(mask)
+        except Exception as error:  # as in `write_both`
+            _give_up(mask.device, f"it failed: {error}")
     return _codes(mask), _codes(mask.t()).t().contiguous()
 
 
@@ -88,6 +97,14 @@ def _codes(mask: Tensor) -> Tensor:
     first = (1 - a) * (2 - b)  # 0 where the first entry is kept, else 1 or 2
     second = 3 - (1 - d) * (2 - c)
     return first | second << 2
+
+
+def _encoded(mask: Tensor) -> tuple[Tensor, Tensor]:
+    rows, cols = mask.shape
+    codes = mask.new_empty((rows, cols // 4), dtype=torch.uint8)
+    codes_t = mask.new_empty((rows // 4, cols), dtype=torch.uint8)
+    _launch_codes(mask, codes, codes_t)
+    return codes, codes_t
 
 
 def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
@@ -113,6 +130,9 @@ def _kernel_writes(device: torch.device, given: torch.dtype, wanted: torch.dtype
 def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
     try:
         mask = random_mask(*_TRIAL, device)
+        if given == torch.bool:
+            found, expected = list(_encoded(mask)), (_codes(mask), _codes(mask.t()).t())
+            return _told(device, all(map(torch.equal, found, expected)))
         # Numbers that rounding moves, up and down, with both zeros among them.
         weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
         weight[::7, ::5] = -0.0
@@ -126,7 +146,12 @@ def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype)
     except Exception as error:  # no Triton, no compiler for it, or whatever these raise
         _announce(device, f"it does not run: {error or type(error).__name__}")
         return False
-    if not equal and given == wanted:
+    # Of a weight that it rounds otherwise it is given the rounded one.
+    return _told(device, equal) if given == wanted else equal
+
+
+def _told(device: torch.device, equal: bool) -> bool:
+    if not equal:
         _announce(device, "it wrote other values than torch does")
     return equal
 
@@ -135,6 +160,12 @@ def _launch(weight: Tensor, codes: list[Tensor], out: Tensor, out_t: Tensor) -> 
     from tmask.nn.packing import values_kernel  # late: it imports Triton, which a torch without CUDA lacks
 
     values_kernel.write(weight, codes[0], codes[1], out, out_t)
+
+
+def _launch_codes(mask: Tensor, codes: Tensor, codes_t: Tensor) -> None:
+    from tmask.nn.packing import values_kernel  # late, as above
+
+    values_kernel.encode(mask, codes, codes_t)
 
 
 def _give_up(device: torch.device, problem: str) -> None:

@@ -1,11 +1,15 @@
-"""The Triton kernel that writes the kept values of a weight along its rows and along its columns, in one launch.
+"""Triton kernels over a weight or its mask in squares: the kept values along rows and columns, and where they lie.
 
-Each program takes one square of the weight: it reads it once from memory, and a second time, for the other direction,
-from its cache. Places are two bits each, a byte for the two of a group of four, so that they cost an eighth of what
-the values do. Triton comes with torch's builds for CUDA; this file is imported where it is there.
+Each program takes one square and reads it once. A thread holds whole groups of four, so that numbers come and go sixteen
+bytes at a time, and which two of four are kept is chosen in registers; for the columns the square is turned on the
+chip. Places are two bits each, a byte for the two of a group, so that they cost an eighth of what the values do. Triton
+comes with torch's builds for CUDA; this file is imported where it is there.
 """
 
 from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
@@ -18,37 +22,89 @@ _SIDE = 64  # 128 bytes of a row of two-byte numbers, and 64 of a packed one
 def write(weight: Tensor, codes: Tensor, codes_t: Tensor, out: Tensor, out_t: Tensor) -> None:
     """As `tmask.nn.packing.values.write_both`, for tensors on a device that Triton compiles for."""
     rows, cols = weight.shape
-    grid = (triton.cdiv(rows, _SIDE), triton.cdiv(cols, _SIDE))
-    if weight.device.type == "cuda":
-        with torch.cuda.device(weight.device):  # Triton launches on the current device, whatever its tensors are on
-            _write[grid](weight, codes, codes_t, out, out_t, rows, cols, SIDE=_SIDE)
-    else:
-        _write[grid](weight, codes, codes_t, out, out_t, rows, cols, SIDE=_SIDE)
+    # Halves and quarters by themselves, so that Triton sees of which powers of two they are multiples.
+    _over(weight, _write, weight, codes, codes_t, out, out_t, rows, cols, rows // 2, cols // 2, cols // 4)
+
+
+def encode(mask: Tensor, codes: Tensor, codes_t: Tensor) -> None:
+    """As `tmask.nn.packing.values.kept_codes`, into contiguous tensors that are there."""
+    rows, cols = mask.shape
+    _over(mask, _encode, mask.view(torch.uint8), codes, codes_t, rows, cols, cols // 4)
+
+
+def _over(matrix: Tensor, kernel: Any, *arguments: Any) -> None:
+    rows, cols = matrix.shape
+    squares = triton.cdiv(cols, _SIDE), triton.cdiv(rows, _SIDE)
+    # Triton launches on the current device, whatever its tensors are on.
+    with torch.cuda.device(matrix.device) if matrix.device.type == "cuda" else nullcontext():
+        kernel[squares](*arguments, SIDE=_SIDE)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _write(weight, codes, codes_t, out, out_t, rows, cols, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    half: tl.constexpr = SIDE // 2
-    # 64 bits, since places of a large weight do not fit into 32.
-    top = tl.program_id(0).to(tl.int64) * SIDE
-    left = tl.program_id(1).to(tl.int64) * SIDE
-    whole = tl.arange(0, SIDE)
-    kept = tl.arange(0, half)
+def _write(weight, codes, codes_t, out, out_t, rows, cols, half_rows, half_cols, groups, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    top, left = tl.program_id(1) * SIDE, tl.program_id(0) * SIDE
+    down, across = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    # 64 bits for the corner of a square, since places of a large weight do not fit into 32.
+    corner = top.to(tl.int64) * cols + left
+    square = tl.load(
+        weight + corner + (down * cols + across), mask=(top + down < rows) & (left + across < cols), other=0
+    )
+    square = square.to(out.dtype.element_ty)
 
-    row = top + whole[:, None]  # (SIDE, half)
-    group = left // 4 + kept[None, :] // 2
-    inside = (row < rows) & (group * 4 < cols)
-    code = tl.load(codes + row * (cols // 4) + group, mask=inside, other=0).to(tl.int32)
-    place = (code >> (kept[None, :] % 2 * 2)) & 3
-    values = tl.load(weight + row * cols + group * 4 + place, mask=inside, other=0)
-    tl.store(out + row * (cols // 2) + left // 2 + kept[None, :], values.to(out.dtype.element_ty), mask=inside)
+    group = tl.arange(0, SIDE // 4)[None, :]
+    inside = (top + down < rows) & (left // 4 + group < groups)
+    code = tl.load(codes + (top.to(tl.int64) * groups + left // 4) + (down * groups + group), mask=inside, other=0)
+    kept = tl.arange(0, SIDE // 2)[None, :]
+    inside = (top + down < rows) & (left // 2 + kept < half_cols)
+    at = out + (top.to(tl.int64) * half_cols + left // 2) + (down * half_cols + kept)
+    tl.store(at, _two_of_four(square, code, SIDE), mask=inside)
 
-    column = left + whole[None, :]  # (half, SIDE): read along rows, written along columns
-    group = top // 4 + kept[:, None] // 2
-    inside = (column < cols) & (group * 4 < rows)
-    code = tl.load(codes_t + group * cols + column, mask=inside, other=0).to(tl.int32)
-    place = (code >> (kept[:, None] % 2 * 2)) & 3
-    values = tl.load(weight + (group * 4 + place) * cols + column, mask=inside, other=0).to(out_t.dtype.element_ty)
-    column = left + whole[:, None]
-    inside = (column < cols) & ((top // 4 + kept[None, :] // 2) * 4 < rows)
-    tl.store(out_t + column * (rows // 2) + top // 2 + kept[None, :], tl.trans(values), mask=inside)
+    group = tl.arange(0, SIDE // 4)[:, None]
+    inside = (top + 4 * group < rows) & (left + across < cols)
+    code = tl.load(codes_t + ((top // 4).to(tl.int64) * cols + left) + (group * cols + across), mask=inside, other=0)
+    inside = (left + down < cols) & (top // 2 + kept < half_rows)
+    at = out_t + (left.to(tl.int64) * half_rows + top // 2) + (down * half_rows + kept)
+    tl.store(at, _two_of_four(tl.trans(square), tl.trans(code), SIDE), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _two_of_four(square, code, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    a, b, c, d = _fours(square, SIDE)
+    first, second = code & 3, code >> 2
+    low = tl.where(first == 0, a, tl.where(first == 1, b, c))
+    high = tl.where(second == 1, b, tl.where(second == 2, c, d))
+    return tl.reshape(tl.join(low, high), [SIDE, SIDE // 2])
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _encode(mask, codes, codes_t, rows, cols, groups, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    top, left = tl.program_id(1) * SIDE, tl.program_id(0) * SIDE
+    down, across = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    corner = top.to(tl.int64) * cols + left
+    square = tl.load(mask + corner + (down * cols + across), mask=(top + down < rows) & (left + across < cols), other=0)
+
+    group = tl.arange(0, SIDE // 4)[None, :]
+    inside = (top + down < rows) & (left // 4 + group < groups)
+    at = codes + (top.to(tl.int64) * groups + left // 4) + (down * groups + group)
+    tl.store(at, _code(square, SIDE), mask=inside)
+
+    group = tl.arange(0, SIDE // 4)[:, None]
+    inside = (top + 4 * group < rows) & (left + across < cols)
+    at = codes_t + ((top // 4).to(tl.int64) * cols + left) + (group * cols + across)
+    tl.store(at, tl.trans(_code(tl.trans(square), SIDE)), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _code(square, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    a, b, c, d = _fours(square, SIDE)
+    first = tl.where(a != 0, 0, tl.where(b != 0, 1, 2))
+    second = tl.where(d != 0, 3, tl.where(c != 0, 2, 1))
+    return (first | second << 2).to(tl.uint8)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _fours(square, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    even, odd = tl.split(tl.reshape(square, [SIDE, SIDE // 4, 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
