@@ -1,17 +1,16 @@
 """The metadata of cuSPARSELt's matrices: which entries a mask keeps, along its rows and along its columns.
 
-They are the codes of `tmask.nn.packing.values`, four bits each, in an order of their own. The library gives them when it
-compresses a matrix: 0.5 to 0.9 ms for one of 4096^2, on an H200. The order was read off there, from matrices whose
-groups had their own numbers as places: squares of 64 rows by 32 columns, row by row; in each, from the highest bit of an
-index to the lowest, bits 5, 4, 2, 1, 0 of the row, bits 1, 0, 2 of the group, and bit 3 of the row. No documentation
-promises it, so for each shape the library is asked once, and its word stands where the two differ.
+They are the codes of `tmask.nn.packing.values`, four bits each, in an order of their own. The library makes them when
+it compresses a matrix, which takes 0.8 ms for both directions of 4096^2, on an H200. The order was read off there, from
+matrices whose groups of four spelled their own numbers: squares of 64 rows by 32 columns, row by row; within one, from
+the highest bit of an index to the lowest, bits 5, 4, 2, 1, 0 of the row, bits 1, 0, 2 of the group, and bit 3 of the
+row. Nobody promises it: for each shape the library is asked once, and its word stands where the two differ.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
 
 _ROWS = 64  # of a square
 
@@ -52,7 +51,8 @@ def _squares(codes: Tensor) -> Tensor:
         -1, (-1, 2, 4)
     )  # row: square, 5-4, 3, 2-0; group: square, 2, 1-0
     pairs = lines[:, :, 0] | lines[:, :, 1] << 4
-    return pairs.permute(0, 3, 1, 2, 5, 4).reshape(-1)
+    in_order: Tensor = pairs.permute(0, 3, 1, 2, 5, 4)
+    return in_order.reshape(-1)
 
 
 def _agrees(codes: tuple[Tensor, Tensor], dtype: torch.dtype, expected: list[Tensor]) -> bool:

@@ -1,9 +1,9 @@
 """Triton kernels over a weight or its mask in squares: the kept values along rows and columns, and where they lie.
 
-Each program takes one square and reads it once. A thread holds whole groups of four, so that numbers come and go sixteen
-bytes at a time, and which two of four are kept is chosen in registers; for the columns the square is turned on the
-chip. Places are two bits each, a byte for the two of a group, so that they cost an eighth of what the values do. Triton
-comes with torch's builds for CUDA; this file is imported where it is there.
+Each program takes one square and reads it once. A thread holds whole groups of four, so that numbers come and go
+sixteen bytes at a time, and which two of four are kept is chosen in registers; for the columns the square is turned on
+the chip. Places are two bits each, a byte for the two of a group, so that they cost an eighth of what the values do.
+Triton comes with torch's builds for CUDA; this file is imported where it is there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _encode(mask, codes, codes_t, rows, cols, groups, SIDE: tl.constexpr):  # ty
     top, left = tl.program_id(1) * SIDE, tl.program_id(0) * SIDE
     down, across = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     corner = top.to(tl.int64) * cols + left
-    square = tl.load(mask + corner + (down * cols + across), mask=(top + down < rows) & (left + across < cols), other=0)
+    inside = (top + down < rows) & (left + across < cols)
+    square = tl.load(mask + corner + (down * cols + across), mask=inside, other=0)
 
     group = tl.arange(0, SIDE // 4)[None, :]
     inside = (top + down < rows) & (left // 4 + group < groups)
