@@ -51,8 +51,7 @@ def _squares(codes: Tensor) -> Tensor:
         -1, (-1, 2, 4)
     )  # row: square, 5-4, 3, 2-0; group: square, 2, 1-0
     pairs = lines[:, :, 0] | lines[:, :, 1] << 4
-    in_order: Tensor = pairs.permute(0, 3, 1, 2, 5, 4)
-    return in_order.reshape(-1)
+    return pairs.permute(0, 3, 1, 2, 5, 4).reshape(-1)
 
 
 def _agrees(codes: tuple[Tensor, Tensor], dtype: torch.dtype, expected: list[Tensor]) -> bool:
