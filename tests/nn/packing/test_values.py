@@ -32,8 +32,8 @@ def kernel(monkeypatch):
         def launch(self, weight, codes, out, out_t):
             self.calls += 1
             mask = values._mask_of(*codes)
-            out.view(-1).copy_(weight[mask])
-            out_t.view(-1).copy_(weight.t()[mask.t()])
+            out.view(-1)[: mask.numel() // 2].copy_(weight[mask])
+            out_t.view(-1)[: mask.numel() // 2].copy_(weight.t()[mask.t()])
             self.spoil(out, out_t)
 
         def encode(self, mask, codes, codes_t):

@@ -18,7 +18,7 @@ from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.mask.cutting import WHOLE, Cutting
 from tmask.nn.mask.gradient import Gradient, apply_mask
 from tmask.nn.mask.parametrization import Masked
-from tmask.nn.mask.registration import check_alone, masked_of, put_on, steps_of, take_off
+from tmask.nn.mask.registration import check_alone, masked_of, master_of, put_on, take_off
 from tmask.nn.mask.shards import is_sharded, local_part
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
@@ -121,7 +121,7 @@ class SparseLayer:
         owner = self.owners[0]
         if masked_of(owner.module, owner.tensor) is None:
             return getattr(owner.module, owner.tensor)  # type: ignore[no-any-return]
-        return steps_of(owner.module, owner.tensor).original
+        return master_of(owner.module, owner.tensor)  # type: ignore[no-any-return]
 
     def put_mask_on(self, gradient: Gradient, keep_zeros: bool = False, smoothing: float = 0.0) -> None:
         """Register one parametrization, all True, with every owner."""

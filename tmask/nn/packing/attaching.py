@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.parametrization import Masked
-from tmask.nn.mask.registration import masked_of
+from tmask.nn.mask.registration import masked_of, master_of, steps_of
 from tmask.nn.mask.shards import is_sharded
 from tmask.nn.packing.copies import Copies
 from tmask.nn.packing.operators import packed_linear
@@ -47,13 +47,17 @@ def attach(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """
     masked, weight = _masked_weight(module)
     dtype = dtype or (weight.dtype if weight.dtype != torch.float32 else None)
-    # Both half types have the same routes and shapes, so that one stands for the other.
-    route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
+    fitting = weight.device, dtype
+    # After each step this is called again, and nearly always nothing has changed.
+    if not attached(module) or _copies_of(module).fitting != fitting:
+        # Both half types have the same routes and shapes, so that one stands for the other.
+        route = find_fitting(tuple(weight.shape), dtype or torch.bfloat16, weight.device)
     if not attached(module):
         setattr(module, _COPIES, Copies(route.name, _outside_graphs(), masked.keep_zeros))
         # A bound method, which a deep copy binds to itself; a closure would multiply with the first module's weight.
         module.forward = types.MethodType(_forward, module)
         vars(module)["_replicate_for_data_parallel"] = types.MethodType(_replicate, module)
+    _copies_of(module).fitting = fitting
     try:
         refresh(module)
         if dtype is not None and dtype not in _copies_of(module).operands:
@@ -87,8 +91,10 @@ def refresh(module: nn.Module) -> None:
     if not attached(module):
         raise InvalidProblemError("refresh: the module has no packed weights; call attach first")
     copies = _copies_of(module)
+    # In code that is compiled, the way that is kept out of it.
+    pack = copies.pack if torch.compiler.is_compiling() else _pack
     for dtype in copies.outdate():
-        copies.pack(module, dtype)
+        pack(module, dtype)
 
 
 def detach(module: nn.Module) -> None:
@@ -105,8 +111,13 @@ def detach(module: nn.Module) -> None:
 
 def _pack(module: nn.Module, dtype: torch.dtype) -> None:
     masked, weight = _masked_weight(module)
-    # Whatever the forward pass is in: what an evaluation packs must serve training.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+    kind = weight.device.type
+    # Whatever the forward pass is in: what an evaluation packs must serve training. After a step nothing of it is on,
+    # and to turn it off would cost as much as a launch.
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.is_autocast_enabled(kind):
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+            _copies_of(module).add(weight, masked, dtype)
+    else:
         _copies_of(module).add(weight, masked, dtype)
 
 
@@ -175,11 +186,11 @@ def _masked_weight(module: nn.Module) -> tuple[Masked, Tensor]:
     if not isinstance(module, nn.Linear):
         raise InvalidProblemError(f"only nn.Linear has a packed product, not {type(module).__name__}")
     masked = masked_of(module, "weight")
-    steps = len(module.parametrizations.weight) if masked is not None else 0  # type: ignore[arg-type, union-attr]
+    steps = 0 if masked is None else len(steps_of(module, "weight"))
     if masked is None or steps > 1:
         problem = "has no mask on its weight" if masked is None else "has other parametrizations beside the mask"
         raise InvalidProblemError(f"the linear layer {problem}; backend 'semi_structured' packs masked weights alone")
-    weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+    weight: Tensor = master_of(module, "weight")
     if is_sharded(weight):
         raise InvalidProblemError(
             "the weight is sharded (a DTensor), and a shard cannot be packed; use backend 'masked'"

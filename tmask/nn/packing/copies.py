@@ -28,6 +28,7 @@ class Copies:
         route: name of the one that packs and multiplies.
         pack: packs the module's weight for one more dtype; code that may be compiled must take this way.
         at_most: masks may keep fewer than two of four, where zeros can fill them up.
+        fitting: the device and dtype that the route was found for.
         stamp, mask_stamp: of the contents that the operands, and the plans, were made from.
         full: a mask that keeps fewer than two of four, filled up; None for one that needs no more.
         plans: what packing needs of the mask alone, by dtype; they outlast changes of the weight.
@@ -38,6 +39,7 @@ class Copies:
     route: str
     pack: Callable[[nn.Module, torch.dtype], None]
     at_most: bool = False
+    fitting: tuple[torch.device, torch.dtype | None] | None = None
     stamp: Stamp = ()
     mask_stamp: Stamp = ()
     full: Tensor | None = None

@@ -47,9 +47,9 @@ def _in_order(codes: tuple[Tensor, Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def _squares(codes: Tensor) -> Tensor:
     """The codes (rows, cols / 4) of one direction, two in a byte, as they lie in memory there."""
-    lines = codes.unflatten(0, (-1, 4, 2, 8)).unflatten(
-        -1, (-1, 2, 4)
-    )  # row: square, 5-4, 3, 2-0; group: square, 2, 1-0
+    rows, groups = codes.shape
+    # Bits of the row: square, 5-4, 3, 2-0; of the group: square, 2, 1-0.
+    lines = codes.view(rows // 64, 4, 2, 8, groups // 8, 2, 4)
     pairs = lines[:, :, 0] | lines[:, :, 1] << 4
     return pairs.permute(0, 3, 1, 2, 5, 4).reshape(-1)
 

@@ -43,7 +43,7 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
 
     Args:
         kept: as `kept_of` made it of the mask.
-        out, out_t: contiguous, rows * cols / 2 each.
+        out, out_t: contiguous, of rows * cols / 2 each; what is longer is written at its front.
     """
     if kept[0].dtype == torch.uint8:
         if not _kernel_writes(weight.device, weight.dtype, out.dtype):
@@ -60,7 +60,7 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
         kept = list(kept_places(_mask_of(*kept)))
     weight = weight.to(out.dtype)
     for places, one in zip(kept, (out, out_t), strict=True):
-        write_kept(weight, places, one.view(-1))
+        write_kept(weight, places, one.view(-1)[: len(places)])
 
 
 def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:

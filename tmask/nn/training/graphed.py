@@ -29,7 +29,8 @@ class GraphedStep:
     def __init__(self, model: nn.Module, step: Callable[[], Any]) -> None:
         self._model, self._step = model, step
         self._device = next(model.parameters()).device
-        self._lies: tuple[Any, ...] | None = None
+        self._lies: list[Any] | None = None
+        self._modules: list[nn.Module] = []
         self._replay: Callable[[], Any] = self._run
         self._result: Any = None
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
@@ -42,6 +43,7 @@ class GraphedStep:
         """
         lies = self._where()
         if lies != self._lies:
+            self._modules = list(self._model.modules())
             # Two graphs at once would take the memory of two steps.
             self._replay, self._gradients = self._run, []
             self._replay = captured(self._run, self._device)
@@ -61,8 +63,16 @@ class GraphedStep:
         self._result = None
         self._result = self._step()
 
-    def _where(self) -> tuple[Any, ...]:
+    def _where(self) -> list[Any]:
         """Where everything lies that a graph reads and a step, a renewal or a move may put elsewhere."""
-        tensors = tuple(one.data_ptr() for one in (*self._model.parameters(), *self._model.buffers()))
-        packed = tuple(addresses(module) for module in self._model.modules())
-        return tensors, packed, self._model.training, torch.is_autocast_enabled(self._device.type)
+        lies: list[Any] = [self._model.training, torch.is_autocast_enabled(self._device.type)]
+        # By the modules' own tables, at every step: torch's walk over a model takes as long as small kernels.
+        for module in self._modules:
+            if module._modules:
+                lies += map(id, module._modules.values())
+            if module._parameters or module._buffers:
+                tensors = (*module._parameters.values(), *module._buffers.values())
+                lies += [tensor.data_ptr() for tensor in tensors if tensor is not None]
+            if isinstance(module, nn.Linear):
+                lies += addresses(module)
+        return lies

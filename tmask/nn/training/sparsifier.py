@@ -255,8 +255,9 @@ class Sparsifier(Shown):
             if self.schedule.renews_at(self.steps):
                 return self._renew({})
             # A renewal has packed the new weights already, with their new masks.
-            for layer in self.layers:
-                layer.refresh()
+            with torch.no_grad():
+                for layer in self.layers:
+                    layer.refresh()
             return None
 
     def _ranks_at(self, step: int) -> Ranks | None:

@@ -55,9 +55,8 @@ class Cusparselt(Route):
 
         A backward pass that is pending still fails then, as torch sees to for every saved tensor that was written to.
         """
-        half = weight.numel() // 2
-        values, values_t = (compressed.view(-1)[:half] for (compressed,) in packed)
-        write_both(weight, plan[2:], values, values_t)
+        (compressed,), (compressed_t,) = packed
+        write_both(weight, plan[2:], compressed, compressed_t)
         return packed
 
     def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
