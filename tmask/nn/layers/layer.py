@@ -16,7 +16,8 @@ from tmask.nn.distributed.fingerprint import fingerprint
 from tmask.nn.layers.finding import FoundMask
 from tmask.nn.layers.renewals import LayerReport
 from tmask.nn.mask.cutting import WHOLE, Cutting
-from tmask.nn.mask.gradient import Gradient, apply_mask
+from tmask.nn.mask.gradient import Gradient
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, master_of, put_on, take_off
 from tmask.nn.mask.shards import is_sharded, local_part

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.eager import is_eager
+from tmask.nn.mask.masking import apply_mask
 
 Gradient = Literal["straight-through", "masked"]
 
@@ -51,44 +51,3 @@ class StraightThroughBothWays(StraightThrough):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """The tangent passes whole, as the gradient does."""
         return tangents[0]
-
-
-# Of the types of weights, the integers of their size.
-_BITS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
-
-
-def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
-    """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
-    on_cpu = weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS
-    if on_cpu and is_eager():
-        masked: Tensor = _And.apply(weight, mask)  # type: ignore[no-untyped-call]
-        return masked
-    return torch.where(mask, weight, 0.0)
-
-
-class _And(torch.autograd.Function):
-    """`apply_mask` bit by bit, since `torch.where` on a CPU takes one entry at a time and fifteen times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        ctx.save_for_forward(mask)
-        bits = _BITS[weight.dtype]
-        masked = torch.empty_like(weight, requires_grad=False)
-        torch.bitwise_and(mask.to(bits).neg_(), weight.view(bits), out=masked.view(bits))
-        return masked
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, None]:
-        (mask,) = ctx.saved_tensors
-        return apply_mask(grads[0], mask), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        (mask,) = ctx.saved_tensors
-        return apply_mask(tangents[0], mask)

@@ -17,7 +17,8 @@ from tmask.blocks.pattern import Pattern
 from tmask.errors import InvalidProblemError
 from tmask.nn.mask.cutting import Cutting
 from tmask.nn.mask.effective import Lost, effective
-from tmask.nn.mask.gradient import Gradient, StraightThrough, StraightThroughBothWays, apply_mask
+from tmask.nn.mask.gradient import Gradient, StraightThrough, StraightThroughBothWays
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.mask.saved import check_saved
 from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.smoothing import ShrunkStraightThrough, fitting_scale, shrink, thresholds

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tmask.nn.mask import effective_shards  # noqa: F401 - its class takes its place in the table
-from tmask.nn.mask.gradient import apply_mask
+from tmask.nn.mask.masking import apply_mask
 
 
 def shard_like(mask: Tensor, weight: Any) -> Tensor:

@@ -17,7 +17,7 @@ from tmask.blocks.pattern import Pattern
 from tmask.blocks.tensor_blocks import cut_region, cut_tiles, join_padded, padded_blocks, to_matrices
 from tmask.blocks.tiling import Tiling
 from tmask.nn.mask.cutting import Cutting
-from tmask.nn.mask.gradient import apply_mask
+from tmask.nn.mask.masking import apply_mask
 
 # Midpoints come close to the optimal prices in a few rounds; what is left only moves thresholds a little.
 _ROUNDS = 8

@@ -1,7 +1,7 @@
-"""How long a whole step of a linear layer takes within a CUDA graph: dense, under a mask, and packed.
+"""How long a step of a linear layer takes whose passes are a CUDA graph: dense, under a mask, and packed.
 
 Outside of one, a sparse product sets up descriptors at each call in some versions of torch; within, kernels are all
-there is, and what pays is another matter.
+there is, and what pays is another matter. Packing stays outside: it follows the optimizer's step, which no graph holds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tmask.errors import KernelError
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.timing import REPEATS, time_in_turn
@@ -25,7 +26,10 @@ _WARM_UP = 3  # before a capture: first calls allocate, compile and choose algor
 
 @dataclass(frozen=True, slots=True)
 class GraphTiming:
-    """Seconds, medians, of forward and backward; `masked` applies the mask as well, `sparse` packs the weight."""
+    """Seconds, medians, of forward and backward in a graph.
+
+    `masked` applies the mask as well; `sparse` has the packing of the weight added, launched as after each step.
+    """
 
     tokens: int
     dense: float
@@ -51,22 +55,22 @@ def measure_graphs(
     x = torch.randn(tokens, shape[1], device=device, dtype=dtype, requires_grad=True)
     gradient = torch.randn(tokens, shape[0], device=device, dtype=dtype)
     plan = route.plan(mask, dtype)
-    packed = route.pack(weight.detach(), plan)
+    detached = weight.detach()
+    packed = route.pack(detached, plan)
 
     def back(result: Tensor) -> Any:
         return torch.autograd.grad(result, (x, weight), gradient)
 
-    def sparse() -> Any:
-        forward, backward = route.repack(packed, weight.detach(), plan)
-        return back(packed_linear(x, weight, None, forward, backward, None, route.name))
-
     steps: dict[str, Callable[[], Any]] = {
         "dense": lambda: back(functional.linear(x, weight)),
-        "masked": lambda: back(functional.linear(x, torch.where(mask, weight, 0))),
-        "sparse": sparse,
+        "masked": lambda: back(functional.linear(x, apply_mask(weight, mask))),
+        "sparse": lambda: back(packed_linear(x, weight, None, *packed, None, route.name)),
     }
-    seconds = time_in_turn({name: captured(step, device) for name, step in steps.items()}, device, repeats)
-    return GraphTiming(tokens, **seconds)
+    calls = {name: captured(step, device) for name, step in steps.items()}
+    # What is packed is written to while a graph reads it nowhere: both are on one stream.
+    calls["pack"] = lambda: route.repack(packed, detached, plan)
+    seconds = time_in_turn(calls, device, repeats)
+    return GraphTiming(tokens, seconds["dense"], seconds["masked"], seconds["sparse"] + seconds["pack"])
 
 
 def captured(step: Callable[[], Any], device: torch.device) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.packing.routes import ROUTES, TOKENS_MULTIPLE
 
 
@@ -139,7 +140,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         grad_weight = (grad.t() @ x).to(ctx.weight_dtype)  # dense: neither factor is sparse
         if mask is not None:
-            grad_weight = torch.where(mask, grad_weight, 0)
+            grad_weight = apply_mask(grad_weight, mask)
     if ctx.has_bias and ctx.needs_input_grad[2]:
         grad_bias = grad.sum(0)
     # torch wants one gradient a tensor, in lists as they came in.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.packing.operators import packed_linear
 from tmask.nn.packing.routes import Route
 from tmask.nn.packing.trials import random_mask
@@ -99,7 +100,7 @@ def measure_linear(
             "sparse_forward": sparse,
             "dense_backward": back(dense()),
             "sparse_backward": back(sparse()),
-            "mask": lambda: torch.where(mask, detached, 0),
+            "mask": lambda: apply_mask(detached, mask),
             "pack": lambda: route.repack(spare, detached, plan),
         },
         device,

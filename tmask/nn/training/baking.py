@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.gradient import apply_mask
+from tmask.nn.mask.masking import apply_mask
 from tmask.nn.mask.saved import check_saved, layer_name
 from tmask.nn.mask.smoothing import shrink
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask.nn.mask.gradient import apply_mask
+from tmask.nn.mask.masking import apply_mask
 
 
 @dataclass(frozen=True)
