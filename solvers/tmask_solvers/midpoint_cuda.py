@@ -31,6 +31,7 @@ from tmask_solvers.cuda_kernels.launch import (
     solve_by_rounds,
     solve_closed,
 )
+from tmask_solvers.cuda_kernels.one_matrix import solve_matrix
 from tmask_solvers.cuda_kernels.usable import require_gpu, require_tensors
 
 
@@ -60,7 +61,8 @@ class MidpointCuda(TensorSolver):
         require_tensors(self.name, self.device_types, scores)
         masks = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
         # By rounds at side 4, too: who calls this judges blocks by their prices, which closed forms do not have.
-        (results,) = solve_by_rounds([Tiles(scores[None, None, None], masks[None, None, None])], n, ALL_PRICES)
+        tiles = [Tiles(scores[None, None, None], masks[None, None, None])]
+        (results,) = solve_by_rounds(tiles, n, ALL_PRICES).results
         return TensorAnswer(masks, results.row_prices, results.col_prices)
 
     def solve_matrices(self, weights: Tensor, n: int, m: int, masks: Tensor) -> TensorProof:
@@ -68,6 +70,8 @@ class MidpointCuda(TensorSolver):
 
     def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
         require_tensors(self.name, self.device_types, *(tensor for pair in matrices for tensor in pair))
+        if len(matrices) == 1 and matrices[0][0].numel():
+            return [solve_matrix(*matrices[0], n, m, self.prices)]
         proofs: dict[int, TensorProof] = {}
         for dtype, chosen in _batches(matrices):
             tiles = [Tiles(*(cut_tiles(tensor, m, m) for tensor in matrices[k])) for k in chosen]
@@ -78,10 +82,11 @@ class MidpointCuda(TensorSolver):
     def _solve_alike(self, tiles: list[Tiles], n: int, m: int, dtype: torch.dtype) -> list[TensorProof]:
         """Matrices of one dtype, by the kernels that suit it."""
         if m == SIDE and dtype != torch.float64:
-            return [TensorProof(slack=results.slack) for results in solve_closed(tiles, n)]
+            return [TensorProof(slack=results.slack) for results in solve_closed(tiles, n).results]
         if not self.prices:
-            return [TensorProof(slack=results.slack) for results in solve_by_rounds(tiles, n, NO_PRICES)]
-        return [TensorProof(col_prices=results.col_prices) for results in solve_by_rounds(tiles, n, COL_PRICES)]
+            return [TensorProof(slack=results.slack) for results in solve_by_rounds(tiles, n, NO_PRICES).results]
+        results = solve_by_rounds(tiles, n, COL_PRICES).results
+        return [TensorProof(col_prices=one.col_prices) for one in results]
 
 
 def _of_nothing(weights: Tensor) -> TensorProof:

@@ -13,9 +13,10 @@ from tests.warp_simulator import Memory, SimulatedCuda
 from tmask.solving.registry import solver_infos
 from tmask_solvers import midpoint_cuda
 from tmask_solvers.cuda_kernels import device as device_module
-from tmask_solvers.cuda_kernels import judging, launch
+from tmask_solvers.cuda_kernels import judging, launch, one_matrix
 from tmask_solvers.cuda_kernels.code import places
 from tmask_solvers.cuda_kernels.device import Device
+from tmask_solvers.cuda_kernels.repeating import Repeats
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 
@@ -35,6 +36,14 @@ def why_no_gpu() -> str:
     if missing:
         return f"needs {', '.join(missing)}"
     return "" if torch.cuda.is_available() else "PyTorch finds no GPU"
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, on_device) -> None:
+    """Launch on another device than the one at hand, in a process that remembers no call."""
+    for module in (launch, judging, one_matrix):
+        monkeypatch.setattr(module, "on_device", on_device)
+    for module in (judging, one_matrix):
+        monkeypatch.setattr(module, "_calls", Repeats())
 
 
 def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
@@ -62,8 +71,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SimulatedCuda:
     def on_device(device: torch.device) -> Iterator[Device]:
         yield Device(0, processors=1, cuda=cuda, least=1)
 
-    for module in (launch, judging):
-        monkeypatch.setattr(module, "on_device", on_device)
+    pretend(monkeypatch, on_device)
     monkeypatch.setattr(device_module, "numba_at", lambda cuda: nullcontext())
     cuda.external_stream = lambda stream: None
     monkeypatch.setattr(midpoint_cuda, "require_gpu", lambda solver: None)

@@ -5,7 +5,9 @@ The driver is a fake; `test_kernels_take_the_numbers_of_their_arguments` compile
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import re
 import subprocess
@@ -19,14 +21,15 @@ import torch
 
 import bench.gpu_kernels
 import tmask
-from tests.solvers.cuda_machines import simulate, why_no_gpu
+from tests.solvers.cuda_machines import pretend, simulate, why_no_gpu
 from tests.solvers.test_cuda_code import why_not
-from tmask_solvers.cuda_kernels import cubins, direct, launch
+from tmask_solvers.cuda_kernels import cubins, direct, judging, one_matrix
 from tmask_solvers.cuda_kernels import device as device_module
 from tmask_solvers.cuda_kernels.code import kernels
 from tmask_solvers.cuda_kernels.cubins import Cubin, CubinKey
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.cuda_kernels.direct import Driver
+from tmask_solvers.cuda_kernels.repeating import Repeats
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 
@@ -70,7 +73,8 @@ def compilations(monkeypatch) -> list[str]:
 def start(driver, *arguments, numbers, name="rounds-4-8-float32"):
     kernel = SimpleNamespace(name=name, numbers=numbers)
     kernel.build = lambda cuda: kernel
-    direct.start(driver, kernel, (9, 0), 7, 0xABC, arguments, nullcontext)
+    launch = direct.prepared(driver, kernel, (9, 0), 7, arguments, nullcontext)
+    driver.launch(launch.code, launch.blocks, 0xABC, launch.numbers)
 
 
 def test_arrays_become_numbers_in_the_order_of_numba():
@@ -170,7 +174,7 @@ def pretend_device(monkeypatch, cuda, driver, capability=(9, 0)) -> None:
     def on_device(device):
         yield Device(0xABC, 1, driver, cuda, capability, least=1)
 
-    monkeypatch.setattr(launch, "on_device", on_device)
+    pretend(monkeypatch, on_device)
 
 
 @pytest.mark.parametrize("fault", ["compiling", "loading", "launching", "other numbers"])
@@ -202,6 +206,114 @@ def test_whatever_fails_numba_launches_and_one_line_says_why(monkeypatch, caplog
     assert not driver.launches
 
 
+LIES = {
+    "as made": lambda *shape, dtype: torch.ones(shape, dtype=dtype),
+    "transposed": lambda k, g, rows, cols, dtype: torch.ones((k, g, cols, rows), dtype=dtype).mT,
+    "behind three": lambda *shape, dtype: torch.ones(3 + math.prod(shape), dtype=dtype)[3:].view(shape),
+}
+COUNTS = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50}
+
+
+@pytest.fixture
+def counting(monkeypatch) -> FakeDriver:
+    """Kernels that are never compiled, launched by a driver that counts."""
+    driver = FakeDriver()
+    monkeypatch.setattr(direct, "compiled", lambda kernel, *_: Cubin(kernel.kind, COUNTS[kernel.kind], b""))
+    monkeypatch.setattr(kernels.Kernel, "build", lambda kernel, cuda: kernel)
+    monkeypatch.setattr(Device, "_numba", lambda self: nullcontext())
+    simulate(monkeypatch)
+    pretend_device(monkeypatch, None, driver)
+    return driver
+
+
+def same_but_for_addresses(once, again):
+    """Whether two calls launch alike, on other memory: places in it correspond, one to one."""
+    moved = {}
+    for (kernel, blocks, stream, numbers), (kernel_2, blocks_2, stream_2, numbers_2) in zip(once, again, strict=True):
+        assert (kernel, blocks, stream) == (kernel_2, blocks_2, stream_2)
+        for one, other in zip(numbers, numbers_2, strict=True):
+            assert one == other or (min(one, other) > 1 << 20 and moved.setdefault(one, other) == other)
+    return len(set(moved.values())) == len(moved)
+
+
+@pytest.mark.parametrize("lies", LIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("pattern", [(2, 4), (4, 8)])
+def test_a_call_like_one_before_launches_the_same_on_its_own_memory(counting, monkeypatch, pattern, dtype, lies):
+    tensors = [(LIES[lies](2, 3, 16, 24, dtype=dtype), LIES[lies](2, 3, 16, 24, dtype=torch.bool)) for _ in range(2)]
+    solver = MidpointCuda()
+
+    def launches_of(call):
+        counting.launches.clear()
+        proof = call()
+        return list(counting.launches), proof
+
+    first, _ = launches_of(lambda: solver.solve_matrices(*tensors[0][:1], *pattern, tensors[0][1]))
+    monkeypatch.setattr(one_matrix, "solve_closed", None)
+    monkeypatch.setattr(one_matrix, "solve_by_rounds", None)  # what follows does without
+    for weights, masks in reversed(tensors):
+        again, proof = launches_of(lambda w=weights, k=masks: solver.solve_matrices(w, *pattern, k))
+        assert same_but_for_addresses(first, again)
+        numbers = again[0][3]
+        assert {weights.data_ptr(), masks.data_ptr()} <= set(numbers)
+        tensor = proof.col_prices if proof.slack is None else proof.slack
+        assert tensor.dtype == torch.float64
+        assert tensor.shape == ((2 * 3 * 16 * 24 // pattern[1] ** 2, pattern[1]) if proof.slack is None else ())
+
+
+def test_no_call_is_taken_for_another_one(counting, monkeypatch):
+    """Each launches what it would in a process that remembers nothing."""
+    solver = MidpointCuda()
+
+    def numbers_of(pattern, columns, lies, lies_mask):
+        weights, masks = (
+            LIES[how](2, 3, 16, columns, dtype=dtype)[..., :16]
+            for how, dtype in ((lies, torch.float32), (lies_mask, torch.bool))
+        )
+        counting.launches.clear()
+        solver.solve_matrices(weights, *pattern, masks)
+        return [number for *_, numbers in counting.launches for number in numbers if number < 1 << 20]
+
+    calls = [*itertools.product(((2, 4), (1, 4), (2, 8)), (16, 24), LIES, LIES)]
+    remembering = [numbers_of(*call) for call in calls * 2]
+    for call, numbers in zip(calls * 2, remembering, strict=True):
+        monkeypatch.setattr(one_matrix, "_calls", Repeats())
+        assert numbers_of(*call) == numbers
+
+
+@pytest.mark.parametrize("prices", [True, False])
+def test_a_judgement_like_one_before_is_launched_alike_too(counting, monkeypatch, prices):
+    parts = []
+    for _ in range(2):
+        values = torch.randn(1, 1, 2, 3, 4, 4)
+        parts.append((values, values > 0, 2, torch.randn(6, 4, dtype=torch.float64) if prices else None))
+    judging.examine_all(parts[:1])
+    once = list(counting.launches)
+    counting.launches.clear()
+    monkeypatch.setattr(judging, "_examine_many", None)
+    assert judging.examine_all(parts[1:]).shape == (1, judging.FIGURES)
+    assert same_but_for_addresses(once, counting.launches)
+    expected = [parts[1][0], parts[1][1], *([parts[1][3]] if prices else [])]
+    assert {one.data_ptr() for one in expected} <= set(counting.launches[0][3])
+
+
+def test_a_launch_that_fails_later_goes_the_whole_way_anew(counting, monkeypatch, caplog):
+    solver = MidpointCuda()
+    weights, masks = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    solver.solve_matrices(weights, 4, 8, masks)
+
+    def fail(*_):
+        raise RuntimeError("no launching here")
+
+    monkeypatch.setattr(counting, "launch", fail)
+    by_numba = []
+    monkeypatch.setattr(Device, "_launch_by_numba", lambda self, kernel, *_: by_numba.append(kernel.kind))
+    for _ in range(2):
+        solver.solve_matrices(weights, 4, 8, masks)
+    assert by_numba == ["rounds", "paths"] * 2
+    assert caplog.text.count("no launching here") == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "dtype", "capability"),
     [("2:4", "float32", (8, 0)), ("4:8", "bfloat16", (9, 0)), ("3:6", "float64", (10, 0))],
@@ -231,7 +343,7 @@ PRETENDED = """
     import contextlib, sys, time
     import torch
     import tmask
-    from tmask_solvers.cuda_kernels import direct, judging, launch, usable
+    from tmask_solvers.cuda_kernels import direct, judging, launch, one_matrix, usable
     from tmask_solvers.cuda_kernels.code.kernels import Kernel
     from tmask_solvers.cuda_kernels.device import Device
     from tmask_solvers.midpoint_cuda import MidpointCuda
@@ -247,7 +359,7 @@ PRETENDED = """
     def on_device(device):
         yield Device(0, 1, Driver(), capability=(9, 0))
 
-    launch.on_device = judging.on_device = on_device
+    launch.on_device = judging.on_device = one_matrix.on_device = on_device
     torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
     torch.cuda.is_current_stream_capturing = lambda: False
     usable.properties = lambda index: (1, (9, 0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from tmask_solvers.cuda_kernels.code.kernels import Kernel
 from tmask_solvers.cuda_kernels.code.lines import WARP
-from tmask_solvers.cuda_kernels.direct import Argument, Driver, start
+from tmask_solvers.cuda_kernels.direct import Argument, Driver, Launch, prepared
 
 log = logging.getLogger("tmask")
+
+Started = tuple[Launch, tuple[Argument, ...]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Device:
         cuda: what numba's launcher and compiler are taken from; None for numba.cuda, once it is needed.
         capability: compute capability.
         least: blocks of any launch. Those that find no work cost little, and numba warns of fewer.
+        started: what was launched directly, with its arguments.
     """
 
     stream: int
@@ -39,6 +42,7 @@ class Device:
     cuda: Any = None
     capability: tuple[int, int] = (0, 0)
     least: int = 128
+    started: list[Started] = field(default_factory=list, repr=False)
     _arrays: dict[int, tuple[Tensor, Any]] = field(default_factory=dict, repr=False)
 
     def launch(self, kernel: Kernel, warps: int, per_processor: int, *arguments: Argument) -> None:
@@ -52,10 +56,25 @@ class Device:
             self._launch_by_numba(kernel, blocks, arguments)
             return
         try:
-            start(self.driver, kernel, self.capability, blocks, self.stream, arguments, self._numba)
+            launch = prepared(self.driver, kernel, self.capability, blocks, arguments, self._numba)
+            self.driver.launch(launch.code, launch.blocks, self.stream, launch.numbers)
         except Exception as error:  # the libraries' own errors, of many types; nothing was started
             _refuse(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._launch_by_numba(kernel, blocks, arguments)
+        else:
+            self.started.append((launch, arguments))
+
+    def start_again(self, launches: Iterable[Launch]) -> bool:
+        """Start what was started before, with other addresses; False where that fails, some perhaps started."""
+        if self.driver is None or _refused:
+            return False
+        try:
+            for launch in launches:
+                self.driver.launch(launch.code, launch.blocks, self.stream, launch.numbers)
+        except Exception as error:  # as above
+            log.debug("a launch that had gone well before failed: %s", error)
+            return False
+        return True
 
     @contextmanager
     def _numba(self) -> Iterator[Any]:
@@ -79,6 +98,8 @@ class Device:
         return self._arrays[id(tensor)][1]
 
 
+_DRIVER = Driver()
+
 # Why kernels are not started directly in this process, once that has failed.
 _refused: list[str] = []
 
@@ -95,9 +116,20 @@ def _refuse(problem: str) -> None:
 def on_device(device: torch.device) -> Iterator[Device]:
     """Make a device current for PyTorch, whose stream kernels come on: after what made the tensors, with nobody
     waiting for it."""
-    with torch.cuda.device(device):
-        processors, capability = properties(torch.cuda.current_device())
-        yield Device(torch.cuda.current_stream().cuda_stream, processors, Driver(), capability=capability)
+    # Only where it is another one: to enter what is there already takes as long as a launch.
+    other = device.index is not None and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if other else nullcontext():
+        index = torch.cuda.current_device()
+        processors, capability = properties(index)
+        yield Device(raw_stream(index), processors, _DRIVER, capability=capability)
+
+
+def raw_stream(index: int) -> int:
+    """PyTorch's current stream on a device, as an address."""
+    # By torch's compiler's own way where it is there, which makes no object of it.
+    if quick := getattr(torch._C, "_cuda_getCurrentRawStream", None):
+        return int(quick(index))
+    return int(torch.cuda.current_stream(index).cuda_stream)
 
 
 @cache

@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,16 +61,30 @@ def _grid(blocks: int) -> Any:
     return _core().LaunchConfig(grid=blocks, block=WARP)
 
 
-def start(
+class Launch(NamedTuple):
+    """Blocks of one warp each of a kernel that is loaded, with the numbers that it takes."""
+
+    code: Any
+    blocks: int
+    numbers: list[int]
+
+    def at(self, addresses: Iterable[tuple[int, int]]) -> Launch:
+        """The same with other numbers at some places."""
+        numbers = self.numbers.copy()
+        for place, address in addresses:
+            numbers[place] = address
+        return Launch(self.code, self.blocks, numbers)
+
+
+def prepared(
     driver: Driver,
     kernel: Kernel,
     capability: tuple[int, int],
     blocks: int,
-    stream: int,
     arguments: Sequence[Argument],
     numba: Numba,
-) -> None:
-    """Launch a kernel of blocks of one warp; compiles it if no process has done so before.
+) -> Launch:
+    """What is to be launched; loads the kernel, and compiles it if no process has done so before.
 
     Args:
         arguments: tensors, integers, and tuples of integers.
@@ -88,7 +102,7 @@ def start(
         raise RuntimeError(
             f"kernel {kernel.name} takes {cubin.numbers} numbers, and not the {len(numbers)} of its arguments"
         )
-    driver.launch(code, blocks, stream, numbers)
+    return Launch(code, blocks, numbers)
 
 
 def flattened(arguments: Sequence[Argument]) -> list[int]:
@@ -104,6 +118,15 @@ def flattened(arguments: Sequence[Argument]) -> list[int]:
             numbers += (0, 0, argument.numel(), size, argument.data_ptr(), *argument.shape)
             numbers += [stride * size for stride in argument.stride()]
     return numbers
+
+
+def address_slots(arguments: Sequence[Argument]) -> Iterator[tuple[int, Tensor]]:
+    """Where among those numbers the addresses of tensors stand."""
+    done = 0
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield done + 4, argument
+        done += len(flattened((argument,)))
 
 
 def compiled(kernel: Any, types: Sequence[str], capability: tuple[int, int]) -> Cubin:

@@ -13,13 +13,16 @@ from torch import Tensor
 from tmask_solvers.cuda_kernels.code.judge import FIGURES
 from tmask_solvers.cuda_kernels.code.kernels import Kernel
 from tmask_solvers.cuda_kernels.code.places import entries_between, numbers_of, origin_of
-from tmask_solvers.cuda_kernels.device import on_device, to_device
+from tmask_solvers.cuda_kernels.device import Started, on_device, to_device
+from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
 from tmask_solvers.cuda_kernels.usable import works_here
 
 # Records of a matrix, whatever its size: as many warps as fill a large GPU, and few enough to be summed in one go. With
 # a number that depended on the GPU, so would the last digits of sums.
 SHARES = 4096
 _LARGEST_SIDE = 32
+
+_calls = Repeats()
 
 # As in `tmask.judging.examining`: values and masks (K, G, down, across, m, m), n, and column prices or None.
 _Judged = tuple[Tensor, Tensor, int, Tensor | None]
@@ -45,6 +48,29 @@ def examine_all(parts: Sequence[_Judged]) -> Tensor:
 
 def _examine(parts: Sequence[_Judged]) -> Tensor:
     """The same for parts of one kind."""
+    records = _examine_alike(*parts[0]) if len(parts) == 1 else _examine_many(parts)[0]
+    return records.view(len(parts), SHARES, FIGURES).sum(1)
+
+
+def _examine_alike(values: Tensor, masks: Tensor, n: int, prices: Tensor | None) -> Tensor:
+    """The records of one part, by the launch of one before that lay alike, if there was one."""
+    given = [values, masks]
+    if prices is not None:
+        given.append(prices.double().contiguous())
+    key = values.shape, values.stride(), values.dtype, values.device, masks.stride(), n, len(given), SHARES
+    if (known := _calls.get(key)) is not None:
+        (records,) = known.make(values.device)
+        with on_device(values.device) as device:
+            if known.start(device, (*given, records)):
+                return records
+        _calls.forget(key)
+    records, started = _examine_many([(values, masks, n, None if prices is None else given[2])])
+    _calls.note(key, Repeat.of(started, given, (), (records,)))
+    return records
+
+
+def _examine_many(parts: Sequence[_Judged]) -> tuple[Tensor, list[Started]]:
+    """The records of all parts, and what was started for that."""
     values, masks, n, _ = parts[0]
     origins = origin_of(values), origin_of(masks)
     prices = [v.double().contiguous() for *_, v in parts if v is not None]
@@ -58,4 +84,4 @@ def _examine(parts: Sequence[_Judged]) -> Tensor:
         # A kernel takes an array in any case; where there are no prices, any one will do.
         known = origin_of(prices[0]) if prices else records[:1]
         device.launch_exactly(kernel, len(parts) * SHARES, *origins, where, known, int(bool(prices)), SHARES, records)
-    return records.view(len(parts), SHARES, FIGURES).sum(1)
+    return records, device.started

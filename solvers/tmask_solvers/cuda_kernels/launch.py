@@ -14,7 +14,7 @@ from tmask.errors import InvalidProblemError
 from tmask_solvers.cuda_kernels.code.kernels import Kernel
 from tmask_solvers.cuda_kernels.code.lines import WARP, lanes_per_tile
 from tmask_solvers.cuda_kernels.code.places import numbers_of, origin_of
-from tmask_solvers.cuda_kernels.device import Device, on_device, to_device
+from tmask_solvers.cuda_kernels.device import Device, Started, on_device, to_device
 
 SIDE = 4  # of tiles that have closed forms
 
@@ -48,7 +48,15 @@ class Results:
     slack: Tensor
 
 
-def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> list[Results]:
+class Solved(NamedTuple):
+    """What a call gives, for each matrix; and what it has started, and made for that: zeros first."""
+
+    results: list[Results]
+    started: list[Started]
+    made: list[Tensor]
+
+
+def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> Solved:
     """Masks of matrices of one dtype, on one device, with tiles of one side."""
     job = Job(matrices)
     count, m, dtype, many = job.count, job.side, job.dtype, job.many
@@ -60,7 +68,7 @@ def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> list[Resu
         rounds = Kernel("rounds", n, m, dtype, many)
         device.launch(rounds, warps, _MANY, *job.memory, job.where, count, row_prices, col_prices, prices, *job.left)
         _finish(device, job, n, row_prices, col_prices, prices, warm=True)
-    return [
+    results = [
         Results(
             row_prices[first : first + own] if prices == ALL_PRICES else None,
             col_prices[first : first + own] if prices != NO_PRICES else None,
@@ -68,9 +76,10 @@ def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> list[Resu
         )
         for first, own, slack in zip(job.firsts, job.counts, job.slack.unbind(), strict=True)
     ]
+    return Solved(results, device.started, [*job.made, col_prices])
 
 
-def solve_closed(matrices: Sequence[Tiles], n: int) -> list[Results]:
+def solve_closed(matrices: Sequence[Tiles], n: int) -> Solved:
     """The same for m = 4, of float32 or narrower, without prices."""
     job = Job(matrices)
     words = [_words(tiles.mask) for tiles in matrices]
@@ -78,12 +87,12 @@ def solve_closed(matrices: Sequence[Tiles], n: int) -> list[Results]:
     # A row of the mask as one word is one store a thread, not four.
     all_packed = len(packed) == len(matrices)
     memory, where = _places(packed, job.firsts) if all_packed else (job.memory, job.where)
-    nowhere = torch.empty((1, SIDE), dtype=torch.float64, device=job.device)
+    nowhere = job.made[0][:1].view(1, 1)  # a kernel takes an array in any case
     with on_device(job.device) as device:
         kernel = Kernel("closed", n, SIDE, job.dtype, job.many, all_packed)
         device.launch(kernel, -(-job.count // WARP), _MANY, *memory, where, job.count, *job.left)
         _finish(device, job, n, nowhere, nowhere, NO_PRICES, warm=False)
-    return [Results(None, None, slack) for slack in job.slack.unbind()]
+    return Solved([Results(None, None, slack) for slack in job.slack.unbind()], device.started, job.made)
 
 
 def _finish(device: Device, job: Job, n: int, row_prices: Tensor, col_prices: Tensor, prices: int, warm: bool) -> None:
@@ -103,6 +112,7 @@ class Job:
         firsts, counts: of the tiles of each matrix; `count` of all.
         left: the list of tiles left over, in any order, and its length, 0 at first.
         slack: (matrices,) float64, 0 at first.
+        made: the tensors behind these.
     """
 
     def __init__(self, matrices: Sequence[Tiles]) -> None:
@@ -123,6 +133,7 @@ class Job:
         self.slack = state[1:]
         listed = torch.empty(self.count, dtype=torch.int32, device=self.device)
         self.left = listed, state[:1].view(torch.int32)[:1]
+        self.made = [state, listed]
 
 
 def _places(matrices: Sequence[Tiles], firsts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor | tuple[int, ...]]:

@@ -1,0 +1,35 @@
+"""One matrix solved by launches that are noted, and made again for the next one that lies alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tmask.blocks.tensor_blocks import cut_tiles
+from tmask.solving.tensor_solver import TensorProof
+from tmask_solvers.cuda_kernels.device import on_device
+from tmask_solvers.cuda_kernels.launch import COL_PRICES, NO_PRICES, SIDE, Tiles, solve_by_rounds, solve_closed
+from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
+
+_calls = Repeats()
+
+
+def solve_matrix(weights: Tensor, masks: Tensor, n: int, m: int, prices: bool) -> TensorProof:
+    """As `MidpointCuda.solve_matrices`, for tensors (K, G, rows, cols) with entries."""
+    # Where a mask begins decides whether its rows can be written as words.
+    key = (
+        *(weights.shape, weights.stride(), weights.dtype, weights.device),
+        *(masks.stride(), masks.data_ptr() % SIDE, n, m, prices),
+    )
+    closed = m == SIDE and weights.dtype != torch.float64
+    if (known := _calls.get(key)) is not None:
+        made = known.make(weights.device)
+        with on_device(weights.device) as device:
+            if known.start(device, (weights, masks, *made)):
+                return TensorProof(slack=made[0][1]) if closed or not prices else TensorProof(col_prices=made[2])
+        _calls.forget(key)  # the way below says what is wrong
+    tiles = [Tiles(cut_tiles(weights, m, m), cut_tiles(masks, m, m))]
+    solved = solve_closed(tiles, n) if closed else solve_by_rounds(tiles, n, COL_PRICES if prices else NO_PRICES)
+    _calls.note(key, Repeat.of(solved.started, (weights, masks), solved.made[:1], solved.made[1:]))
+    (results,) = solved.results
+    return TensorProof(slack=results.slack) if closed or not prices else TensorProof(col_prices=results.col_prices)

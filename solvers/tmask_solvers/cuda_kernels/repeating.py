@@ -1,0 +1,93 @@
+"""A call like one before: its launches once more, on other memory.
+
+To work out the numbers that kernels take costs Python several times what the launches cost. But for addresses they
+depend on shapes, strides and dtypes alone, which are few in a process; so a call notes what it has launched, and the
+next one that is given tensors that lie alike launches the same with its own addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tmask_solvers.cuda_kernels.device import Device, Started
+from tmask_solvers.cuda_kernels.direct import Launch, address_slots
+
+_MOST = 4096  # calls that are remembered: of more, the shapes of one process are without end
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The launches of a call.
+
+    Args:
+        launches: each with the places of addresses among its numbers: (place, which tensor, bytes behind its first).
+        made: of the tensors that the call makes, shape, dtype, and whether they begin as zeros.
+    """
+
+    launches: tuple[tuple[Launch, tuple[tuple[int, int, int], ...]], ...]
+    made: tuple[tuple[tuple[int, ...], torch.dtype, bool], ...]
+
+    @classmethod
+    def of(
+        cls, started: Sequence[Started], given: Sequence[Tensor], zeros: Sequence[Tensor], empty: Sequence[Tensor]
+    ) -> Repeat | None:
+        """Of what a call has started on the tensors that it was given and has made; None if it used others too."""
+        tensors = [*given, *zeros, *empty]
+        launches = []
+        for launch, arguments in started:
+            places = []
+            for slot, argument in address_slots(arguments):
+                found = _within(argument, tensors)
+                if found is None:
+                    return None
+                places.append((slot, *found))
+            launches.append((launch, tuple(places)))
+        made = [(tuple(one.shape), one.dtype, k < len(zeros)) for k, one in enumerate((*zeros, *empty))]
+        return cls(tuple(launches), tuple(made))
+
+    def make(self, device: torch.device) -> list[Tensor]:
+        """The tensors that a call makes, anew."""
+        return [
+            (torch.zeros if zeros else torch.empty)(shape, dtype=dtype, device=device)
+            for shape, dtype, zeros in self.made
+        ]
+
+    def start(self, device: Device, tensors: Sequence[Tensor]) -> bool:
+        """Launch on those given, then those made; False where a launch fails."""
+        addresses = [one.data_ptr() for one in tensors]
+        return device.start_again(
+            launch.at([(slot, addresses[which] + behind) for slot, which, behind in places])
+            for launch, places in self.launches
+        )
+
+
+class Repeats:
+    """Calls by what their launches depend on."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Repeat] = {}
+
+    def get(self, key: Hashable) -> Repeat | None:
+        return self._known.get(key)
+
+    def note(self, key: Hashable, repeat: Repeat | None) -> None:
+        if repeat is not None and repeat.launches:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[key] = repeat
+
+    def forget(self, key: Hashable) -> None:
+        self._known.pop(key, None)
+
+
+def _within(tensor: Tensor, tensors: Sequence[Tensor]) -> tuple[int, int] | None:
+    """In which of some tensors this one begins, and how many bytes behind its first entry."""
+    for which, one in enumerate(tensors):
+        behind = tensor.data_ptr() - one.data_ptr()
+        if tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() and behind >= 0:
+            return which, behind
+    return None
