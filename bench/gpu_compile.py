@@ -37,9 +37,10 @@ _HOST = "midpoint"  # to which all is compared
 def kernels(patterns: list[Pattern], dtypes: list[str]) -> Iterator[tuple[Kernel, str]]:
     """The kernels of a call on one matrix, and on many, with their dtype's name; those that take longest first."""
     for kind, pattern, dtype, many in itertools.product(
-        ("paths", "closed", "rounds", "judge"), patterns, dtypes, (False, True)
+        ("paths", "closed", "rounds", "judge", "tally"), patterns, dtypes, (False, True)
     ):
-        if kind not in ("closed", "rounds") or (kind == "closed") == (pattern.m == 4):
+        # 4 x 4 tiles have closed forms, and are looked at by a kernel of their own.
+        if kind == "paths" or (kind in ("closed", "tally")) == (pattern.m == 4):
             real = getattr(torch, dtype)
             yield Kernel(kind, pattern.n, pattern.m, real, many, packed=kind == "closed"), dtype
 

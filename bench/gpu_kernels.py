@@ -30,7 +30,7 @@ _REGISTERS, _SHARED_BYTES, _RESERVED_BYTES, _BLOCKS = 65536, 233472, 1024, 32
 
 
 def ptx_of(kernel: str, n: int, m: int, dtype: str, capability: tuple[int, int] = (9, 0), many: bool = False) -> str:
-    """PTX of kernel "rounds", "paths", "closed" or "judge" of a pattern, for that compute capability.
+    """PTX of kernel "rounds", "paths", "closed", "judge" or "tally" of a pattern, for that compute capability.
 
     Args:
         many: of the kernel that takes many matrices at once.
@@ -61,6 +61,7 @@ def types_of(kernel: str, dtype: str, many: bool) -> list[str]:
         "rounds": ["int64", prices, prices, "int64", *listed],
         "paths": [prices, prices, "int64", "int64", *listed, numbers],
         "judge": [numbers, "int64", "int64", numbers],
+        "tally": [numbers, "int64", "int64", numbers],
     }
     return [*memory, where, *rest[kernel]]
 
@@ -104,8 +105,8 @@ def rows() -> Iterator[dict[str, Any]]:
     """A row for each kernel, pattern and dtype."""
     for n, m in PATTERNS:
         for dtype in DTYPES:
-            for kernel in ("closed", "rounds", "paths", "judge"):
-                if kernel == "closed" and (m != 4 or dtype == "float64"):
+            for kernel in ("closed", "rounds", "paths", "judge", "tally"):
+                if (m != 4 and kernel in ("closed", "tally")) or (kernel, dtype) == ("closed", "float64"):
                     continue
                 used = assemble(ptx_of(kernel, n, m, dtype))
                 warps = warps_per_processor(used["registers"], used["shared_bytes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,17 +14,17 @@ import torch
 
 from bench import gpu_compile
 from bench.gpu_kernels import types_of
-from tests.solvers.cuda_machines import simulate
+from tests.solvers.cuda_machines import pretend, simulate
 from tests.solvers.test_cuda_code import why_not
 from tmask.blocks.pattern import Pattern
 from tmask.errors import TmaskError
 from tmask.solving.devices import solve_many_on_device
 from tmask.solving.request import Request
 from tmask_solvers.cuda_kernels import device as device_module
-from tmask_solvers.cuda_kernels import direct, judging, launch
+from tmask_solvers.cuda_kernels import direct
 from tmask_solvers.cuda_kernels.code.kernels import Kernel
 from tmask_solvers.cuda_kernels.device import Device
-from tmask_solvers.cuda_kernels.direct import Driver
+from tmask_solvers.cuda_kernels.direct import Launch
 from tmask_solvers.midpoint_cuda import MidpointCuda
 
 PATTERNS = [Pattern(2, 4), Pattern(4, 8)]
@@ -34,16 +35,16 @@ def test_calls_ask_for_no_others_and_for_all_of_them(monkeypatch):
     simulate(monkeypatch)
     asked = set()
 
-    def start(driver, kernel, capability, blocks, stream, arguments, numba):
+    def prepared(driver, kernel, capability, blocks, arguments, numba):
         asked.add((kernel.name, tuple(map(direct._type_name, arguments))))
+        return Launch(None, blocks, [])
 
     @contextmanager
     def on_device(device):
-        yield Device(0, 1, Driver(), capability=(9, 0))
+        yield Device(0, 1, SimpleNamespace(launch=lambda *_: None), capability=(9, 0))
 
-    monkeypatch.setattr(device_module, "start", start)
-    for module in (launch, judging):
-        monkeypatch.setattr(module, "on_device", on_device)
+    monkeypatch.setattr(device_module, "prepared", prepared)
+    pretend(monkeypatch, on_device)
     for pattern, dtype, number in itertools.product(PATTERNS, DTYPES, (1, 2)):
         request = Request(torch.ones((16, 16), dtype=getattr(torch, dtype)), pattern, MidpointCuda(), certify=False)
         with suppress(TmaskError):  # nobody has written masks and figures
@@ -79,5 +80,5 @@ def test_a_dry_run_names_them(capsys):
     gpu_compile.main("2:4", "float32", dry_run=True)
     assert capsys.readouterr().out.split() == [
         "paths-2-4-float32", "paths-2-4-float32-many", "closed-2-4-float32-packed", "closed-2-4-float32-many-packed",
-        "judge-2-4-float32", "judge-2-4-float32-many",
+        "tally-2-4-float32", "tally-2-4-float32-many",
     ]  # fmt: skip

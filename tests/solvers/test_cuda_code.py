@@ -36,12 +36,14 @@ KERNELS = [
     ("paths", 16, 32, "float32"),
     ("judge", 4, 8, "float32"),
     ("judge", 2, 4, "float64"),
+    ("tally", 2, 4, "float16"),
 ]
 MANY = [
     ("closed", 2, 4, "float32"),
     ("rounds", 4, 8, "float32"),
     ("paths", 3, 6, "float32"),
     ("judge", 4, 8, "bfloat16"),
+    ("tally", 2, 4, "bfloat16"),
 ]
 
 

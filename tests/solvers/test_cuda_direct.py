@@ -211,7 +211,7 @@ LIES = {
     "transposed": lambda k, g, rows, cols, dtype: torch.ones((k, g, cols, rows), dtype=dtype).mT,
     "behind three": lambda *shape, dtype: torch.ones(3 + math.prod(shape), dtype=dtype)[3:].view(shape),
 }
-COUNTS = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50}
+COUNTS = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50, "tally": 50}
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_with_kernels_on_disk_a_process_does_without_numba(tmp_path):
         usable.numba_at = lambda cuda: contextlib.nullcontext()
         Device._numba = lambda self: contextlib.nullcontext()
         Kernel.build = lambda kernel, cuda: kernel
-        counts = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50}
+        counts = {"closed": 49, "rounds": 68, "paths": 75, "judge": 50, "tally": 50}
         direct.compiled = lambda kernel, *_: direct.Cubin(kernel.kind, counts[kernel.kind], b"")
     """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -396,7 +396,7 @@ def test_with_kernels_on_disk_a_process_does_without_numba(tmp_path):
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
         ).stdout.split()
 
-    kinds = ["closed", "paths", "judge", "rounds", "paths", "judge"]
+    kinds = ["closed", "paths", "tally", "rounds", "paths", "judge"]
     first, second = run(PRETENDED, compiling, SOLVING), run(PRETENDED, SOLVING)
     assert first[:6] == kinds, "or a kernel takes other numbers of arguments"
     assert second[:6] == kinds

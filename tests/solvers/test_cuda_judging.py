@@ -180,7 +180,7 @@ def test_torch_looks_at_no_entry(machine, monkeypatch):
     monkeypatch.setattr(
         judging.Kernel, "build", lambda kernel, cuda: launched.append(kernel.kind) or original(kernel, cuda)
     )
-    for pattern, kinds in (("2:4", ["closed", "paths", "judge"]), ("4:8", ["rounds", "paths", "judge"])):
+    for pattern, kinds in (("2:4", ["closed", "paths", "tally"]), ("4:8", ["rounds", "paths", "judge"])):
         launched.clear()
         assert solve(weight, pattern).optimality_gap == 0
         if machine.device == "cpu":

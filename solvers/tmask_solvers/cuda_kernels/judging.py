@@ -13,6 +13,7 @@ from torch import Tensor
 from tmask_solvers.cuda_kernels.code.judge import FIGURES
 from tmask_solvers.cuda_kernels.code.kernels import Kernel
 from tmask_solvers.cuda_kernels.code.places import entries_between, numbers_of, origin_of
+from tmask_solvers.cuda_kernels.code.tally import SIDE
 from tmask_solvers.cuda_kernels.device import Started, on_device, to_device
 from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
 from tmask_solvers.cuda_kernels.usable import works_here
@@ -31,6 +32,11 @@ _Judged = tuple[Tensor, Tensor, int, Tensor | None]
 def takes(device_type: str, side: int) -> bool:
     """Whether masks with tiles of this side can be examined on such a device."""
     return device_type == "cuda" and side <= _LARGEST_SIDE and works_here()
+
+
+def kind_of(side: int, priced: bool) -> str:
+    """The kernel that examines masks with tiles of this side."""
+    return "tally" if side == SIDE and not priced else "judge"
 
 
 def examine_all(parts: Sequence[_Judged]) -> Tensor:
@@ -80,7 +86,7 @@ def _examine_many(parts: Sequence[_Judged]) -> tuple[Tensor, list[Started]]:
     where = to_device(torch.tensor(rows, device="cpu"), values.device) if many else tuple(rows[0])
     records = torch.empty(len(parts) * SHARES * FIGURES, dtype=torch.float64, device=values.device)
     with on_device(values.device) as device:
-        kernel = Kernel("judge", n, values.shape[-1], values.dtype, many)
+        kernel = Kernel(kind_of(values.shape[-1], bool(prices)), n, values.shape[-1], values.dtype, many)
         # A kernel takes an array in any case; where there are no prices, any one will do.
         known = origin_of(prices[0]) if prices else records[:1]
         device.launch_exactly(kernel, len(parts) * SHARES, *origins, where, known, int(bool(prices)), SHARES, records)

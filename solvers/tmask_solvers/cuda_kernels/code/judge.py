@@ -66,13 +66,7 @@ def make_judge(cuda: Any, n: int, m: int, real: Real, widen: Any, many: bool) ->
 
     clearly_ordered, ordered = inlined(cuda, clearly_ordered), inlined(cuda, ordered)
 
-    def whole(x: Any) -> Any:
-        """The sum over the warp, in one order."""
-        for step in (1, 2, 4, 8, 16):
-            x += cuda.shfl_xor_sync(_EVERYONE, x, step)
-        return x
-
-    whole = inlined(cuda, whole)
+    whole = make_whole(cuda)
 
     def examine(weight: Any, mask: Any, where: Any, prices: Any, priced: Any, shares: Any, records: Any) -> None:
         """Records of all matrices.
@@ -147,3 +141,14 @@ def make_judge(cuda: Any, n: int, m: int, real: Real, widen: Any, many: bool) ->
             records[record + UNPROVEN] = np.float64(unproven)
 
     return examine
+
+
+def make_whole(cuda: Any) -> Any:
+    """whole(x): the sum over the warp, in one order."""
+
+    def whole(x: Any) -> Any:
+        for step in (1, 2, 4, 8, 16):
+            x += cuda.shfl_xor_sync(_EVERYONE, x, step)
+        return x
+
+    return inlined(cuda, whole)

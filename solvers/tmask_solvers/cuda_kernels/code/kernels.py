@@ -21,7 +21,7 @@ class Kernel:
     """A kernel, by all that decides its source.
 
     Args:
-        kind: "rounds", "paths", "closed" or "judge".
+        kind: "rounds", "paths", "closed", "judge" or "tally".
         many: whether it takes many matrices, or one.
         packed: of "closed", whether it writes rows of the mask as one int32.
     """
