@@ -17,7 +17,7 @@ from tests.nn.two_four import random_mask
 from tests.nn.unpacked_route import Unpacked
 from tmask.errors import InvalidMaskError, InvalidProblemError
 from tmask.nn import Periodic, sparsify
-from tmask.nn.packing import attaching, routes, verification
+from tmask.nn.packing import attaching, copies, routes, verification
 from tmask.nn.packing.operators import packed_linear, packed_product
 
 TOLERANCE = 2e-2  # of the largest entry; bfloat16 keeps 8 bits
@@ -361,6 +361,25 @@ def test_an_incomplete_mask_is_refused_and_nothing_is_left_behind(unpacked, seed
     attaching.attach(layer)
     mask_of(layer)[row] = False
     with pytest.raises(InvalidMaskError, match=f"row {row}, columns 0 to 3 of the mask keeps 0 of 4"):
+        attaching.refresh(layer)
+
+
+def test_a_mask_of_a_renewal_is_not_looked_at_again_unless_something_else_has_written_to_it(unpacked, monkeypatch):
+    """To look is to wait for a GPU, once for each layer."""
+    looked = []
+    check = copies.check_complete
+    monkeypatch.setattr(copies, "check_complete", lambda mask: (looked.append(mask.shape), check(mask))[1])
+    layer = nn.Linear(128, 64).bfloat16()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    sparsifier = sparsify(layer, "2:4", schedule=Periodic(every=1), optimizer=optimizer, backend="semi_structured")
+    optimizer.step()
+    assert sparsifier.steps == 1
+    assert not looked
+    mask_of(layer).copy_(random_mask(64, 128, 5))
+    attaching.refresh(layer)
+    assert looked == [(64, 128)]
+    mask_of(layer)[3] = True
+    with pytest.raises(InvalidMaskError, match="row 3, columns 0 to 3 of the mask keeps 4 of 4"):
         attaching.refresh(layer)
 
 

@@ -21,6 +21,7 @@ from tmask.nn.mask.masking import apply_mask
 from tmask.nn.mask.parametrization import Masked
 from tmask.nn.mask.registration import check_alone, masked_of, master_of, put_on, take_off
 from tmask.nn.mask.shards import is_sharded, local_part
+from tmask.nn.mask.stamps import stamp_of
 from tmask.nn.mask.terms import Terms
 from tmask.nn.packing import backends
 from tmask.nn.packing.first_batch import FirstBatch, being_captured
@@ -178,6 +179,8 @@ class SparseLayer:
         masked = self.masked
         flips = (masked.mask != found.mask).sum()
         masked.mask.copy_(found.mask)
+        known = found.complete and pattern == self.pattern and not is_sharded(masked.mask)
+        masked.complete_at = stamp_of(masked.mask) if known else None
         terms = torch.tensor(Terms(self.pattern, pattern, self.cutting, found.complete).numbers(), device="cpu")
         # The source is copied away before this returns; without the flag, all that the device has to do is waited for.
         masked.terms.copy_(terms, non_blocking=True)

@@ -22,6 +22,7 @@ from tmask.nn.mask.masking import apply_mask
 from tmask.nn.mask.saved import check_saved
 from tmask.nn.mask.shards import is_sharded
 from tmask.nn.mask.smoothing import ShrunkStraightThrough, fitting_scale, shrink, thresholds
+from tmask.nn.mask.stamps import Stamp
 from tmask.nn.mask.terms import Terms
 
 _NO_SHARDS = "smoothing needs whole weights, and fully_shard has cut these; give smoothing=0"
@@ -59,6 +60,8 @@ class Masked(nn.Module):
         self.target = terms.target
         self._gather_and_apply: Callable[[Tensor, Tensor, bool], Tensor] | None = None
         self._lost = Lost()
+        # Of contents of the mask that were found to keep exactly n everywhere; None if nobody has looked.
+        self.complete_at: Stamp | None = None
         self.reminder: Any = None  # of steps that nobody tells of, see `tmask.nn.training.reminder`
         # Buffers, both, so that they stay together in every state dict, file and copy of the model.
         self.register_buffer("mask", torch.ones(weight.shape, dtype=torch.bool, device=weight.device))

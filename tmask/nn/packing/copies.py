@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tmask.nn.mask.parametrization import Masked
+from tmask.nn.mask.stamps import Stamp, stamp_of
 from tmask.nn.packing.packable import check_complete, completed
 from tmask.nn.packing.routes import ROUTES, Operand
 from tmask.nn.packing.verification import verify
-
-Stamp = tuple[object, ...]
 
 
 @dataclass(eq=False)
@@ -49,7 +48,7 @@ class Copies:
 
     def are_of(self, weight: Tensor, mask: Tensor) -> bool:
         """Whether they were packed from these contents, as far as torch's counters tell."""
-        return self.stamp == (*_stamp(weight), *_stamp(mask))
+        return self.stamp == (*stamp_of(weight), *stamp_of(mask))
 
     def add(self, weight: Tensor, masked: Masked, dtype: torch.dtype) -> None:
         """Pack for one dtype; what was packed from other contents is outdated.
@@ -64,17 +63,20 @@ class Copies:
         route, mask = ROUTES[self.route], masked.mask
         rows, cols = weight.shape
         verify(route, (rows, cols), dtype, weight.device)
-        mask_stamp = _stamp(mask)
+        mask_stamp = stamp_of(mask)
         if mask_stamp != self.mask_stamp:
-            # The kernels trust the mask, and would multiply with an incomplete one silently.
-            if self.at_most:
+            # The kernels trust the mask, and would multiply with an incomplete one silently. One that was found to be
+            # complete, and left alone since, needs no second look, which a GPU would be waited for.
+            if masked.complete_at == mask_stamp:
+                self.full = None
+            elif self.at_most:
                 full = completed(mask)
                 self.full = None if full is mask else full
             else:
                 check_complete(mask)
             self.plans.clear()
             self.mask_stamp = mask_stamp
-        stamp = (*_stamp(weight), *mask_stamp)
+        stamp = (*stamp_of(weight), *mask_stamp)
         if stamp != self.stamp:
             self.outdate()
             self.stamp = stamp
@@ -94,9 +96,3 @@ class Copies:
         """Take the weight for changed since it was packed, and return for which dtypes it was packed."""
         self.outdated, self.operands = self.outdated | self.operands, {}
         return list(self.outdated)
-
-
-def _stamp(tensor: Tensor) -> Stamp:
-    """Changes whenever the contents are known to have changed: a new tensor, another memory, a write in place."""
-    # A tensor made in inference mode keeps no version, and reading one raises.
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.device
