@@ -1,12 +1,13 @@
 """Everything that needs a GPU, in one command of at most six minutes: tests, a sanitizer, the benchmarks.
 
-    make gpu        or        python -m bench.gpu_all [--out FOLDER] [--dry-run]
+    make gpu        or        python -m bench.gpu_all [--out FOLDER] [--only PARTS] [--dry-run]
 
 Needs torch, numba-cuda and the test tools; installs nothing. What compiles for the others comes first, then the most
 telling part. Each has a limit and a log of its own, so that one that fails or is cut off loses nothing of the others.
-Logs, CSVs named by the device, and the table of parts go to one folder. Exit codes: 1 if a part failed or was cut off,
-3 without a CUDA device. A dry run needs none: it collects the tests, names the kernels and makes tiny calls on the CPU,
-in the same parts with the same limits.
+Logs, CSVs named by the device, and the table of parts go to one folder. `--only` names the parts to run; it alone runs
+`bench-compiled`, training steps under torch.compile, whose two minutes would not fit. Exit codes: 1 if a part failed or
+was cut off, 3 without a CUDA device. A dry run needs none: it collects the tests, names the kernels and makes tiny
+calls on the CPU, in the same parts with the same limits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import typer
 
 from bench.gpu_compile import DTYPES, PATTERNS
 from bench.parts_run import Part, run_parts, table
+from tmask.errors import InvalidProblemError
 
 NO_DEVICE = 3
 LIMIT = 360  # seconds in all
@@ -31,6 +33,8 @@ START = 10  # of those, until the first part begins: torch is loaded, and the dr
 
 ROOT = Path(__file__).parents[1]
 _PYTEST = (sys.executable, "-m", "pytest", "-v", "--durations=10")
+# Without errors of the driver's interface: cuda-core makes some, and handles them, while it looks for functions.
+_SANITIZER = ("compute-sanitizer", "--error-exitcode=9", "--report-api-errors=no")
 _PACKED = "(cusparselt or cutlass or cuda) and not emulated"
 
 
@@ -40,7 +44,7 @@ def parts(device: str, folder: Path, dry: bool = False) -> list[Part]:
     Args:
         dry: only what shows on a CPU that each part would start: tests are collected, benchmarks make tiny calls.
     """
-    name = re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
+    name = _file_name(device)
     small = (sys.executable, "-m", "bench.gpu_small", *(["--device=cpu"] if dry else []))
     pytest = (*_PYTEST, *(["--collect-only", "-q"] if dry else []))
     at_once = () if dry else _workers()
@@ -48,27 +52,56 @@ def parts(device: str, folder: Path, dry: bool = False) -> list[Part]:
     tests = "tests/bench/test_gpu.py", "tests/bench/test_gpu_training.py", "tests/cli/test_doctor.py"
     # How kernels are launched first: where that fails, all that follows is slow.
     masks = "test_cuda_direct", "test_cuda_judging", "test_midpoint_cuda"
+    packing = "tests/nn/packing", "tests/nn/mask", "tests/nn/training/test_graphed.py"
     solving = "tests/solving/test_tensors.py", "tests/solvers/test_cuda_code.py"
     masks_csv, others_csv = folder / f"gpu-{name}.csv", folder / f"gpu-others-{name}.csv"
     # What there is to reach, then what it is compared with, which takes far longer.
     ours = "--solvers=midpoint-cuda", f"--patterns={PATTERNS}", "--sides=4096,8192", f"--dtypes={DTYPES}"
     others = "--patterns=4:8,2:4", "--sides=4096", "--dtypes=float32", "--repeats=5", "--budget=0.3"
     return [
-        Part("compile", (sys.executable, "-m", "bench.gpu_compile", *bench), 30),
-        Part("small", small, 25),
-        Part("bench-masks", (*_bench("gpu", masks_csv), *ours, "--repeats=15", "--budget=0.2", *bench), 35),
-        Part("tests-packing", (*pytest, "tests/nn/packing", "tests/nn/training/test_graphed.py", "-k", _PACKED), 45),
+        Part("compile", (sys.executable, "-m", "bench.gpu_compile", *bench), 35),
+        Part("small", small, 20),
+        Part("bench-masks", (*_bench("gpu", masks_csv), *ours, "--repeats=15", "--budget=0.2", *bench), 20),
+        Part("tests-packing", (*pytest, *packing, "-k", _PACKED), 55),
         Part(
             "bench-training",
             (*_bench("gpu_training", folder / f"gpu-training-{name}.csv"), "--scale=small", *bench),
-            65,
+            60,
         ),
         Part("first-call", (*_bench("gpu_first", folder / f"gpu-first-{name}.csv"), "--times=2", *bench), 25),
-        Part("tests-masks", (*pytest, *at_once, *(f"tests/solvers/{file}.py" for file in masks), "-k", "gpu"), 50),
-        Part("tests-others", (*pytest, *solving, *tests, "-k", "cuda or gpu or device or times"), 25),
-        Part("sanitizer", ("compute-sanitizer", "--error-exitcode=9", *small), 25, needs="compute-sanitizer"),
-        Part("bench-others", (*_bench("gpu", others_csv), *others, *bench), 25),
+        Part("tests-masks", (*pytest, *at_once, *(f"tests/solvers/{file}.py" for file in masks), "-k", "gpu"), 55),
+        Part("tests-others", (*pytest, *at_once, *solving, *tests, "-k", "cuda or gpu or device or times"), 45),
+        Part("sanitizer", (*_SANITIZER, *small), 15, needs=_SANITIZER[0]),
+        Part("bench-others", (*_bench("gpu", others_csv), *others, *bench), 20),
     ]
+
+
+def parts_on_demand(device: str, folder: Path, dry: bool = False) -> list[Part]:
+    """What is run where it is named, and beyond the six minutes."""
+    bench = ("--dry-run",) if dry else ()
+    out = folder / f"gpu-compiled-{_file_name(device)}.csv"
+    return [
+        Part("bench-compiled", (*_bench("gpu_training", out), "--scale=small", "--compiled=only", *bench), 120),
+    ]
+
+
+def chosen(parts: list[Part], extra: list[Part], only: str) -> list[Part]:
+    """The parts that were named, in their order; without names, all but the extra ones.
+
+    Raises:
+        InvalidProblemError: there is no such part.
+    """
+    if not only:
+        return parts
+    names = only.split(",")
+    known = [part.name for part in (*parts, *extra)]
+    if unknown := [name for name in names if name not in known]:
+        raise InvalidProblemError(f"no part {unknown[0]!r}; there are: {', '.join(known)}")
+    return [part for part in (*parts, *extra) if part.name in names]
+
+
+def _file_name(device: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def _workers() -> tuple[str, ...]:
@@ -91,6 +124,7 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def main(
     out: Annotated[Path, typer.Option(help="The folder for logs, CSVs and the table.")] = ROOT / "build" / "gpu",
+    only: Annotated[str, typer.Option(help="Parts to run, separated by commas; all if empty.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Only see on a CPU whether each part would start.")] = False,
 ) -> None:
     """Run all parts, and print what became of them."""
@@ -100,7 +134,8 @@ def main(
     folder = out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = []
-    wanted = parts("no device" if dry_run else torch.cuda.get_device_name(), folder, dry_run)
+    device = "no device" if dry_run else torch.cuda.get_device_name()
+    wanted = chosen(parts(device, folder, dry_run), parts_on_demand(device, folder, dry_run), only)
     for outcome in run_parts(wanted, folder, child_environment(os.environ), ROOT):
         outcomes.append(outcome)
         print(f"{outcome.name}: {outcome.words}, {outcome.seconds:.0f} s", flush=True)

@@ -185,9 +185,9 @@ def block_and_optimizer(base: Row, device: torch.device) -> tuple[GptBlock, torc
 
 @dataclass(frozen=True)
 class WhenAsked(Schedule):
-    """Masks that are renewed whenever somebody wants it."""
+    """Masks that are renewed whenever somebody wants it, with the gradient of schedules that renew."""
 
-    gradient: Gradient = "masked"
+    gradient: Gradient = "straight-through"
     wanted: set[str] = dataclasses.field(default_factory=set)
 
     def renews_at(self, step: int) -> bool:

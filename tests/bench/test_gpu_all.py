@@ -17,6 +17,7 @@ import torch
 
 from bench import gpu_all, gpu_first, gpu_small, parts_run
 from bench.parts_run import Part, run_parts, table
+from tmask.errors import InvalidProblemError
 
 
 def python(code):
@@ -157,6 +158,16 @@ def test_it_ends_with_a_table_and_says_by_its_code_whether_all_went_well(tmp_pat
     text = capsys.readouterr().out
     assert ("| writes | passed" in text) == (code == 0)
     assert text.endswith("CSVs: rows.csv\n")
+
+
+def test_parts_can_be_named_and_those_on_demand_must_be(tmp_path):
+    every, extra = gpu_all.parts("X1", tmp_path), gpu_all.parts_on_demand("X1", tmp_path)
+    assert gpu_all.chosen(every, extra, "") == every
+    named = gpu_all.chosen(every, extra, "bench-compiled,small,compile")
+    assert [part.name for part in named] == ["compile", "small", "bench-compiled"]
+    assert f"--out={tmp_path}/gpu-compiled-x1.csv" in named[-1].command
+    with pytest.raises(InvalidProblemError, match="no part 'smal'; there are: compile, small, "):
+        gpu_all.chosen(every, extra, "compile,smal")
 
 
 def test_the_parts_fit_the_limit_and_their_files_exist(tmp_path):

@@ -232,7 +232,9 @@ def test_the_layer_gets_its_own_forward_back(end):
 def test_a_mask_that_cannot_be_packed_names_its_layer():
     layer = tnn.sparsify(linear(), backend="semi_structured").layers[0]
     with pytest.raises(tmask.InvalidMaskError, match=r"layer '0\.weight'"):
-        layer.set_mask(FoundMask(torch.zeros(32, 64, dtype=torch.bool), layer.worth, 0.0, complete=False), layer.pattern, 1)
+        layer.set_mask(
+            FoundMask(torch.zeros(32, 64, dtype=torch.bool), layer.worth, 0.0, complete=False), layer.pattern, 1
+        )
 
 
 def test_a_loaded_checkpoint_is_packed_at_once(unpacked):  # noqa: F811
