@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from tests.nn.linears import masked_linear, master_of
 from tests.nn.two_four import random_mask
-from tmask.nn.packing import attaching, values
+from tmask.nn.packing import attaching, metadata, values
+from tmask.nn.packing.code_order import ordered
 from tmask.nn.packing.routes import cutlass
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -36,10 +37,13 @@ def kernel(monkeypatch):
             out_t.view(-1)[: mask.numel() // 2].copy_(weight.t()[mask.t()])
             self.spoil(out, out_t)
 
-        def encode(self, mask, codes, codes_t):
+        def encode(self, mask, codes, codes_t, order, order_t):
             self.encoded += 1
             codes.copy_(values._codes(mask))
             codes_t.copy_(values._codes(mask.t()).t())
+            if len(order):
+                order.copy_(ordered(codes))
+                order_t.copy_(ordered(codes_t.t()))
 
     stand_in = Kernel()
     monkeypatch.setattr(values, "_DEVICES", ("cpu",))
@@ -117,7 +121,7 @@ def test_codes_come_from_one_launch_too(kernel):
 
 
 def test_codes_that_are_wrong_are_made_by_torch(kernel, monkeypatch, caplog):
-    monkeypatch.setattr(values, "_launch_codes", lambda mask, codes, codes_t: (codes.fill_(4), codes_t.fill_(4)))
+    monkeypatch.setattr(values, "_launch_codes", lambda mask, codes, codes_t, *_: (codes.fill_(4), codes_t.fill_(4)))
     mask = random_mask(48, 80)
     with caplog.at_level(logging.WARNING, "tmask"):
         codes = values.kept_codes(mask)
@@ -136,6 +140,36 @@ def test_a_kernel_of_codes_that_fails_later_is_replaced_by_torch(kernel, monkeyp
     with caplog.at_level(logging.WARNING, "tmask"):
         assert torch.equal(values._mask_of(*values.kept_codes(mask)), mask)
     assert "it failed: launch failure" in caplog.text
+
+
+@pytest.mark.parametrize("which", range(2, 4))
+def test_an_order_that_is_wrong_is_not_taken(kernel, monkeypatch, caplog, which):
+    honest = kernel.encode
+
+    def encode(mask, *outs):
+        honest(mask, *outs)
+        outs[which][-1:] ^= 16
+
+    monkeypatch.setattr(values, "_launch_codes", encode)
+    with caplog.at_level(logging.WARNING, "tmask"):
+        assert values.codes_in_order(random_mask(64, 128))[1] is None
+    assert "it wrote other values than torch does" in caplog.text
+
+
+def test_the_order_of_codes_comes_along_where_there_is_one(kernel, emulated_cusparselt, monkeypatch):
+    monkeypatch.setattr(metadata, "_alike", {})
+    mask = random_mask(64, 128)
+    (codes, codes_t), order = values.codes_in_order(mask)
+    assert torch.equal(order[0], ordered(codes))
+    assert torch.equal(order[1], ordered(codes_t.t()))
+    assert values.codes_in_order(random_mask(48, 64))[1] is None
+    emulated_cusparselt.plan(mask, torch.bfloat16)
+    assert list(metadata._alike.values()) == [True]
+    monkeypatch.setattr(metadata, "ordered", None)
+    monkeypatch.setattr(torch, "_cslt_compress", None)
+    again = emulated_cusparselt.plan(mask, torch.bfloat16)
+    assert torch.equal(again[0].view(torch.uint8), order[0])
+    assert torch.equal(again[1].view(torch.uint8), order[1])
 
 
 @pytest.mark.parametrize("direction", [0, 1])
@@ -206,16 +240,20 @@ INTERPRETED = """
 import torch
 from tests.nn.two_four import random_mask
 from tmask.nn.packing import values, values_kernel
+from tmask.nn.packing.code_order import ordered
 for given, wanted in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float16")):
-    for shape in ((16, 16), (48, 80), (144, 272)):
+    for shape in ((16, 16), (48, 80), (144, 272), (128, 192)):
         mask = random_mask(*shape)
         weight = torch.randn(shape).to(getattr(torch, given))
         weight[::3, ::5] = -0.0
         out, out_t = (torch.full((mask.numel() // 2,), 7, dtype=getattr(torch, wanted)) for _ in range(2))
         codes = values.kept_codes(mask)
         again = [torch.empty_like(one) for one in codes]
-        values_kernel.encode(mask, *again)
+        order = [torch.empty(mask.numel() // 8, dtype=torch.uint8) for _ in range(2)]
+        values_kernel.encode(mask, *again, *order)
         assert all(map(torch.equal, again, codes)), shape
+        if not (shape[0] % 64 or shape[1] % 64):
+            assert all(map(torch.equal, order, (ordered(codes[0]), ordered(codes[1].t())))), shape
         values_kernel.write(weight, *codes, out, out_t)
         rounded = weight.to(out.dtype)
         assert torch.equal(out.view(torch.int16), rounded[mask].view(torch.int16)), (given, wanted, shape)

@@ -12,6 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
+from tmask.nn.packing.code_order import SQUARE, ordered
 from tmask.nn.packing.trials import random_mask
 
 log = logging.getLogger("tmask")
@@ -78,12 +79,21 @@ def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def kept_codes(mask: Tensor) -> tuple[Tensor, Tensor]:
     """The same in a byte for each group of four, first | second << 2: (rows, cols / 4), and (rows / 4, cols)."""
+    return codes_in_order(mask)[0]
+
+
+def codes_in_order(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+    """`kept_codes`, and the same as metadata of both directions, where a kernel writes them on the way.
+
+    The second is of uint8, rows * cols / 8 each, in the order of `tmask.nn.packing.metadata`; None for sides in other
+    than 64s, and without a kernel.
+    """
     if mask.is_contiguous() and _kernel_writes(mask.device, torch.bool, torch.uint8):
         try:
             return _encoded(mask)
         except Exception as error:  # as in `write_both`
             _give_up(mask.device, f"it failed: {error}")
-    return _codes(mask), _codes(mask.t()).t().contiguous()
+    return (_codes(mask), _codes(mask.t()).t().contiguous()), None
 
 
 def write_kept(weight: Tensor, places: Tensor, out: Tensor) -> None:
@@ -99,12 +109,17 @@ def _codes(mask: Tensor) -> Tensor:
     return first | second << 2
 
 
-def _encoded(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _encoded(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
     rows, cols = mask.shape
-    codes = mask.new_empty((rows, cols // 4), dtype=torch.uint8)
-    codes_t = mask.new_empty((rows // 4, cols), dtype=torch.uint8)
-    _launch_codes(mask, codes, codes_t)
-    return codes, codes_t
+    in_squares = not (rows % SQUARE or cols % SQUARE)
+    codes = _bytes(mask, rows, cols // 4), _bytes(mask, rows // 4, cols)
+    order = _bytes(mask, in_squares * mask.numel() // 8), _bytes(mask, in_squares * mask.numel() // 8)
+    _launch_codes(mask, *codes, *order)
+    return codes, order if in_squares else None
+
+
+def _bytes(mask: Tensor, *shape: int) -> Tensor:
+    return mask.new_empty(shape, dtype=torch.uint8)
 
 
 def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
@@ -131,13 +146,12 @@ def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype)
     try:
         mask = random_mask(*_TRIAL, device)
         if given == torch.bool:
-            found, expected = list(_encoded(mask)), (_codes(mask), _codes(mask.t()).t())
-            return _told(device, all(map(torch.equal, found, expected)))
+            return _told(device, _encodes_right(mask) and _encodes_right(random_mask(2 * SQUARE, 3 * SQUARE, device)))
         # Numbers that rounding moves, up and down, with both zeros among them.
         weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
         weight[::7, ::5] = -0.0
         found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
-        _launch(weight, list(kept_codes(mask)), found[0], found[1])
+        _launch(weight, [_codes(mask), _codes(mask.t()).t().contiguous()], found[0], found[1])
         rounded = weight.to(wanted)
         expected = rounded[mask], rounded.t()[mask.t()]
         equal = all(map(torch.equal, [one.view(torch.int16) for one in found], [e.view(torch.int16) for e in expected]))
@@ -148,6 +162,14 @@ def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype)
         return False
     # Of a weight that it rounds otherwise it is given the rounded one.
     return _told(device, equal) if given == wanted else equal
+
+
+def _encodes_right(mask: Tensor) -> bool:
+    codes, order = _encoded(mask)
+    by_columns = _codes(mask.t())
+    if not (torch.equal(codes[0], _codes(mask)) and torch.equal(codes[1], by_columns.t())):
+        return False
+    return order is None or all(map(torch.equal, order, map(ordered, (codes[0], by_columns))))
 
 
 def _told(device: torch.device, equal: bool) -> bool:
@@ -162,10 +184,10 @@ def _launch(weight: Tensor, codes: list[Tensor], out: Tensor, out_t: Tensor) -> 
     values_kernel.write(weight, codes[0], codes[1], out, out_t)
 
 
-def _launch_codes(mask: Tensor, codes: Tensor, codes_t: Tensor) -> None:
+def _launch_codes(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, order_t: Tensor) -> None:
     from tmask.nn.packing import values_kernel  # late, as above
 
-    values_kernel.encode(mask, codes, codes_t)
+    values_kernel.encode(mask, codes, codes_t, order, order_t)
 
 
 def _give_up(device: torch.device, problem: str) -> None:

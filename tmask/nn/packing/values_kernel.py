@@ -26,18 +26,23 @@ def write(weight: Tensor, codes: Tensor, codes_t: Tensor, out: Tensor, out_t: Te
     _over(weight, _write, weight, codes, codes_t, out, out_t, rows, cols, rows // 2, cols // 2, cols // 4)
 
 
-def encode(mask: Tensor, codes: Tensor, codes_t: Tensor) -> None:
-    """As `tmask.nn.packing.values.kept_codes`, into contiguous tensors that are there."""
+def encode(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, order_t: Tensor) -> None:
+    """As `tmask.nn.packing.values.kept_codes`, and as `tmask.nn.packing.metadata.in_order` for sides in 64s.
+
+    Args:
+        order, order_t: uint8, rows * cols / 8 each; for other sides they are not written to.
+    """
     rows, cols = mask.shape
-    _over(mask, _encode, mask.view(torch.uint8), codes, codes_t, rows, cols, cols // 4)
+    ordered = rows % _SIDE == 0 and cols % _SIDE == 0
+    _over(mask, _encode, mask.view(torch.uint8), codes, codes_t, order, order_t, rows, cols, cols // 4, ORDERED=ordered)
 
 
-def _over(matrix: Tensor, kernel: Any, *arguments: Any) -> None:
+def _over(matrix: Tensor, kernel: Any, *arguments: Any, **constants: Any) -> None:
     rows, cols = matrix.shape
     squares = triton.cdiv(cols, _SIDE), triton.cdiv(rows, _SIDE)
     # Triton launches on the current device, whatever its tensors are on.
     with torch.cuda.device(matrix.device) if matrix.device.type == "cuda" else nullcontext():
-        kernel[squares](*arguments, SIDE=_SIDE)
+        kernel[squares](*arguments, SIDE=_SIDE, **constants)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -77,7 +82,7 @@ def _two_of_four(square, code, SIDE: tl.constexpr):  # type: ignore[no-untyped-d
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _encode(mask, codes, codes_t, rows, cols, groups, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _encode(mask, codes, codes_t, order, order_t, rows, cols, groups, SIDE: tl.constexpr, ORDERED: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     top, left = tl.program_id(1) * SIDE, tl.program_id(0) * SIDE
     down, across = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     corner = top.to(tl.int64) * cols + left
@@ -87,12 +92,27 @@ def _encode(mask, codes, codes_t, rows, cols, groups, SIDE: tl.constexpr):  # ty
     group = tl.arange(0, SIDE // 4)[None, :]
     inside = (top + down < rows) & (left // 4 + group < groups)
     at = codes + (top.to(tl.int64) * groups + left // 4) + (down * groups + group)
-    tl.store(at, _code(square, SIDE), mask=inside)
+    code = _code(square, SIDE)
+    tl.store(at, code, mask=inside)
+    if ORDERED:
+        _store_order(order + (top.to(tl.int64) * groups + left * 16) // 2, code, SIDE)
 
     group = tl.arange(0, SIDE // 4)[:, None]
     inside = (top + 4 * group < rows) & (left + across < cols)
     at = codes_t + ((top // 4).to(tl.int64) * cols + left) + (group * cols + across)
-    tl.store(at, tl.trans(_code(tl.trans(square), SIDE)), mask=inside)
+    code = _code(tl.trans(square), SIDE)
+    tl.store(at, tl.trans(code), mask=inside)
+    if ORDERED:
+        _store_order(order_t + (left.to(tl.int64) * (rows // 4) + top * 16) // 2, code, SIDE)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _store_order(at, code, SIDE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    # Bits 5-4, 3 and 2-0 of the row; square of 32 columns, bits 2 and 1-0 of the group; in the end bit 3 comes last.
+    split = tl.reshape(code, [SIDE // 16, 2, 8, SIDE // 32, 2, 4])
+    low, high = tl.split(tl.permute(split, 3, 0, 2, 5, 4, 1))
+    pairs = tl.reshape(low | high << 4, [SIDE * SIDE // 8])
+    tl.store(at + tl.arange(0, SIDE * SIDE // 8), pairs)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]

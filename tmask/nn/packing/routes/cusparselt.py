@@ -16,7 +16,7 @@ from torch import Tensor
 from tmask.nn.packing.algorithms import SparseProduct, algorithm
 from tmask.nn.packing.metadata import metadata_of
 from tmask.nn.packing.routes.base import Operand, Route, cuda_problem
-from tmask.nn.packing.values import kept_codes, kept_of, write_both
+from tmask.nn.packing.values import codes_in_order, kept_of, write_both
 
 
 class Cusparselt(Route):
@@ -39,8 +39,8 @@ class Cusparselt(Route):
 
     def plan(self, mask: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """Of each direction the metadata; then of each, where the kept values lie."""
-        codes = kept_codes(mask)
-        return [*metadata_of(mask, codes, dtype), *kept_of(mask, dtype, codes)]
+        codes, order = codes_in_order(mask)
+        return [*metadata_of(mask, codes, order, dtype), *kept_of(mask, dtype, codes)]
 
     def pack(self, weight: Tensor, plan: list[Tensor]) -> tuple[Operand, Operand]:
         """Metadata from the plan, in new memory, and the values written before it."""
