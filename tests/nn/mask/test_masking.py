@@ -14,6 +14,7 @@ from hypothesis import given
 
 from tmask.nn import Periodic, sparsify
 from tmask.nn.mask import masking
+from tmask.nn.mask.believed import Believed
 from tmask.nn.mask.masking import apply_mask
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -80,9 +81,8 @@ def kernel(monkeypatch):
         calls.append(weight.shape)
         masked.copy_(torch.where(mask, weight, 0))
 
-    monkeypatch.setattr(masking, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(masking, "_kernels", Believed("masks are applied by torch", ("cpu",)))
     monkeypatch.setattr(masking, "_LARGE", 0)
-    monkeypatch.setattr(masking, "_right", {})
     monkeypatch.setattr(masking, "_launch", launch)
     return calls
 
@@ -147,4 +147,4 @@ def test_on_cuda(dtype):
     weight = torch.randn(2048, 2049, device="cuda").to(dtype)
     mask = torch.rand(weight.shape, device="cuda") < 0.5
     same_bits(apply_mask(weight, mask), torch.where(mask, weight, 0.0))
-    assert masking._right[weight.device, dtype], "the kernel was not believed"
+    assert masking._kernels.knows(weight.device, dtype), "the kernel was not believed"

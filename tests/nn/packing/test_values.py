@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.nn.linears import masked_linear, master_of
 from tests.nn.two_four import random_mask
+from tmask.nn.mask.believed import Believed
 from tmask.nn.packing import attaching, metadata, values
 from tmask.nn.packing.code_order import ordered
 from tmask.nn.packing.routes import cutlass
@@ -46,8 +47,7 @@ def kernel(monkeypatch):
                 order_t.copy_(ordered(codes_t.t()))
 
     stand_in = Kernel()
-    monkeypatch.setattr(values, "_DEVICES", ("cpu",))
-    monkeypatch.setattr(values, "_right", {})
+    monkeypatch.setattr(values, "_kernels", Believed("values are written by torch", ("cpu",)))
     monkeypatch.setattr(values, "_launch", stand_in.launch)
     monkeypatch.setattr(values, "_launch_codes", stand_in.encode)
     return stand_in
@@ -227,8 +227,7 @@ def test_a_kernel_that_fails_in_the_middle_of_training_is_replaced_by_torch(kern
 
 
 def test_without_triton_torch_writes(monkeypatch, caplog):
-    monkeypatch.setattr(values, "_DEVICES", ("cpu",))
-    monkeypatch.setattr(values, "_right", {})
+    monkeypatch.setattr(values, "_kernels", Believed("values are written by torch", ("cpu",)))
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "tmask.nn.packing.values_kernel", raising=False)
     with caplog.at_level(logging.WARNING, "tmask"):
@@ -278,7 +277,7 @@ def test_the_kernel_on_cuda(given, dtype):
     mask, weight = random_mask(1024, 1104).to(device), torch.randn(1024, 1104, device=device).to(given)
     kept = values.kept_of(mask, dtype)
     assert kept[0].dtype == torch.uint8, "the kernel was not believed"
-    assert values._right[device, torch.bool, torch.uint8], "nor the one that makes codes"
+    assert values._kernels.knows(device, (torch.bool, torch.uint8)), "nor the one that makes codes"
     assert torch.equal(kept[0], values._codes(mask))
     assert torch.equal(kept[1], values._codes(mask.t()).t())
     out = [torch.empty(weight.numel() // 2, dtype=dtype, device=device) for _ in range(2)]

@@ -7,15 +7,13 @@ transformed code gets it all the same: compilers make their own of it.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tmask.nn.mask.believed import Believed
 from tmask.nn.mask.eager import is_eager
-
-log = logging.getLogger("tmask")
 
 # Of the types of weights, the integers of their size.
 _BITS = {
@@ -24,11 +22,9 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-_DEVICES = ("cuda",)  # that Triton compiles for
 _LARGE = 1 << 22  # entries; to launch our kernel takes longer than torch's, and of a smaller weight that is the time
 
-# By device and dtype: whether the kernel writes what `torch.where` does.
-_right: dict[tuple[torch.device, torch.dtype], bool] = {}
+_kernels = Believed("masks are applied by torch.where")
 
 
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
@@ -80,40 +76,25 @@ class _ByKernel(_ByBits):
 
 
 def _kernel_takes(weight: Tensor, mask: Tensor) -> bool:
-    if weight.device.type not in _DEVICES or weight.shape != mask.shape or mask.device != weight.device:
+    device = weight.device
+    if not _kernels.may_take(device) or weight.shape != mask.shape or mask.device != device:
         return False
     if not (mask.dtype == torch.bool and weight.is_contiguous() and mask.is_contiguous()):
         return False
-    capturing = weight.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     # In a graph launches cost alike.
-    if weight.numel() < _LARGE and not capturing:
-        return False
-    key = weight.device, weight.dtype
-    if key not in _right:
-        if capturing:  # to compare is to wait
-            return False
-        _right[key] = _writes_right(*key)
-    return _right[key]
+    large = weight.numel() >= _LARGE or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    return large and _kernels.takes(device, weight.dtype, lambda: _writes_right(device, weight.dtype))
 
 
 def _writes_right(device: torch.device, dtype: torch.dtype) -> bool:
-    try:
-        draw = torch.Generator().manual_seed(0)
-        weight = torch.randn(1000, generator=draw, device="cpu").to(device, dtype)
-        weight[::7], weight[::11] = -0.0, torch.nan
-        mask = (torch.rand(1000, generator=draw, device="cpu") < 0.5).to(device)
-        bits = _BITS[dtype]
-        found = torch.full_like(weight, 7.0)
-        _launch(weight.view(bits), mask, found.view(bits))
-        right = torch.equal(found.view(bits), torch.where(mask, weight, 0.0).view(bits))
-        problem = "it wrote other values than torch does"
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # no Triton, no compiler for it, or whatever these raise
-        right, problem = False, f"it does not run: {' '.join(str(error).split())[:300] or type(error).__name__}"
-    if not right:
-        log.warning("masks are applied by torch.where on %s, not by the kernel: %s", device, problem)
-    return right
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, generator=draw, device="cpu").to(device, dtype)
+    weight[::7], weight[::11] = -0.0, torch.nan
+    mask = (torch.rand(1000, generator=draw, device="cpu") < 0.5).to(device)
+    bits = _BITS[dtype]
+    found = torch.full_like(weight, 7.0)
+    _launch(weight.view(bits), mask, found.view(bits))
+    return torch.equal(found.view(bits), torch.where(mask, weight, 0.0).view(bits))
 
 
 def _launch(weight: Tensor, mask: Tensor, masked: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tmask.nn.mask.masking import apply_mask
 from tmask.nn.packing.routes import ROUTES, TOKENS_MULTIPLE
+from tmask.nn.packing.transposing import contiguous
 
 
 def packed_product(
@@ -79,7 +80,7 @@ def _product(
     if not (kernels.takes_transposed(tokens.dtype) and tokens.t().is_contiguous()):
         tokens = tokens.contiguous()
     result = kernels.product(tokens, operand, rows, bias)[:count]  # before, (T + missing, rows)
-    return result if any_strides else result.contiguous()
+    return result if any_strides else contiguous(result)
 
 
 def _product_fake(

@@ -7,23 +7,17 @@ what torch's own operations do; these stand in wherever a kernel does not compil
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 
+from tmask.nn.mask.believed import Believed
 from tmask.nn.packing.code_order import SQUARE, ordered
 from tmask.nn.packing.trials import random_mask
 
-log = logging.getLogger("tmask")
-
 _MOST_INT32 = 2**31
-_DEVICES = ("cuda",)  # that Triton compiles for
 _TRIAL = (80, 144)  # more than a program's square, and no multiple of it
 
-# By device, and the dtypes that a kernel reads and writes (bool and uint8: that of the codes): whether it writes the
-# right numbers.
-_right: dict[tuple[torch.device, torch.dtype, torch.dtype], bool] = {}
+_kernels = Believed("packed values are written by torch's own operations")
 
 
 def kept_of(mask: Tensor, dtype: torch.dtype, codes: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
@@ -52,7 +46,7 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
         try:
             _launch(weight, kept, out, out_t)
         except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
-            _give_up(weight.device, f"it failed: {error}")
+            _kernels.give_up(weight.device, error)
         else:
             # The kernel writes by address: untold, torch would take a pending backward pass over the new values.
             for one in (out, out_t):
@@ -92,7 +86,7 @@ def codes_in_order(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, T
         try:
             return _encoded(mask)
         except Exception as error:  # as in `write_both`
-            _give_up(mask.device, f"it failed: {error}")
+            _kernels.give_up(mask.device, error)
     return (_codes(mask), _codes(mask.t()).t().contiguous()), None
 
 
@@ -130,38 +124,27 @@ def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
 
 
 def _kernel_writes(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
-    """Whether the kernel can be believed here: compared with torch once in a process."""
-    if device.type not in _DEVICES:
-        return False
-    key = device, given, wanted
-    if key not in _right:
-        # To compare is to wait, which a capture does not allow.
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return False
-        _right[key] = _writes_right(device, given, wanted)
-    return _right[key]
+    """Whether a kernel can be believed to write numbers of one dtype as another: codes, of a bool mask, are uint8."""
+    if given == torch.bool:
+        return _kernels.takes(device, (given, wanted), lambda: _encodes_all_right(device))
+    # Of a weight that it rounds otherwise it is given the rounded one.
+    return _kernels.takes(device, (given, wanted), lambda: _writes_right(device, given, wanted), told=given == wanted)
 
 
 def _writes_right(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
-    try:
-        mask = random_mask(*_TRIAL, device)
-        if given == torch.bool:
-            return _told(device, _encodes_right(mask) and _encodes_right(random_mask(2 * SQUARE, 3 * SQUARE, device)))
-        # Numbers that rounding moves, up and down, with both zeros among them.
-        weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
-        weight[::7, ::5] = -0.0
-        found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
-        _launch(weight, [_codes(mask), _codes(mask.t()).t().contiguous()], found[0], found[1])
-        rounded = weight.to(wanted)
-        expected = rounded[mask], rounded.t()[mask.t()]
-        equal = all(map(torch.equal, [one.view(torch.int16) for one in found], [e.view(torch.int16) for e in expected]))
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # no Triton, no compiler for it, or whatever these raise
-        _announce(device, f"it does not run: {error or type(error).__name__}")
-        return False
-    # Of a weight that it rounds otherwise it is given the rounded one.
-    return _told(device, equal) if given == wanted else equal
+    mask = random_mask(*_TRIAL, device)
+    # Numbers that rounding moves, up and down, with both zeros among them.
+    weight = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), device="cpu").to(device, given)
+    weight[::7, ::5] = -0.0
+    found = [torch.full((mask.numel() // 2,), 7.0, device=device, dtype=wanted) for _ in range(2)]
+    _launch(weight, [_codes(mask), _codes(mask.t()).t().contiguous()], found[0], found[1])
+    rounded = weight.to(wanted)
+    expected = rounded[mask], rounded.t()[mask.t()]
+    return all(map(torch.equal, [one.view(torch.int16) for one in found], [e.view(torch.int16) for e in expected]))
+
+
+def _encodes_all_right(device: torch.device) -> bool:
+    return all(_encodes_right(random_mask(*sides, device)) for sides in (_TRIAL, (2 * SQUARE, 3 * SQUARE)))
 
 
 def _encodes_right(mask: Tensor) -> bool:
@@ -170,12 +153,6 @@ def _encodes_right(mask: Tensor) -> bool:
     if not (torch.equal(codes[0], _codes(mask)) and torch.equal(codes[1], by_columns.t())):
         return False
     return order is None or all(map(torch.equal, order, map(ordered, (codes[0], by_columns))))
-
-
-def _told(device: torch.device, equal: bool) -> bool:
-    if not equal:
-        _announce(device, "it wrote other values than torch does")
-    return equal
 
 
 def _launch(weight: Tensor, codes: list[Tensor], out: Tensor, out_t: Tensor) -> None:
@@ -188,14 +165,3 @@ def _launch_codes(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, o
     from tmask.nn.packing import values_kernel  # late, as above
 
     values_kernel.encode(mask, codes, codes_t, order, order_t)
-
-
-def _give_up(device: torch.device, problem: str) -> None:
-    for key in [key for key in _right if key[0] == device]:
-        _right[key] = False
-    _announce(device, problem)
-
-
-def _announce(device: torch.device, problem: str) -> None:
-    first = " ".join(problem.split())[:300]
-    log.warning("packed values are written by torch's own operations on %s, not by the kernel: %s", device, first)
