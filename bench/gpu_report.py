@@ -1,4 +1,4 @@
-"""The table of bench.gpu, from its rows alone.
+"""The table of bench.gpu, from its rows alone; it goes beside them, too.
 
 python -m bench.gpu_report [CSV]
 """
@@ -82,8 +82,10 @@ def _spread(values: list[float]) -> float:
 
 
 def main(csv: Annotated[Path, typer.Argument(help="Rows of bench.gpu.")] = RESULTS / "gpu.csv") -> None:
-    """Print the table."""
-    print(report(list(read_rows(csv))))
+    """Print the table, and write it beside the rows."""
+    text = report(list(read_rows(csv)))
+    print(text)
+    markdown.write_page(csv, text)
 
 
 if __name__ == "__main__":
