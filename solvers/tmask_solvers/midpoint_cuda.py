@@ -27,6 +27,7 @@ from tmask_solvers.cuda_kernels.launch import (
     COL_PRICES,
     NO_PRICES,
     SIDE,
+    Results,
     Tiles,
     solve_by_rounds,
     solve_closed,
@@ -71,7 +72,8 @@ class MidpointCuda(TensorSolver):
     def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
         require_tensors(self.name, self.device_types, *(tensor for pair in matrices for tensor in pair))
         if len(matrices) == 1 and matrices[0][0].numel():
-            return [solve_matrix(*matrices[0], n, m, self.prices)]
+            results = solve_matrix(*matrices[0], n, m, self.prices, lambda tensor: cut_tiles(tensor, m, m))
+            return [_proof_of(results)]
         proofs: dict[int, TensorProof] = {}
         for dtype, chosen in _batches(matrices):
             tiles = [Tiles(*(cut_tiles(tensor, m, m) for tensor in matrices[k])) for k in chosen]
@@ -82,11 +84,15 @@ class MidpointCuda(TensorSolver):
     def _solve_alike(self, tiles: list[Tiles], n: int, m: int, dtype: torch.dtype) -> list[TensorProof]:
         """Matrices of one dtype, by the kernels that suit it."""
         if m == SIDE and dtype != torch.float64:
-            return [TensorProof(slack=results.slack) for results in solve_closed(tiles, n).results]
-        if not self.prices:
-            return [TensorProof(slack=results.slack) for results in solve_by_rounds(tiles, n, NO_PRICES).results]
-        results = solve_by_rounds(tiles, n, COL_PRICES).results
-        return [TensorProof(col_prices=one.col_prices) for one in results]
+            return [_proof_of(results) for results in solve_closed(tiles, n).results]
+        wanted = COL_PRICES if self.prices else NO_PRICES
+        return [_proof_of(results) for results in solve_by_rounds(tiles, n, wanted).results]
+
+
+def _proof_of(results: Results) -> TensorProof:
+    if results.col_prices is None:
+        return TensorProof(slack=results.slack)
+    return TensorProof(col_prices=results.col_prices)
 
 
 def _of_nothing(weights: Tensor) -> TensorProof:

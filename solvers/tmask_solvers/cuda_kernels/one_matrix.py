@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from tmask.blocks.tensor_blocks import cut_tiles
-from tmask.solving.tensor_solver import TensorProof
 from tmask_solvers.cuda_kernels.device import on_device
-from tmask_solvers.cuda_kernels.launch import COL_PRICES, NO_PRICES, SIDE, Tiles, solve_by_rounds, solve_closed
+from tmask_solvers.cuda_kernels.launch import (
+    COL_PRICES,
+    NO_PRICES,
+    SIDE,
+    Results,
+    Tiles,
+    solve_by_rounds,
+    solve_closed,
+)
 from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
+
+Cut = Callable[[Tensor], Tensor]
 
 _calls = Repeats()
 
 
-def solve_matrix(weights: Tensor, masks: Tensor, n: int, m: int, prices: bool) -> TensorProof:
-    """As `MidpointCuda.solve_matrices`, for tensors (K, G, rows, cols) with entries."""
+def solve_matrix(weights: Tensor, masks: Tensor, n: int, m: int, prices: bool, cut: Cut) -> Results:
+    """Masks of a tensor (K, G, rows, cols) with entries, and column prices where they are wanted and there are any.
+
+    Args:
+        cut: makes views (K, G, down, across, m, m) of such tensors.
+    """
     # Where a mask begins decides whether its rows can be written as words.
     key = (
         *(weights.shape, weights.stride(), weights.dtype, weights.device),
@@ -26,10 +40,9 @@ def solve_matrix(weights: Tensor, masks: Tensor, n: int, m: int, prices: bool) -
         made = known.make(weights.device)
         with on_device(weights.device) as device:
             if known.start(device, (weights, masks, *made)):
-                return TensorProof(slack=made[0][1]) if closed or not prices else TensorProof(col_prices=made[2])
+                return Results(None, None if closed or not prices else made[2], made[0][1])
         _calls.forget(key)  # the way below says what is wrong
-    tiles = [Tiles(cut_tiles(weights, m, m), cut_tiles(masks, m, m))]
+    tiles = [Tiles(cut(weights), cut(masks))]
     solved = solve_closed(tiles, n) if closed else solve_by_rounds(tiles, n, COL_PRICES if prices else NO_PRICES)
     _calls.note(key, Repeat.of(solved.started, (weights, masks), solved.made[:1], solved.made[1:]))
-    (results,) = solved.results
-    return TensorProof(slack=results.slack) if closed or not prices else TensorProof(col_prices=results.col_prices)
+    return solved.results[0]
