@@ -121,6 +121,20 @@ def test_a_kernel_that_is_wrong_is_not_taken_and_told_once(kernel, monkeypatch, 
     assert ("no compiler" if wrong == "an error" else "other values") in caplog.text
 
 
+def test_a_kernel_that_fails_later_is_replaced_by_torch(kernel, monkeypatch, caplog):
+    weight, mask = torch.randn(6, 8), torch.rand(6, 8) < 0.5
+    apply_mask(weight, mask)
+
+    def fail(*_):
+        raise RuntimeError("launch failure")
+
+    monkeypatch.setattr(masking, "_launch", fail)
+    with caplog.at_level(logging.WARNING, "tmask"):
+        for _ in range(2):
+            same_bits(apply_mask(weight, mask), torch.where(mask, weight, 0.0))
+    assert caplog.text.count("launch failure") == 1
+
+
 INTERPRETED = """
 import torch
 from tmask.nn.mask import masking_kernel

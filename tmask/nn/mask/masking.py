@@ -79,9 +79,13 @@ def _by_bits(weight: Tensor, mask: Tensor) -> Tensor:
 
 def _by_kernel(weight: Tensor, mask: Tensor) -> Tensor:
     """One launch of `masking_kernel`."""
-    bits = _BITS[weight.dtype]
-    masked = torch.empty_like(weight, requires_grad=False)
-    _launch(weight.detach().view(bits), mask, masked.view(bits))
+    bits, weight = _BITS[weight.dtype], weight.detach()
+    masked = torch.empty_like(weight)
+    try:
+        _launch(weight.view(bits), mask, masked.view(bits))
+    except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
+        _kernels.give_up(weight.device, error)
+        return torch.where(mask, weight, 0.0)
     return masked
 
 
