@@ -79,7 +79,7 @@ def kept_codes(mask: Tensor) -> tuple[Tensor, Tensor]:
 def codes_in_order(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
     """`kept_codes`, and the same as metadata of both directions, where a kernel writes them on the way.
 
-    The second is of uint8, rows * cols / 8 each, in the order of `tmask.nn.packing.metadata`; None for sides in other
+    The second is of uint8, rows * cols / 8 each, in the order of `tmask.nn.packing.code_order`; None for sides in other
     than 64s, and without a kernel.
     """
     if mask.is_contiguous() and _kernel_writes(mask.device, torch.bool, torch.uint8):

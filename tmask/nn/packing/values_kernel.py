@@ -27,7 +27,7 @@ def write(weight: Tensor, codes: Tensor, codes_t: Tensor, out: Tensor, out_t: Te
 
 
 def encode(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, order_t: Tensor) -> None:
-    """As `tmask.nn.packing.values.kept_codes`, and as `tmask.nn.packing.metadata.in_order` for sides in 64s.
+    """As `tmask.nn.packing.values.kept_codes`, and in the order of `tmask.nn.packing.code_order` for sides in 64s.
 
     Args:
         order, order_t: uint8, rows * cols / 8 each; for other sides they are not written to.
