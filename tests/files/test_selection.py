@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tmask
@@ -118,6 +118,7 @@ def test_broken_requests():
         select_layers(model({}))
 
 
+@example({"_orig_mod": ((), "float32"), "base_layer.original_module": ((4, 4), "float32")})
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=12),

@@ -281,6 +281,20 @@ def test_no_call_is_taken_for_another_one(counting, monkeypatch):
         assert numbers_of(*call) == numbers
 
 
+def test_a_mask_in_the_memory_of_its_weight_is_told_from_it(counting):
+    memory = torch.ones(4096)
+    solver = MidpointCuda()
+    for _ in range(2):
+        weights, masks = memory[:256].view(1, 1, 16, 16), memory.view(torch.bool)[8192 : 8192 + 256].view(1, 1, 16, 16)
+        solver.solve_matrices(weights, 4, 8, masks)
+    apart = torch.ones(1, 1, 16, 16), torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    counting.launches.clear()
+    solver.solve_matrices(apart[0], 4, 8, apart[1])
+    assert len(one_matrix._calls._known) == 1, "it lies alike"
+    for *_, numbers in counting.launches:
+        assert {one.data_ptr() for one in apart} <= set(numbers)
+
+
 @pytest.mark.parametrize("prices", [True, False])
 def test_a_judgement_like_one_before_is_launched_alike_too(counting, monkeypatch, prices):
     parts = []

@@ -86,8 +86,14 @@ class Repeats:
 
 def _within(tensor: Tensor, tensors: Sequence[Tensor]) -> tuple[int, int] | None:
     """In which of some tensors this one begins, and how many bytes behind its first entry."""
-    for which, one in enumerate(tensors):
-        behind = tensor.data_ptr() - one.data_ptr()
-        if tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() and behind >= 0:
-            return which, behind
-    return None
+    memory = tensor.untyped_storage().data_ptr()
+    behind = [
+        (tensor.data_ptr() - one.data_ptr(), which)
+        for which, one in enumerate(tensors)
+        if one.untyped_storage().data_ptr() == memory and one.data_ptr() <= tensor.data_ptr()
+    ]
+    if not behind:
+        return None
+    # The nearest: a weight and its mask may be views of one memory.
+    distance, which = min(behind)
+    return which, distance

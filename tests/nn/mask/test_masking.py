@@ -10,6 +10,7 @@ import sys
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
 from hypothesis import given
 
 from tmask.nn import Periodic, sparsify
@@ -103,6 +104,32 @@ def test_what_lies_with_gaps_is_left_to_torch(kernel):
     same_bits(apply_mask(weight, mask.t()), torch.where(mask.t(), weight, 0.0))
     same_bits(apply_mask(weight, mask.t()[:, :1]), torch.where(mask.t()[:, :1], weight, 0.0))
     assert not kernel
+
+
+def test_batches_of_gradients_pass(kernel):
+    weight, mask = torch.randn(4, 6, requires_grad=True), torch.rand(4, 6) < 0.5
+    batch = torch.randn(3, 4, 6)
+    (grads,) = torch.autograd.grad(apply_mask(weight, mask), weight, batch, is_grads_batched=True)
+    assert torch.equal(grads, torch.where(mask, batch, 0.0))
+
+
+def test_a_trace_holds_the_mask(kernel):
+    """The launch of a kernel of our own is no operation that a trace could record."""
+    weight, mask = torch.randn(4, 6), torch.rand(4, 6) < 0.5
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda w, k: apply_mask(w, k) * 2)(weight, mask)
+    other = torch.randn(4, 6)
+    assert torch.equal(traced(other, mask), 2 * torch.where(mask, other, 0.0))
+    assert not kernel
+
+
+def test_what_begins_at_an_odd_address_is_left_to_torch(kernel):
+    """Triton would compile for it anew, perhaps in a capture."""
+    weight, mask = torch.randn(4, 6), torch.rand(4, 6) < 0.5
+    for odd in (torch.randn(25)[1:].view(4, 6), weight):
+        for kept in ((torch.rand(25) < 0.5)[1:].view(4, 6), mask):
+            before = len(kernel)
+            same_bits(apply_mask(odd, kept), torch.where(kept, odd, 0.0))
+            assert (len(kernel) > before) == (odd is weight and kept is mask)
 
 
 @pytest.mark.parametrize("wrong", ["other values", "an error"])

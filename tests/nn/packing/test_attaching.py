@@ -269,6 +269,30 @@ def test_packing_is_left_out_of_compiled_graphs(unpacked, monkeypatch):
     assert compiling == [False]
 
 
+def test_packing_is_left_out_where_a_whole_step_is_compiled(unpacked, monkeypatch):
+    """With its hooks: torch compiles what is called from a function that it could not compile itself."""
+    compiled = []
+    convert = torch._dynamo.convert_frame.ConvertFrame.__call__
+
+    def noted(self, frame, *rest, **named):
+        compiled.append(frame.f_code.co_name)
+        return convert(self, frame, *rest, **named)
+
+    monkeypatch.setattr(torch._dynamo.convert_frame.ConvertFrame, "__call__", noted)
+    layer = masked_linear()
+    attaching.attach(layer)
+    torch._dynamo.reset()
+
+    def step(x):
+        loss = layer(x).sum()
+        attaching.refresh(layer)
+        return loss
+
+    torch.compile(step, backend="eager")(torch.randn(8, 128).bfloat16())
+    assert "step" in compiled
+    assert not {"_pack", "add", "repack"} & set(compiled)
+
+
 def test_a_float32_layer_that_was_not_packed_yet_breaks_the_graph_but_compiles(unpacked):
     layer = masked_linear(dtype=torch.float32)
     attaching.attach(layer)

@@ -220,9 +220,13 @@ def test_a_kernel_that_fails_in_the_middle_of_training_is_replaced_by_torch(kern
         raise RuntimeError("launch failure")
 
     values._launch = fail
+    out = [torch.empty(weight.numel() // 2, dtype=torch.bfloat16) for _ in range(2)]
     with caplog.at_level(logging.WARNING, "tmask"):
-        assert all(map(torch.equal, written(weight, kept, torch.bfloat16), expected(weight, mask, torch.bfloat16)))
-    assert "it failed: launch failure" in caplog.text
+        for _ in range(3):
+            kept = values.write_both(weight, kept, *out)
+            assert all(map(torch.equal, out, expected(weight, mask, torch.bfloat16)))
+            assert {one.dtype for one in kept} == {torch.int32}, "from now on"
+    assert caplog.text.count("it failed: launch failure") == 1
     assert values.kept_of(mask, torch.bfloat16)[0].dtype == torch.int32
 
 

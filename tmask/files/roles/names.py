@@ -154,7 +154,8 @@ class RolesByName:
 
 
 def _role(name: str, has_experts: bool) -> NamedRole | None:
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    whole = name.split(".")
+    parts = [part for part in whole if part not in _WRAPPERS] or whole  # a tensor may be called so itself
     return next((role for role in _ROLES if role.fits(parts, has_experts)), None)
 
 

@@ -24,6 +24,7 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
+_ALIGNED = 16  # bytes, as torch's own memory is
 _LARGE = 1 << 22  # entries; to launch our kernel takes longer than torch's, and of a smaller weight that is the time
 
 Way = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +34,7 @@ _kernels = Believed("masks are applied by torch.where")
 
 def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """The weight where the mask keeps, +0.0 elsewhere: a product would leave -0.0 (and NaN) behind."""
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS and is_eager()
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype in _BITS and is_eager() and not _watched(weight)
     write = _way(weight, mask) if plain else None
     if write is None:
         return torch.where(mask, weight, 0.0)
@@ -42,6 +43,12 @@ def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
         masked: Tensor = _Masking.apply(weight, mask, write)  # type: ignore[no-untyped-call]
         return masked
     return write(weight, mask)
+
+
+def _watched(weight: Tensor) -> bool:
+    """Whether something follows operations that looks like none to `is_eager`: a launch of our own would pass it by."""
+    # torch.utils._python_dispatch's modes, such as make_fx's; and the batches of is_grads_batched.
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.is_legacy_batchedtensor(weight)
 
 
 class _Masking(torch.autograd.Function):
@@ -94,6 +101,9 @@ def _kernel_takes(weight: Tensor, mask: Tensor) -> bool:
     if not _kernels.may_take(device) or weight.shape != mask.shape or mask.device != device:
         return False
     if not (mask.dtype == torch.bool and weight.is_contiguous() and mask.is_contiguous()):
+        return False
+    # Triton compiles anew for other addresses, which must not happen in a capture.
+    if weight.data_ptr() % _ALIGNED or mask.data_ptr() % _ALIGNED:
         return False
     # In a graph launches cost alike.
     large = weight.numel() >= _LARGE or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())

@@ -15,7 +15,7 @@ from tmask.nn.mask.shards import is_sharded
 def masked_of(module: nn.Module, tensor: str) -> Masked | None:
     """The mask on a module's tensor, or None."""
     # By the modules' own tables: this is asked several times a layer and step, and torch's way takes ten times as long.
-    lists = module._modules.get("parametrizations")
+    lists = vars(module).get("_modules", {}).get("parametrizations")  # a scripted module has no such table
     steps = None if lists is None else lists._modules.get(tensor)
     if steps is None:
         return None
@@ -24,7 +24,9 @@ def masked_of(module: nn.Module, tensor: str) -> Masked | None:
 
 def master_of(module: nn.Module, tensor: str) -> Any:
     """The dense master weight of a tensor that has a mask."""
-    return steps_of(module, tensor)._parameters["original"]
+    steps = steps_of(module, tensor)
+    master = steps._parameters.get("original")
+    return steps.original if master is None else master  # FSDP1 keeps it as a plain attribute
 
 
 def steps_of(module: nn.Module, tensor: str) -> parametrize.ParametrizationList:

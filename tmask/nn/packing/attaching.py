@@ -91,10 +91,8 @@ def refresh(module: nn.Module) -> None:
     if not attached(module):
         raise InvalidProblemError("refresh: the module has no packed weights; call attach first")
     copies = _copies_of(module)
-    # In code that is compiled, the way that is kept out of it.
-    pack = copies.pack if torch.compiler.is_compiling() else _pack
     for dtype in copies.outdate():
-        pack(module, dtype)
+        copies.pack(module, dtype)
 
 
 def detach(module: nn.Module) -> None:

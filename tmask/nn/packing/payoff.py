@@ -59,8 +59,9 @@ def _known(
 ) -> tuple[bool, str]:
     """From disk, or measured; what could not be measured is tried again in the next process."""
     mode = "graph" if graphs else "eager"
-    # With our own version: what packs and multiplies is ours in part.
-    key = remembered.key_of("payoff", device, __version__, route.name, shape, dtype, tokens, mode)
+    # With our own version: what packs and multiplies is ours in part. Its number is of what is measured: 2 adds the
+    # packing that follows each step to a graph.
+    key = remembered.key_of("payoff 2", device, __version__, route.name, shape, dtype, tokens, mode)
     known = remembered.recall(key, device)
     if isinstance(known, list) and list(map(type, known)) == [bool, str]:
         return known[0], known[1]

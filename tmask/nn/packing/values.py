@@ -33,29 +33,33 @@ def kept_of(mask: Tensor, dtype: torch.dtype, codes: tuple[Tensor, Tensor] | Non
     return list(kept_places(mask))
 
 
-def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -> None:
+def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -> list[Tensor]:
     """Write the kept entries of a contiguous weight of any dtype to two vectors of one dtype, in the memory they have.
 
     Args:
         kept: as `kept_of` made it of the mask.
         out, out_t: contiguous, of rows * cols / 2 each; what is longer is written at its front.
+    Returns:
+        What to give it for `kept` from now on: places, where the kernel has been given up.
     """
     if kept[0].dtype == torch.uint8:
-        if not _kernel_writes(weight.device, weight.dtype, out.dtype):
-            weight = weight.to(out.dtype)
-        try:
-            _launch(weight, kept, out, out_t)
-        except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
-            _kernels.give_up(weight.device, error)
-        else:
-            # The kernel writes by address: untold, torch would take a pending backward pass over the new values.
-            for one in (out, out_t):
-                torch.autograd.graph.increment_version(one)
-            return
+        if _kernels.knows(weight.device, (out.dtype, out.dtype)):
+            if not _kernel_writes(weight.device, weight.dtype, out.dtype):
+                weight = weight.to(out.dtype)
+            try:
+                _launch(weight, kept, out, out_t)
+            except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
+                _kernels.give_up(weight.device, error)
+            else:
+                # It writes by address: untold, torch would take a pending backward pass over the new values.
+                for one in (out, out_t):
+                    torch.autograd.graph.increment_version(one)
+                return kept
         kept = list(kept_places(_mask_of(*kept)))
     weight = weight.to(out.dtype)
     for places, one in zip(kept, (out, out_t), strict=True):
         write_kept(weight, places, one.view(-1)[: len(places)])
+    return kept
 
 
 def kept_places(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,8 @@ def codes_in_order(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, T
     if mask.is_contiguous() and _kernel_writes(mask.device, torch.bool, torch.uint8):
         try:
             return _encoded(mask)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # as in `write_both`
             _kernels.give_up(mask.device, error)
     return (_codes(mask), _codes(mask.t()).t().contiguous()), None

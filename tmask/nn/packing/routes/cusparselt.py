@@ -56,7 +56,7 @@ class Cusparselt(Route):
         A backward pass that is pending still fails then, as torch sees to for every saved tensor that was written to.
         """
         (compressed,), (compressed_t,) = packed
-        write_both(weight, plan[2:], compressed, compressed_t)
+        plan[2:] = write_both(weight, plan[2:], compressed, compressed_t)
         return packed
 
     def remask(self, packed: tuple[Operand, Operand], plan: list[Tensor]) -> bool:
