@@ -82,8 +82,7 @@ def kernel(monkeypatch):
         calls.append(weight.shape)
         masked.copy_(torch.where(mask, weight, 0))
 
-    monkeypatch.setattr(masking, "_kernels", Believed("masks are applied by torch", ("cpu",)))
-    monkeypatch.setattr(masking, "_LARGE", 0)
+    monkeypatch.setattr(masking, "_kernels", Believed("masks are applied by torch", ("cpu",), large=0))
     monkeypatch.setattr(masking, "_launch", launch)
     return calls
 

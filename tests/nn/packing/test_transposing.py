@@ -28,8 +28,7 @@ def launches(monkeypatch):
         calls.append(matrix.shape)
         turned.copy_(matrix.t())
 
-    monkeypatch.setattr(transposing, "_kernels", Believed("transposed results are copied by torch", ("cpu",)))
-    monkeypatch.setattr(transposing, "_LARGE", 0)
+    monkeypatch.setattr(transposing, "_kernels", Believed("transposed results are copied by torch", ("cpu",), large=0))
     monkeypatch.setattr(transposing, "_launch", launch)
     return calls
 

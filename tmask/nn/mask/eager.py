@@ -1,4 +1,4 @@
-"""Whether torch runs operations as they are written."""
+"""Whether torch runs operations as they are written, and when they are called."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def is_eager() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
     )
+
+
+def is_captured(device: torch.device) -> bool:
+    """Whether what runs on a device now goes into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -25,7 +25,6 @@ _BITS = {
     torch.bfloat16: torch.int16,
 }
 _ALIGNED = 16  # bytes, as torch's own memory is
-_LARGE = 1 << 22  # entries; to launch our kernel takes longer than torch's, and of a smaller weight that is the time
 
 Way = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,12 +87,9 @@ def _by_kernel(weight: Tensor, mask: Tensor) -> Tensor:
     """One launch of `masking_kernel`."""
     bits, weight = _BITS[weight.dtype], weight.detach()
     masked = torch.empty_like(weight)
-    try:
-        _launch(weight.view(bits), mask, masked.view(bits))
-    except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
-        _kernels.give_up(weight.device, error)
-        return torch.where(mask, weight, 0.0)
-    return masked
+    if _kernels.run(weight.device, lambda: _launch(weight.view(bits), mask, masked.view(bits))):
+        return masked
+    return torch.where(mask, weight, 0.0)
 
 
 def _kernel_takes(weight: Tensor, mask: Tensor) -> bool:
@@ -105,9 +101,7 @@ def _kernel_takes(weight: Tensor, mask: Tensor) -> bool:
     # Triton compiles anew for other addresses, which must not happen in a capture.
     if weight.data_ptr() % _ALIGNED or mask.data_ptr() % _ALIGNED:
         return False
-    # In a graph launches cost alike.
-    large = weight.numel() >= _LARGE or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-    return large and _kernels.takes(device, weight.dtype, lambda: _writes_right(device, weight.dtype))
+    return _kernels.pays(weight) and _kernels.takes(device, weight.dtype, lambda: _writes_right(device, weight.dtype))
 
 
 def _writes_right(device: torch.device, dtype: torch.dtype) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
+
+from tmask.nn.mask.believed import made_current
 
 _ENTRIES = 2048  # of a program
 
@@ -15,8 +15,7 @@ _ENTRIES = 2048  # of a program
 def keep(weight: Tensor, mask: Tensor, masked: Tensor) -> None:
     """Write where(mask, weight, 0): contiguous tensors of one shape, integers and bool."""
     count = weight.numel()
-    # Triton launches on the current device, whatever its tensors are on.
-    with torch.cuda.device(weight.device) if weight.device.type == "cuda" else nullcontext():
+    with made_current(weight.device):
         _keep[(triton.cdiv(count, _ENTRIES),)](weight, mask.view(torch.uint8), masked, count, ENTRIES=_ENTRIES)
 
 

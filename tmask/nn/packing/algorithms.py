@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tmask.nn.mask.eager import is_captured
 from tmask.nn.packing import remembered
 from tmask.nn.packing.trials import random_mask
 
@@ -67,7 +68,7 @@ def algorithm(product: SparseProduct, device: torch.device) -> int:
         return _chosen[key]
     if not _allowed or device.type not in _DEVICES or product.tokens < _LEAST or _enough(product, device):
         return DEFAULT
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if is_captured(device):
         return DEFAULT  # a search measures, and waits for the device
     name = remembered.key_of("algorithm", device, *astuple(product))
     known = remembered.recall(name, device)

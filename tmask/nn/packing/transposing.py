@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tmask.nn.mask.believed import Believed
 
-_LARGE = 1 << 22  # entries; of fewer, to launch our kernel takes longer than torch's copy
 _TRIAL = (80, 144)  # more than a program's square, and no multiple of it
 
 _kernels = Believed("transposed results are copied by torch")
@@ -22,16 +21,12 @@ def contiguous(matrix: Tensor) -> Tensor:
     if matrix.is_contiguous() or matrix.dim() != 2 or matrix.element_size() != 2 or matrix.stride(0) != 1:
         return matrix.contiguous()
     device = matrix.device
-    large = matrix.numel() >= _LARGE or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-    if not large or not _kernels.takes(device, 2, lambda: _turns_right(device)):
+    if not _kernels.pays(matrix) or not _kernels.takes(device, 2, lambda: _turns_right(device)):
         return matrix.contiguous()
     turned = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
-    try:
-        _launch(matrix.detach().t().view(torch.int16), turned.view(torch.int16))
-    except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
-        _kernels.give_up(device, error)
-        return matrix.contiguous()
-    return turned
+    if _kernels.run(device, lambda: _launch(matrix.detach().t().view(torch.int16), turned.view(torch.int16))):
+        return turned
+    return matrix.contiguous()
 
 
 def _turns_right(device: torch.device) -> bool:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
-import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
 
-_SIDE = 64  # 128 bytes of a line of two-byte numbers
+from tmask.nn.packing.squares import over
 
 
 def turn(matrix: Tensor, turned: Tensor) -> None:
     """Write a matrix (rows, cols), whose lines may have room behind them, to a contiguous one (cols, rows)."""
     rows, cols = matrix.shape
-    squares = triton.cdiv(cols, _SIDE), triton.cdiv(rows, _SIDE)
-    # Triton launches on the current device, whatever its tensors are on.
-    with torch.cuda.device(matrix.device) if matrix.device.type == "cuda" else nullcontext():
-        _turn[squares](matrix, turned, rows, cols, matrix.stride(0), SIDE=_SIDE)
+    over(matrix, _turn, matrix, turned, rows, cols, matrix.stride(0))
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]

@@ -7,6 +7,8 @@ what torch's own operations do; these stand in wherever a kernel does not compil
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from tmask.nn.packing.trials import random_mask
 
 _MOST_INT32 = 2**31
 _TRIAL = (80, 144)  # more than a program's square, and no multiple of it
+
+# Along rows and along columns; and both in another order.
+Codes = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]
 
 _kernels = Believed("packed values are written by torch's own operations")
 
@@ -46,11 +51,7 @@ def write_both(weight: Tensor, kept: list[Tensor], out: Tensor, out_t: Tensor) -
         if _kernels.knows(weight.device, (out.dtype, out.dtype)):
             if not _kernel_writes(weight.device, weight.dtype, out.dtype):
                 weight = weight.to(out.dtype)
-            try:
-                _launch(weight, kept, out, out_t)
-            except Exception as error:  # whatever a compiler or a driver may raise; the step must go on
-                _kernels.give_up(weight.device, error)
-            else:
+            if _kernels.run(weight.device, lambda: _launch(weight, kept, out, out_t)):
                 # It writes by address: untold, torch would take a pending backward pass over the new values.
                 for one in (out, out_t):
                     torch.autograd.graph.increment_version(one)
@@ -80,19 +81,16 @@ def kept_codes(mask: Tensor) -> tuple[Tensor, Tensor]:
     return codes_in_order(mask)[0]
 
 
-def codes_in_order(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+def codes_in_order(mask: Tensor) -> Codes:
     """`kept_codes`, and the same as metadata of both directions, where a kernel writes them on the way.
 
     The second is of uint8, rows * cols / 8 each, in the order of `tmask.nn.packing.code_order`; None for sides in other
     than 64s, and without a kernel.
     """
-    if mask.is_contiguous() and _kernel_writes(mask.device, torch.bool, torch.uint8):
-        try:
-            return _encoded(mask)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # as in `write_both`
-            _kernels.give_up(mask.device, error)
+    if mask.is_contiguous() and _kernel_encodes(mask.device):
+        made, launch = _encoding(mask)
+        if _kernels.run(mask.device, launch):
+            return made
     return (_codes(mask), _codes(mask.t()).t().contiguous()), None
 
 
@@ -109,13 +107,13 @@ def _codes(mask: Tensor) -> Tensor:
     return first | second << 2
 
 
-def _encoded(mask: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+def _encoding(mask: Tensor) -> tuple[Codes, Callable[[], None]]:
+    """Memory for what `codes_in_order` gives, and the launch that writes it."""
     rows, cols = mask.shape
     in_squares = not (rows % SQUARE or cols % SQUARE)
     codes = _bytes(mask, rows, cols // 4), _bytes(mask, rows // 4, cols)
     order = _bytes(mask, in_squares * mask.numel() // 8), _bytes(mask, in_squares * mask.numel() // 8)
-    _launch_codes(mask, *codes, *order)
-    return codes, order if in_squares else None
+    return (codes, order if in_squares else None), lambda: _launch_codes(mask, *codes, *order)
 
 
 def _bytes(mask: Tensor, *shape: int) -> Tensor:
@@ -129,10 +127,13 @@ def _mask_of(codes: Tensor, codes_t: Tensor) -> Tensor:
     return groups.scatter_(-1, places, True).view(len(codes), -1)
 
 
+def _kernel_encodes(device: torch.device) -> bool:
+    """Whether the kernel of codes can be believed here."""
+    return _kernels.takes(device, (torch.bool, torch.uint8), lambda: _encodes_all_right(device))
+
+
 def _kernel_writes(device: torch.device, given: torch.dtype, wanted: torch.dtype) -> bool:
-    """Whether a kernel can be believed to write numbers of one dtype as another: codes, of a bool mask, are uint8."""
-    if given == torch.bool:
-        return _kernels.takes(device, (given, wanted), lambda: _encodes_all_right(device))
+    """Whether the kernel of values can be believed here, for numbers of one dtype written as another."""
     # Of a weight that it rounds otherwise it is given the rounded one.
     return _kernels.takes(device, (given, wanted), lambda: _writes_right(device, given, wanted), told=given == wanted)
 
@@ -154,7 +155,8 @@ def _encodes_all_right(device: torch.device) -> bool:
 
 
 def _encodes_right(mask: Tensor) -> bool:
-    codes, order = _encoded(mask)
+    (codes, order), launch = _encoding(mask)
+    launch()
     by_columns = _codes(mask.t())
     if not (torch.equal(codes[0], _codes(mask)) and torch.equal(codes[1], by_columns.t())):
         return False

@@ -8,22 +8,19 @@ Triton comes with torch's builds for CUDA; this file is imported where it is the
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
 
-_SIDE = 64  # 128 bytes of a row of two-byte numbers, and 64 of a packed one
+from tmask.nn.packing.squares import SIDE, over
 
 
 def write(weight: Tensor, codes: Tensor, codes_t: Tensor, out: Tensor, out_t: Tensor) -> None:
     """As `tmask.nn.packing.values.write_both`, for tensors on a device that Triton compiles for."""
     rows, cols = weight.shape
     # Halves and quarters by themselves, so that Triton sees of which powers of two they are multiples.
-    _over(weight, _write, weight, codes, codes_t, out, out_t, rows, cols, rows // 2, cols // 2, cols // 4)
+    over(weight, _write, weight, codes, codes_t, out, out_t, rows, cols, rows // 2, cols // 2, cols // 4)
 
 
 def encode(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, order_t: Tensor) -> None:
@@ -33,16 +30,8 @@ def encode(mask: Tensor, codes: Tensor, codes_t: Tensor, order: Tensor, order_t:
         order, order_t: uint8, rows * cols / 8 each; for other sides they are not written to.
     """
     rows, cols = mask.shape
-    ordered = rows % _SIDE == 0 and cols % _SIDE == 0
-    _over(mask, _encode, mask.view(torch.uint8), codes, codes_t, order, order_t, rows, cols, cols // 4, ORDERED=ordered)
-
-
-def _over(matrix: Tensor, kernel: Any, *arguments: Any, **constants: Any) -> None:
-    rows, cols = matrix.shape
-    squares = triton.cdiv(cols, _SIDE), triton.cdiv(rows, _SIDE)
-    # Triton launches on the current device, whatever its tensors are on.
-    with torch.cuda.device(matrix.device) if matrix.device.type == "cuda" else nullcontext():
-        kernel[squares](*arguments, SIDE=_SIDE, **constants)
+    ordered = rows % SIDE == 0 and cols % SIDE == 0
+    over(mask, _encode, mask.view(torch.uint8), codes, codes_t, order, order_t, rows, cols, cols // 4, ORDERED=ordered)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
