@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 
 import hypothesis.strategies as st
 import pytest
@@ -13,6 +10,7 @@ import torch
 import torch.fx.experimental.proxy_tensor
 from hypothesis import given
 
+from tests.nn.triton_interpreter import run_interpreted
 from tmask.nn import Periodic, sparsify
 from tmask.nn.mask import masking
 from tmask.nn.mask.believed import Believed
@@ -173,12 +171,7 @@ for dtype in (torch.int16, torch.int32, torch.int64):
 
 
 def test_the_kernel_in_tritons_interpreter():
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_interpreted(INTERPRETED)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

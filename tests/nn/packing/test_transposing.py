@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests.nn.triton_interpreter import run_interpreted
 from tmask.nn.mask.believed import Believed
 from tmask.nn.packing import transposing
 from tmask.nn.packing.transposing import contiguous
@@ -86,12 +84,7 @@ for rows, cols, room in ((16, 16, 0), (80, 144, 8), (130, 70, 2)):
 
 
 def test_the_kernel_in_tritons_interpreter():
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_interpreted(INTERPRETED)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

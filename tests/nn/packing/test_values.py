@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.nn.linears import masked_linear, master_of
+from tests.nn.triton_interpreter import run_interpreted
 from tests.nn.two_four import random_mask
 from tmask.nn.mask.believed import Believed
 from tmask.nn.packing import attaching, metadata, values
@@ -265,12 +264,7 @@ for given, wanted in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float3
 
 
 def test_the_kernel_in_tritons_interpreter():
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_interpreted(INTERPRETED)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
