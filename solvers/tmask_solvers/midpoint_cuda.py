@@ -22,16 +22,7 @@ from torch import Tensor
 
 from tmask.blocks.tensor_blocks import cut_tiles
 from tmask.solving.tensor_solver import TensorAnswer, TensorProof, TensorSolver
-from tmask_solvers.cuda_kernels.launch import (
-    ALL_PRICES,
-    COL_PRICES,
-    NO_PRICES,
-    SIDE,
-    Results,
-    Tiles,
-    solve_by_rounds,
-    solve_closed,
-)
+from tmask_solvers.cuda_kernels.launch import ALL_PRICES, Results, Tiles, solve_by_rounds, solve_tiles
 from tmask_solvers.cuda_kernels.one_matrix import solve_matrix
 from tmask_solvers.cuda_kernels.usable import require_gpu, require_tensors
 
@@ -71,22 +62,20 @@ class MidpointCuda(TensorSolver):
 
     def solve_many(self, matrices: Sequence[tuple[Tensor, Tensor]], n: int, m: int) -> list[TensorProof]:
         require_tensors(self.name, self.device_types, *(tensor for pair in matrices for tensor in pair))
-        if len(matrices) == 1 and matrices[0][0].numel():
-            results = solve_matrix(*matrices[0], n, m, self.prices, lambda tensor: cut_tiles(tensor, m, m))
-            return [_proof_of(results)]
+
+        def cut(tensor: Tensor) -> Tensor:
+            return cut_tiles(tensor, m, m)
+
         proofs: dict[int, TensorProof] = {}
-        for dtype, chosen in _batches(matrices):
-            tiles = [Tiles(*(cut_tiles(tensor, m, m) for tensor in matrices[k])) for k in chosen]
-            proofs |= zip(chosen, self._solve_alike(tiles, n, m, dtype), strict=True)
+        for chosen in _batches(matrices):
+            if len(chosen) == 1:
+                results = [solve_matrix(*matrices[chosen[0]], n, m, self.prices, cut)]
+            else:
+                tiles = [Tiles(*map(cut, matrices[k])) for k in chosen]
+                results = solve_tiles(tiles, n, self.prices).results
+            proofs |= zip(chosen, map(_proof_of, results), strict=True)
         # Of those without entries alone: to fill a tensor starts a kernel, too.
         return [proofs.get(k) or _of_nothing(weights) for k, (weights, _) in enumerate(matrices)]
-
-    def _solve_alike(self, tiles: list[Tiles], n: int, m: int, dtype: torch.dtype) -> list[TensorProof]:
-        """Matrices of one dtype, by the kernels that suit it."""
-        if m == SIDE and dtype != torch.float64:
-            return [_proof_of(results) for results in solve_closed(tiles, n).results]
-        wanted = COL_PRICES if self.prices else NO_PRICES
-        return [_proof_of(results) for results in solve_by_rounds(tiles, n, wanted).results]
 
 
 def _proof_of(results: Results) -> TensorProof:
@@ -99,13 +88,13 @@ def _of_nothing(weights: Tensor) -> TensorProof:
     return TensorProof(slack=weights.new_zeros((), dtype=torch.float64))
 
 
-def _batches(matrices: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[torch.dtype, list[int]]]:
+def _batches(matrices: Sequence[tuple[Tensor, Tensor]]) -> list[list[int]]:
     """Which matrices one launch can take, by their places in the list; those without entries are in none."""
     found: dict[torch.dtype, list[int]] = {}
     for k, (weights, _) in enumerate(matrices):
         if weights.numel():
             found.setdefault(weights.dtype, []).append(k)
     # A graph would copy the numbers of many matrices at each replay, from memory that is gone by then.
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return [(dtype, [k]) for dtype, chosen in found.items() for k in chosen]
-    return list(found.items())
+    if len(matrices) > 1 and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return [[k] for chosen in found.values() for k in chosen]
+    return list(found.values())

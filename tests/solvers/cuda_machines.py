@@ -13,7 +13,7 @@ from tests.warp_simulator import Memory, SimulatedCuda
 from tmask.solving.registry import solver_infos
 from tmask_solvers import midpoint_cuda
 from tmask_solvers.cuda_kernels import device as device_module
-from tmask_solvers.cuda_kernels import judging, launch, one_matrix
+from tmask_solvers.cuda_kernels import judging, launch, one_matrix, repeating
 from tmask_solvers.cuda_kernels.code import places
 from tmask_solvers.cuda_kernels.device import Device
 from tmask_solvers.cuda_kernels.repeating import Repeats
@@ -40,7 +40,7 @@ def why_no_gpu() -> str:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, on_device) -> None:
     """Launch on another device than the one at hand, in a process that remembers no call."""
-    for module in (launch, judging, one_matrix):
+    for module in (launch, judging, repeating):
         monkeypatch.setattr(module, "on_device", on_device)
     for module in (judging, one_matrix):
         monkeypatch.setattr(module, "_calls", Repeats())

@@ -249,8 +249,7 @@ def test_a_call_like_one_before_launches_the_same_on_its_own_memory(counting, mo
         return list(counting.launches), proof
 
     first, _ = launches_of(lambda: solver.solve_matrices(*tensors[0][:1], *pattern, tensors[0][1]))
-    monkeypatch.setattr(one_matrix, "solve_closed", None)
-    monkeypatch.setattr(one_matrix, "solve_by_rounds", None)  # what follows does without
+    monkeypatch.setattr(one_matrix, "solve_tiles", None)  # what follows does without
     for weights, masks in reversed(tensors):
         again, proof = launches_of(lambda w=weights, k=masks: solver.solve_matrices(w, *pattern, k))
         assert same_but_for_addresses(first, again)
@@ -357,7 +356,7 @@ PRETENDED = """
     import contextlib, sys, time
     import torch
     import tmask
-    from tmask_solvers.cuda_kernels import direct, judging, launch, one_matrix, usable
+    from tmask_solvers.cuda_kernels import direct, judging, launch, repeating, usable
     from tmask_solvers.cuda_kernels.code.kernels import Kernel
     from tmask_solvers.cuda_kernels.device import Device
     from tmask_solvers.midpoint_cuda import MidpointCuda
@@ -373,7 +372,7 @@ PRETENDED = """
     def on_device(device):
         yield Device(0, 1, Driver(), capability=(9, 0))
 
-    launch.on_device = judging.on_device = one_matrix.on_device = on_device
+    launch.on_device = judging.on_device = repeating.on_device = on_device
     torch.version.cuda, torch.cuda.is_available, torch.cuda.current_device = "13.0", lambda: True, lambda: 0
     torch.cuda.is_current_stream_capturing = lambda: False
     usable.properties = lambda index: (1, (9, 0))

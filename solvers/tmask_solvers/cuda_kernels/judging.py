@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from tmask_solvers.cuda_kernels.code.judge import FIGURES
-from tmask_solvers.cuda_kernels.code.kernels import Kernel
+from tmask_solvers.cuda_kernels.code.kernels import SIDE, Kernel
 from tmask_solvers.cuda_kernels.code.places import entries_between, numbers_of, origin_of
-from tmask_solvers.cuda_kernels.code.tally import SIDE
 from tmask_solvers.cuda_kernels.device import Started, on_device, to_device
 from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
 from tmask_solvers.cuda_kernels.usable import works_here
@@ -64,12 +63,8 @@ def _examine_alike(values: Tensor, masks: Tensor, n: int, prices: Tensor | None)
     if prices is not None:
         given.append(prices.double().contiguous())
     key = values.shape, values.stride(), values.dtype, values.device, masks.stride(), n, len(given), SHARES
-    if (known := _calls.get(key)) is not None:
-        (records,) = known.make(values.device)
-        with on_device(values.device) as device:
-            if known.start(device, (*given, records)):
-                return records
-        _calls.forget(key)
+    if (made := _calls.again(key, given)) is not None:
+        return made[0]
     records, started = _examine_many([(values, masks, n, None if prices is None else given[2])])
     _calls.note(key, Repeat.of(started, given, (), (records,)))
     return records

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from tmask.errors import InvalidProblemError
-from tmask_solvers.cuda_kernels.code.kernels import Kernel
+from tmask_solvers.cuda_kernels.code.kernels import SIDE, Kernel
 from tmask_solvers.cuda_kernels.code.lines import WARP, lanes_per_tile
 from tmask_solvers.cuda_kernels.code.places import numbers_of, origin_of
 from tmask_solvers.cuda_kernels.device import Device, Started, on_device, to_device
-
-SIDE = 4  # of tiles that have closed forms
 
 # What kernels write: prices where the next one needs them, column prices of all tiles, row prices too.
 NO_PRICES, COL_PRICES, ALL_PRICES = 0, 1, 2
@@ -54,6 +52,23 @@ class Solved(NamedTuple):
     results: list[Results]
     started: list[Started]
     made: list[Tensor]
+
+
+def gives_prices(side: int, dtype: torch.dtype, prices: bool) -> bool:
+    """Whether column prices come with masks, where they are wanted: closed forms have none."""
+    return prices and not _is_closed(side, dtype)
+
+
+def solve_tiles(matrices: Sequence[Tiles], n: int, prices: bool) -> Solved:
+    """Masks of matrices of one dtype by what suits that and the side, with column prices if wanted, see above."""
+    weight = matrices[0].weight
+    if _is_closed(weight.shape[-1], weight.dtype):
+        return solve_closed(matrices, n)
+    return solve_by_rounds(matrices, n, COL_PRICES if prices else NO_PRICES)
+
+
+def _is_closed(side: int, dtype: torch.dtype) -> bool:
+    return side == SIDE and dtype != torch.float64
 
 
 def solve_by_rounds(matrices: Sequence[Tiles], n: int, prices: int) -> Solved:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from tmask_solvers.cuda_kernels.device import on_device
-from tmask_solvers.cuda_kernels.launch import (
-    COL_PRICES,
-    NO_PRICES,
-    SIDE,
-    Results,
-    Tiles,
-    solve_by_rounds,
-    solve_closed,
-)
+from tmask_solvers.cuda_kernels.code.kernels import SIDE
+from tmask_solvers.cuda_kernels.launch import Results, Tiles, gives_prices, solve_tiles
 from tmask_solvers.cuda_kernels.repeating import Repeat, Repeats
 
 Cut = Callable[[Tensor], Tensor]
@@ -35,14 +26,8 @@ def solve_matrix(weights: Tensor, masks: Tensor, n: int, m: int, prices: bool, c
         *(weights.shape, weights.stride(), weights.dtype, weights.device),
         *(masks.stride(), masks.data_ptr() % SIDE, n, m, prices),
     )
-    closed = m == SIDE and weights.dtype != torch.float64
-    if (known := _calls.get(key)) is not None:
-        made = known.make(weights.device)
-        with on_device(weights.device) as device:
-            if known.start(device, (weights, masks, *made)):
-                return Results(None, None if closed or not prices else made[2], made[0][1])
-        _calls.forget(key)  # the way below says what is wrong
-    tiles = [Tiles(cut(weights), cut(masks))]
-    solved = solve_closed(tiles, n) if closed else solve_by_rounds(tiles, n, COL_PRICES if prices else NO_PRICES)
+    if (made := _calls.again(key, (weights, masks))) is not None:
+        return Results(None, made[2] if gives_prices(m, weights.dtype, prices) else None, made[0][1])
+    solved = solve_tiles([Tiles(cut(weights), cut(masks))], n, prices)
     _calls.note(key, Repeat.of(solved.started, (weights, masks), solved.made[:1], solved.made[1:]))
     return solved.results[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tmask_solvers.cuda_kernels.device import Device, Started
+from tmask_solvers.cuda_kernels.device import Device, Started, on_device
 from tmask_solvers.cuda_kernels.direct import Launch, address_slots
 
 _MOST = 4096  # calls that are remembered: of more, the shapes of one process are without end
@@ -71,17 +71,24 @@ class Repeats:
     def __init__(self) -> None:
         self._known: dict[Hashable, Repeat] = {}
 
-    def get(self, key: Hashable) -> Repeat | None:
-        return self._known.get(key)
+    def again(self, key: Hashable, given: Sequence[Tensor]) -> list[Tensor] | None:
+        """Launch what a call of this key has launched, on these tensors; those that it makes, or None if it cannot."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        made = known.make(given[0].device)
+        with on_device(given[0].device) as device:
+            if known.start(device, (*given, *made)):
+                return made
+        del self._known[key]  # the whole way says what is wrong
+        return None
 
     def note(self, key: Hashable, repeat: Repeat | None) -> None:
+        """Keep what a call has launched, for others of its key."""
         if repeat is not None and repeat.launches:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = repeat
-
-    def forget(self, key: Hashable) -> None:
-        self._known.pop(key, None)
 
 
 def _within(tensor: Tensor, tensors: Sequence[Tensor]) -> tuple[int, int] | None:

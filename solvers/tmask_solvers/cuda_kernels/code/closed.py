@@ -14,11 +14,10 @@ import numpy as np
 
 from tmask_solvers.cpu_kernels.closed.solve import GUARD, LARGEST, masks_of, nothing_rounded, total_of
 from tmask_solvers.cpu_kernels.vector import Vector
+from tmask_solvers.cuda_kernels.code.kernels import SIDE
 from tmask_solvers.cuda_kernels.code.lines import WARP, inlined
 from tmask_solvers.cuda_kernels.code.listing import make_list
 from tmask_solvers.cuda_kernels.code.places import FIRST, make_places
-
-SIDE = 4
 
 
 class Term(Vector):

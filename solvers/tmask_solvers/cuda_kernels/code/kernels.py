@@ -15,6 +15,8 @@ import torch
 
 from tmask_solvers.cuda_kernels.code.lines import WARP, inlined
 
+SIDE = 4  # of tiles so small that a thread holds one: they have closed forms, and are tallied
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from tmask_solvers.cuda_kernels.code.judge import FIGURES, IRREGULAR, KEPT, OVER, TOTAL, UNPROVEN, make_whole
+from tmask_solvers.cuda_kernels.code.kernels import SIDE
 from tmask_solvers.cuda_kernels.code.lines import WARP, Real
 from tmask_solvers.cuda_kernels.code.places import COUNT, make_places
-
-SIDE = 4
 
 
 def make_tally(cuda: Any, n: int, m: int, real: Real, widen: Any, many: bool) -> Any:
